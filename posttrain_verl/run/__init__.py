@@ -1,0 +1,1 @@
+"""A run: its folder, the process that trains, and the supervisor that follows it."""

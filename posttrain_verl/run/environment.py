@@ -1,0 +1,75 @@
+"""The environment variables and Ray options of a run, for the CPU backend and for GPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from omegaconf import DictConfig
+
+from posttrain_verl import cpu
+from posttrain_verl.run.folder import RunFolder
+
+# VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
+LOGICAL_CPUS = 32
+
+_CPU_BACKEND = {
+    "VERL_PLATFORM": "cpu",
+    "VERL_ENGINE_DEVICE": "cuda",  # VeRL registers its FSDP engine for cuda and npu only; the same class runs on a CPU
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]:
+    """The variables a run adds to the present environment.
+
+    `backend` is "cpu" or "gpu"; with `local_model` no process may ask a hub.
+    """
+    variables = {
+        "PYTHONUNBUFFERED": "1",
+        "VERL_FILE_LOGGER_PATH": str(folder.metrics),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "TQ_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_MININTERVAL": "5",
+    }
+    if local_model:
+        variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if backend == "cpu":
+        variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return variables
+
+
+FORWARDED = ("PYTHONUNBUFFERED", "VERL_", "VLLM_", "HF_", "TRANSFORMERS_OFFLINE", "TQ_", "TOKENIZERS_", "TQDM_",
+             "POSTTRAIN_", "WANDB_", "OMP_NUM_THREADS")  # fmt: skip
+
+
+def runtime_env(config: DictConfig) -> dict[str, Any]:
+    """Ray's runtime environment: VeRL's own defaults and the variables of the run, for workers on every node."""
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    base = get_ppo_ray_runtime_env(config)
+    forwarded = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
+    base["env_vars"] = {**base["env_vars"], **forwarded, "TRANSFER_QUEUE_ENABLE": "1"}
+    return base
+
+
+def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
+    """Options of `ray.init` for a cluster of this machine alone.
+
+    On the CPU backend each worker gets a logical GPU, so that VeRL's resource pools work unchanged.
+    """
+    options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    if cpu.is_chosen():
+        options |= {"num_gpus": config.trainer.n_gpus_per_node * config.trainer.nnodes, "num_cpus": num_cpus or LOGICAL_CPUS}
+    return options
+
+
+def python() -> str:
+    """The interpreter of this environment."""
+    return sys.executable

@@ -1,0 +1,107 @@
+"""The run folder: everything a run knows, readable with `ls` and a text editor."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+
+
+@dataclass
+class Status:
+    """`status.json`: `why` says why the run ended, times are seconds since the epoch, `pid` is the process that trains."""
+
+    state: str
+    pid: int | None = None
+    started: float = 0.0
+    ended: float | None = None
+    last_step: int | None = None
+    why: str = ""
+
+
+class RunFolder:
+    """`runs/<recipe>/<id>/` and the files in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            FileExistsError: there is a run in it; two runs in one folder would destroy each other's files.
+        """
+        path.mkdir(parents=True)
+        return cls(path)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, verl: DictConfig) -> None:
+        """Write exactly what VeRL gets."""
+        replace(self.config, OmegaConf.to_yaml(verl))
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        replace(self.plan, json.dumps(plan, indent=2, default=str) + "\n")
+
+    def read_plan(self) -> dict[str, Any]:
+        return json.loads(self.plan.read_text())
+
+    def write_status(self, status: Status) -> None:
+        replace(self.path / "status.json", json.dumps(asdict(status), indent=2) + "\n")
+
+    def read_status(self) -> Status:
+        return Status(**json.loads((self.path / "status.json").read_text()))
+
+    def started(self, pid: int) -> Status:
+        """Record that the process `pid` now trains."""
+        status = Status(RUNNING, pid=pid, started=time.time())
+        self.write_status(status)
+        return status
+
+    def hf_folder(self, stage: str) -> Path:
+        """The Hugging Face folder of the newest checkpoint, as VeRL lays it out for the stage ("sft" or "rl").
+
+        Raises:
+            FileNotFoundError: no checkpoint was saved, or not with `hf_model` among its contents.
+        """
+        steps = sorted(self.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rsplit("_", 1)[1]))
+        part = Path("actor/huggingface") if stage == "rl" else Path("huggingface")
+        found = [step / part for step in steps if list((step / part).glob("*.safetensors"))]
+        if not found:
+            raise FileNotFoundError(
+                f"{self.checkpoints} holds no Hugging Face weights: save with hf_model among the checkpoint's save_contents"
+            )
+        return found[-1]
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a whole file or nothing: a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)

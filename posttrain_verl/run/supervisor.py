@@ -1,0 +1,95 @@
+"""Starts the process that trains, follows it by its files, and says how it ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from posttrain_verl.run import environment
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RunFolder, Status
+from posttrain_verl.run.metrics import MetricsTail, step_line
+
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 20.0
+STOP_SECONDS = 15.0
+
+_ACTOR_PREFIX = re.compile(r"\x1b\[\d+m|^\([^)]* pid=\d+[^)]*\)\s*")
+_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)(?:\([\w.]+\))?: .+")
+
+
+def train(folder: RunFolder, variables: dict[str, str], report: Callable[[str], None]) -> Status:
+    """Run VeRL on the folder's config until it ends; the log goes to log.txt, a line a step to `report`.
+
+    Returns the status, which is also in status.json. Ctrl-C ends the run's processes and is reported as interrupted.
+    """
+    command = [environment.python(), "-u", "-m", "posttrain_verl.run.driver", str(folder.path)]
+    with folder.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**os.environ, **variables}, start_new_session=True,
+        )  # fmt: skip
+    status = folder.started(process.pid)
+    try:
+        _follow(process, folder, status, report)
+        status.state = DONE if process.returncode == 0 else FAILED
+    except KeyboardInterrupt:
+        status.state, status.why = INTERRUPTED, "interrupted from the keyboard"
+    finally:
+        end_group(process)
+    if status.state == FAILED:
+        status.why = first_error(folder.log) or f"VeRL ended with exit code {process.returncode}"
+    status.ended = time.time()
+    folder.write_status(status)
+    return status
+
+
+def _follow(process: subprocess.Popen[bytes], folder: RunFolder, status: Status, report: Callable[[str], None]) -> None:
+    tail, last_news = MetricsTail(folder.metrics), time.monotonic()
+    while True:
+        running = process.poll() is None
+        for step, metrics in tail.read():
+            report(step_line(step, metrics))
+            last_news = time.monotonic()
+            status.last_step = step
+            folder.write_status(status)
+        if not running:
+            return
+        if time.monotonic() - last_news > HEARTBEAT_SECONDS:
+            last_news = time.monotonic()
+            report(f"  {time.time() - status.started:.0f} s: {_activity(status)}")
+        time.sleep(POLL_SECONDS)
+
+
+def _activity(status: Status) -> str:
+    if status.last_step is None:
+        return "alive, starting (Ray, model, vLLM)"
+    return f"alive, after step {status.last_step}"
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all it started in its session: politely, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def first_error(log: Path) -> str:
+    """The first exception a log names, without Ray's prefixes: later ones are mostly its echo in other actors."""
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            text = _ACTOR_PREFIX.sub("", _ACTOR_PREFIX.sub("", line)).strip()
+            if _ERROR.match(text):
+                return text
+    return ""
