@@ -7,7 +7,6 @@ Nothing here imports VeRL or torch: composing takes about a second.
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,8 +16,6 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,10 +23,12 @@ from yaml import YAMLError
 
 from posttrain_verl import hardware, paths
 from posttrain_verl.hardware import Change
+from posttrain_verl.overrides import OUR_GROUPS, Overrides, read, recipe_folders
 from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.verl_keys import generated_tree
 
 TRUNKS = {"rl": "ppo_trainer", "sft": "sft_trainer_engine"}
-OUR_GROUPS = ("recipe", "base_model", "mix", "hardware")
+MODEL_KEYS = {"rl": ("actor_rollout_ref.model.path", "critic.model.path"), "sft": ("model.path",)}
 VERSION_BASE = "1.3"
 
 OmegaConf.register_new_resolver("verl_config_dir", lambda: str(paths.verl_config_dir()), replace=True)
@@ -55,8 +54,13 @@ class Composed:
 
     @property
     def model(self) -> str:
-        """The name of an embedded model, a folder, or a hub id."""
-        return str(self.posttrain.base_model.path)
+        """The model that is trained: the name of an embedded one, a folder, or a hub id."""
+        return self.models[0]
+
+    @property
+    def models(self) -> list[str]:
+        """Every model of the launch; the trained one first, then the critic's."""
+        return [str(OmegaConf.select(self.verl, key)) for key in MODEL_KEYS[self.stage]]
 
     @property
     def data_dir(self) -> Path:
@@ -81,7 +85,9 @@ class Composed:
         for key in ("data.train_files", "data.val_files"):
             OmegaConf.update(config, key, _absolute(OmegaConf.select(config, key)))
         if model is not None:
-            _replace_values(config, self.model, str(model))
+            for key in MODEL_KEYS[self.stage]:
+                if OmegaConf.select(config, key) == self.model:
+                    OmegaConf.update(config, key, str(model))
         return config
 
     def _run_paths(self, run_dir: Path) -> dict[str, str]:
@@ -100,39 +106,37 @@ def compose(overrides: list[str]) -> Composed:
         InputError: a word that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
             compose. Keys that VeRL does not know compose; `preflight.keys` reports them.
     """
-    words = [rewritten for word in overrides for rewritten in rewrite(word)]
-    parsed = _parse(words)
-    groups = {o.key_or_group: str(o.value()) for o in parsed if _is_group(o)}
-    _check_groups(groups)
-    register_recipes([groups["recipe"]])
-    title = f"recipe '{groups['recipe']}' does not compose"
-    machine = groups.get("hardware", "auto")
+    asked = read(overrides)
+    recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
+    register_recipes([recipe])
     found = hardware.detect() if machine == "auto" else None
-    words = [w for w, o in zip(words, parsed, strict=True) if o.key_or_group != "hardware"]
-    words.append(f"hardware={found.name if found else machine}")
-    tree = _compose_tree("launch", paths.conf_dir(), words, title)
-    chosen = hardware.choices(tree.posttrain.hardware, _ours(tree), user=set(groups))
-    if chosen:
-        tree = _compose_tree("launch", paths.conf_dir(), words + [f"{c.key}={c.new}" for c in chosen], title)
-    user_keys = frozenset(o.key_or_group for o in parsed if not _is_group(o))
-    return _split(tree, overrides, user_keys, chosen, found, title)
+    words = [*asked.words, f"hardware={found.name if found else machine}"]
+    title = f"recipe '{recipe}' does not compose"
+    try:
+        tree = _compose_tree("launch", paths.conf_dir(), words)
+        changes = _replace_options(tree, asked) + hardware.apply(tree, asked.keys, found)
+        return _split(tree, overrides, asked.keys, changes)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(title, [Problem(" ".join(str(error).split()))]) from error
 
 
-def verl_tree(stage: str, choices: dict[str, str]) -> DictConfig:
-    """VeRL's own tree of the stage with the same choices of VeRL's groups: the keys that VeRL knows."""
-    words = [f"{g}={c}" for g, c in choices.items() if g not in OUR_GROUPS and not g.startswith("hydra/")]
-    return _compose_tree(TRUNKS[stage], paths.verl_config_dir(), words, "VeRL's own config does not compose")
+def verl_tree(stage: str, choices: dict[str, str]) -> dict[str, Any]:
+    """VeRL's own tree of the stage, unresolved, with the same choices of VeRL's groups: the keys that VeRL knows."""
+    shipped = generated_tree(choices) if stage == "rl" else None
+    if shipped is not None:
+        return shipped
+    # A group with ".." in its name is one that VeRL's own option includes; it follows from that option.
+    theirs = {g: c for g, c in choices.items() if g not in OUR_GROUPS and not g.startswith("hydra/") and ".." not in g}
+    words = [f"{group}={option}" for group, option in theirs.items()]
+    tree = _compose_tree(TRUNKS[stage], paths.verl_config_dir(), words)
+    return {key: value for key, value in OmegaConf.to_container(tree, resolve=False).items() if key != "hydra"}
 
 
-def names(group: str) -> list[str]:
-    """The names that exist in one of our groups, sorted."""
-    folders = _recipe_folders() if group == "recipe" else [paths.conf_dir() / group]
-    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-
-
-def nearest(word: str, known: list[str]) -> str | None:
-    """The nearest of the known words, if one is near."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+def our_tree(choices: dict[str, str]) -> dict[str, Any]:
+    """Our own keys below `posttrain`: those of launch.yaml, and those of the chosen options."""
+    tree = OmegaConf.to_container(OmegaConf.load(paths.conf_dir() / "launch.yaml").posttrain)
+    options = {group: _option(group, choices[group]) for group in OUR_GROUPS if group != "recipe"}
+    return tree | {group: OmegaConf.to_container(option, resolve=False) for group, option in options.items()}
 
 
 def verl_version() -> str:
@@ -147,124 +151,58 @@ def register_recipes(wanted: list[str]) -> None:
         InputError: a recipe is not readable yaml.
     """
     for name in wanted:
-        file = next(folder / f"{name}.yaml" for folder in _recipe_folders() if (folder / f"{name}.yaml").is_file())
+        file = next(folder / f"{name}.yaml" for folder in recipe_folders() if (folder / f"{name}.yaml").is_file())
         try:
             node = OmegaConf.load(file)
         except (YAMLError, OmegaConfBaseException) as error:
-            raise InputError(f"recipe '{name}' does not compose", [Problem(f"{file} is not readable: {error}")]) from error
+            unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}")
+            raise InputError(f"recipe '{name}' does not compose", [unreadable]) from error
         ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
 
 
-def rewrite(word: str) -> list[str]:
-    """One word of the command line as Hydra should see it.
+def _compose_tree(root: str, folder: Path, words: list[str]) -> DictConfig:
+    with initialize_config_dir(str(folder), version_base=VERSION_BASE):
+        return hydra_compose(root, overrides=words, return_hydra_config=True)
 
-    A folder in `base_model=` becomes the option `folder` with its path, since a path is no name of a Hydra option.
-    Values are forced (`++`): whether a key exists is decided by `preflight.keys`, for yaml and command line alike.
+
+def _option(group: str, name: str) -> DictConfig:
+    """One option of one of our groups; each lies at `posttrain.<group>`."""
+    return _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group]
+
+
+def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:
+    """Put options that the hardware can carry in the place of those it cannot and the user did not touch.
+
+    Only the group is composed again: the whole tree would take most of a second.
     """
-    key, _, value = word.partition("=")
-    if key == "base_model" and _is_path(value):
-        folder = Path(value).expanduser().absolute()
-        return ["base_model=folder", f"++posttrain.base_model.path={_quoted(str(folder))}",
-                f"++posttrain.base_model.name={_quoted(folder.name)}"]  # fmt: skip
-    plain = key.lstrip("+")
-    if not value or key.startswith("~") or _is_group_key(plain):
-        return [word]
-    return [f"++{plain}={value}"]
-
-
-def _is_path(value: str) -> bool:
-    return "," not in value and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _is_group_key(key: str) -> bool:
-    group = key.partition("@")[0]
-    return group in OUR_GROUPS or group.startswith("hydra") or (paths.verl_config_dir() / group).is_dir()
-
-
-def _is_group(override: Override) -> bool:
-    return _is_group_key(override.key_or_group)
-
-
-def _recipe_folders() -> list[Path]:
-    return [Path.cwd() / "recipes", paths.recipes_dir()]
-
-
-def _parse(words: list[str]) -> list[Override]:
-    parser, parsed, problems = OverridesParser.create(), [], []
-    for word in words:
-        try:
-            parsed.append(parser.parse_override(word))
-        except HydraException as error:
-            problems.append(Problem(f"'{word}' is no override: {str(error).splitlines()[0]}", "write key=value"))
-    if problems:
-        raise InputError("the command line cannot be read", problems)
-    return parsed
-
-
-def _check_groups(groups: dict[str, str]) -> None:
-    """Every option of our groups must exist, and a recipe must be named."""
-    problems = []
-    if "recipe" not in groups:
-        problems.append(Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(names('recipe'))}"))
-    for group in OUR_GROUPS:
-        name, known = groups.get(group), names(group)
-        if name is not None and name not in known:
-            problems.append(_unknown_option(group, name, known))
-    if problems:
-        raise InputError("nothing to launch", problems)
-
-
-def _unknown_option(group: str, name: str, known: list[str]) -> Problem:
-    near = nearest(name, known)
-    hint = f"did you mean {group}={near}? " if near else ""
-    return Problem(f"{group}={name} is unknown", f"{hint}there are: {', '.join(known)}")
-
-
-def _compose_tree(root: str, folder: Path, words: list[str], title: str) -> DictConfig:
-    try:
-        with initialize_config_dir(str(folder), version_base=VERSION_BASE):
-            return hydra_compose(root, overrides=words, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(title, [Problem(_first_lines(error))]) from error
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def _ours(tree: DictConfig) -> dict[str, str]:
-    return {group: tree.hydra.runtime.choices[group] for group in OUR_GROUPS}
-
-
-def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], chosen: list[Change],
-           found: hardware.Machine | None, title: str) -> Composed:  # fmt: skip
-    """Cut the composed tree into VeRL's part and ours, and let the hardware set what the user did not."""
-    choices = OmegaConf.to_container(tree.hydra.runtime.choices)
+    touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
+    changes = hardware.choices(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
     OmegaConf.set_struct(tree, False)
-    changes = chosen + hardware.apply(tree, user_keys, found)
-    try:
-        content = OmegaConf.to_container(tree, resolve=False)
-        ours = OmegaConf.to_container(tree.posttrain, resolve=True)
-        verl = {key: _without_ours(value, tree) for key, value in content.items() if key not in ("posttrain", "hydra")}
-    except OmegaConfBaseException as error:
-        raise InputError(title, [Problem(_first_lines(error))]) from error
+    for change in changes:
+        tree.posttrain[change.key] = _option(change.key, change.new)
+        tree.hydra.runtime.choices[change.key] = change.new
+    return changes
+
+
+def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], changes: list[Change]) -> Composed:
+    """Cut the composed tree into VeRL's part and ours."""
+    choices = OmegaConf.to_container(tree.hydra.runtime.choices)
+    ours = OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True)
+    content = OmegaConf.to_container(tree, resolve=False)
+    verl = {k: _without_ours(v, tree, k) for k, v in content.items() if k not in ("posttrain", "hydra")}
     return Composed(recipe=choices["recipe"], stage=ours["stage"], verl=OmegaConf.create(verl),
                     posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
                     user_keys=user_keys)  # fmt: skip
 
 
-def _without_ours(value: Any, tree: DictConfig) -> Any:
-    """`value` with every interpolation into `posttrain` replaced by what it stands for."""
+def _without_ours(value: Any, tree: DictConfig, key: str) -> Any:
+    """`value`, the content of `tree` at `key`, with every interpolation into `posttrain` replaced by what it means."""
     if isinstance(value, dict):
-        return {key: _without_ours(item, tree) for key, item in value.items()}
+        return {k: _without_ours(v, tree, f"{key}.{k}") for k, v in value.items()}
     if isinstance(value, list):
-        return [_without_ours(item, tree) for item in value]
+        return [_without_ours(v, tree, f"{key}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, str) and "${posttrain." in value:
-        return OmegaConf.select(OmegaConf.merge(tree, {"_value": value}), "_value", throw_on_missing=True)
+        return OmegaConf.select(tree, key, throw_on_missing=True)
     return value
 
 
@@ -275,9 +213,3 @@ def _absolute(files: Any) -> Any:
     if not isinstance(files, str) or "://" in files:
         return files
     return str(Path(files).expanduser().absolute())
-
-
-def _replace_values(config: DictConfig, old: str, new: str) -> None:
-    for key in ("actor_rollout_ref.model.path", "critic.model.path", "model.path"):
-        if OmegaConf.select(config, key) == old:
-            OmegaConf.update(config, key, new)

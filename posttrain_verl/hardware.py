@@ -23,6 +23,9 @@ class Change:
     new: Any
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old} -> {self.new} ({self.why})"
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -63,7 +66,7 @@ def _devices_torch_sees() -> int:
     return int(answer.stdout.split()[-1])
 
 
-def choices(facts: DictConfig, chosen: dict[str, str], user: set[str]) -> list[Change]:
+def choices(facts: DictConfig, chosen: DictConfig, user: set[str]) -> list[Change]:
     """The options of our groups that the hardware replaces: those it cannot carry and the user did not name."""
     return [
         Change(entry.group, chosen[entry.group], entry.value, entry.why)

@@ -1,0 +1,112 @@
+"""The command line that the verbs share: overrides, `--cfg job`, `--multirun`, and the exit codes.
+
+Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from posttrain_verl import compose, overrides, paths, preflight
+from posttrain_verl.compose import Composed
+from posttrain_verl.problem import InputError
+
+Verb = Callable[..., int]
+
+
+def run(verb: Verb, argv: list[str], flags: tuple[str, ...] = ()) -> int:
+    """Compose what the words of `argv` ask for, hand it to `verb`, and return the exit code.
+
+    `verb` takes a `Composed` and, as keywords, the booleans named in `flags` (`("json",)` for `--json`). With
+    `--cfg job` it is not called: what VeRL would get is printed. With `--multirun` Hydra's sweeper composes the jobs
+    and each runs as a command of its own.
+    """
+    module = _module_of(verb)
+    arguments = _parser(module, flags).parse_intermixed_args(argv)
+    chosen = {flag: getattr(arguments, flag) for flag in flags}
+    try:
+        if arguments.multirun:
+            return sweep(module, arguments.overrides, [f"--{flag}" for flag in flags if chosen[flag]])
+        composed = compose.compose(arguments.overrides)
+        if arguments.cfg:
+            return show(composed, arguments.resolve)
+        return verb(composed, **chosen)
+    except InputError as error:
+        _report(error, as_json=chosen.get("json", False))
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def show(composed: Composed, resolve: bool = False) -> int:
+    """Print what VeRL would get, as yaml."""
+    preflight.require(preflight.keys.check(composed), composed)
+    print(OmegaConf.to_yaml(composed.for_run(composed.run_dir()), resolve=resolve), end="")
+    return 0
+
+
+def sweep(module: str, words: list[str], flags: list[str]) -> int:
+    """Launch one job for each combination of the values in `words`, one after another, and return the worst exit code.
+
+    Hydra's sweeper makes the combinations. Each job is a process of its own, since a process holds one Ray and one run.
+    """
+    asked = overrides.read(words, sweep=True)
+    compose.register_recipes(overrides.names("recipe"))
+    started = datetime.now().strftime("%Y%m%d-%H%M%S")
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> int:
+        number = HydraConfig.get().job.num
+        run_id = f"{config.posttrain.run_id or started}-{number}"
+        own = [word for word in HydraConfig.get().overrides.task if not word.startswith("++posttrain.run_id=")]
+        print(f"job {number}: {' '.join(own)}", flush=True)
+        command = [sys.executable, "-m", module, *own, f"posttrain.run_id={run_id}", *flags]
+        codes.append(subprocess.run(command, check=False).returncode)
+        return codes[-1]
+
+    entry = hydra.main(config_path=str(paths.conf_dir()), config_name="launch", version_base=compose.VERSION_BASE)(job)
+    sys.argv = [module, "--multirun", *map(overrides.as_sweep, asked.words)]  # hydra.main reads its words from there
+    entry()
+    return max(codes, default=0)
+
+
+def _parser(module: str, flags: tuple[str, ...]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=sys.modules["__main__"].__doc__ if module != "__main__" else None,
+        epilog=f"recipes: {', '.join(overrides.names('recipe'))}; options and keys are listed in docs/config.md",
+        allow_abbrev=False,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe=NAME, and any key of VeRL or ours")
+    parser.add_argument("--cfg", choices=["job"], help="print what VeRL would get, and stop")
+    parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+    parser.add_argument("-m", "--multirun", action="store_true", help="one run for each of the values a=1,2 b=3,4")
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true")
+    return parser
+
+
+def _module_of(verb: Verb) -> str:
+    """The name under which `python -m` started the verb; inside its module it is `__main__`."""
+    if verb.__module__ != "__main__":
+        return verb.__module__
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else "__main__"
+
+
+def _report(error: InputError, as_json: bool) -> None:
+    if as_json:
+        problems = [vars(problem) for problem in error.problems]
+        print(json.dumps({"ok": False, "title": error.title, "problems": problems}, indent=2))
+    else:
+        print(error, file=sys.stderr)

@@ -1,0 +1,139 @@
+"""The words of the command line, read as Hydra overrides: options of groups, and values of keys."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException
+
+from posttrain_verl import paths
+from posttrain_verl.problem import InputError, Problem
+
+OUR_GROUPS = ("recipe", "base_model", "mix", "hardware")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The words as Hydra should see them, the options they name by group, and the keys whose values they set."""
+
+    words: list[str]
+    options: dict[str, str]
+    keys: frozenset[str]
+
+
+def read(words: list[str], sweep: bool = False) -> Overrides:
+    """Read the words of the command line, e.g. `["recipe=math_grpo", "data.train_batch_size=64"]`.
+
+    With `sweep` a word may name several values; of the options the last is kept then, and each is checked.
+
+    Raises:
+        InputError: a word that is no override, a sweep unasked for, no recipe, or an option that does not exist.
+    """
+    rewritten = [part for word in words for part in rewrite(word)]
+    parsed = _parse(rewritten, sweep)
+    named = [(o.key_or_group, value) for o in parsed if _is_group_key(o.key_or_group) for value in _values(o)]
+    _check_options(named)
+    keys = frozenset(o.key_or_group for o in parsed if not _is_group_key(o.key_or_group))
+    return Overrides(rewritten, dict(named), keys)
+
+
+def rewrite(word: str) -> list[str]:
+    """One word of the command line as Hydra should see it.
+
+    A folder in `base_model=` becomes the option `folder` with its path, since a path is no name of a Hydra option.
+    Values are forced (`++`): whether a key exists is decided by `preflight.keys`, for yaml and command line alike.
+    """
+    key, _, value = word.partition("=")
+    if key == "base_model" and _is_path(value):
+        folder = Path(value).expanduser().absolute()
+        return ["base_model=folder", f"++posttrain.base_model.path={_quoted(str(folder))}",
+                f"++posttrain.base_model.name={_quoted(folder.name)}"]  # fmt: skip
+    plain = key.lstrip("+")
+    if not value or key.startswith("~") or _is_group_key(plain):
+        return [word]
+    return [f"++{plain}={value}"]
+
+
+def as_sweep(word: str) -> str:
+    """An option of our groups as a sweep of one.
+
+    Hydra composes the parent of a multirun without the swept words. Without the recipe there is no `mix` to override,
+    so when a recipe is swept the other options must be as well.
+    """
+    group, _, name = word.partition("=")
+    return f"{group}=choice({name})" if group in OUR_GROUPS and name.replace("_", "").isalnum() else word
+
+
+def names(group: str) -> list[str]:
+    """The names that exist in one of our groups, sorted."""
+    folders = recipe_folders() if group == "recipe" else [paths.conf_dir() / group]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """The nearest of the known words, if one is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked for; the first wins."""
+    return [Path.cwd() / "recipes", paths.recipes_dir()]
+
+
+def _is_path(value: str) -> bool:
+    return "," not in value and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _is_group_key(key: str) -> bool:
+    group = key.partition("@")[0]
+    return group in OUR_GROUPS or group.startswith("hydra") or (paths.verl_config_dir() / group).is_dir()
+
+
+def _values(override: Override) -> list[str]:
+    """The options that a word names: one, or those of a choice sweep. A glob is Hydra's to expand."""
+    if isinstance(override.value(), ChoiceSweep):
+        return [str(choice) for choice in override.value().list]
+    return [] if override.is_sweep_override() else [str(override.value())]
+
+
+def _parse(words: list[str], sweep: bool) -> list[Override]:
+    parser, parsed, problems = OverridesParser.create(), [], []
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            problems.append(Problem(f"'{word}' is no override: {str(error).splitlines()[0]}", "write key=value"))
+            continue
+        if override.is_sweep_override() and not sweep:
+            several = f"'{word.lstrip('+')}' names several values"
+            problems.append(Problem(several, "add --multirun for a run each, or quote a value with a comma"))
+        parsed.append(override)
+    if problems:
+        raise InputError("the command line cannot be read", problems)
+    return parsed
+
+
+def _check_options(named: list[tuple[str, str]]) -> None:
+    """Every option of our groups must exist, and a recipe must be named."""
+    problems = []
+    if "recipe" not in dict(named):
+        problems.append(Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(names('recipe'))}"))
+    for group, name in named:
+        if group in OUR_GROUPS and name not in (known := names(group)):
+            problems.append(_unknown_option(group, name, known))
+    if problems:
+        raise InputError("nothing to launch", problems)
+
+
+def _unknown_option(group: str, name: str, known: list[str]) -> Problem:
+    near = nearest(name, known)
+    hint = f"did you mean {group}={near}? " if near else ""
+    return Problem(f"{group}={name} is unknown", f"{hint}there are: {', '.join(known)}")

@@ -1,0 +1,59 @@
+"""Free disk for the checkpoints that the schedule will write."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from posttrain_verl.compose import Composed
+from posttrain_verl.preflight import model, schedule
+from posttrain_verl.problem import Problem
+
+GB = 10**9
+FLOOR = 1 * GB  # logs, rollouts, Ray's own files
+# Bytes a parameter in an FSDP checkpoint of VeRL: fp32 weights 4, AdamW's two fp32 moments 8, the exported model 4.
+BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
+
+
+def check(composed: Composed) -> list[Problem]:
+    """A problem if the disk of `posttrain.runs_dir` has less room than the run will need."""
+    place = _existing(composed.run_dir())
+    free, needed = shutil.disk_usage(place).free, needs(composed)
+    if free >= needed:
+        return []
+    what = f"{place} has {free / GB:.1f} GB free, and the run needs about {needed / GB:.1f} GB"
+    remedy = f"free some, set posttrain.runs_dir to a larger disk, or keep fewer checkpoints: {_keep(composed)}"
+    return [Problem(what, remedy)]
+
+
+def needs(composed: Composed) -> int:
+    """Bytes that the run will write: every checkpoint that stays, and a floor for everything else.
+
+    Parameters are counted where the model is a folder of safetensors; for a hub id only the floor is known.
+    """
+    folder = Path(composed.model).expanduser()
+    parameters = model.parameters(folder) if folder.is_dir() else None
+    return FLOOR + (parameters or 0) * _bytes_a_parameter(composed) * _checkpoints(composed)
+
+
+def _bytes_a_parameter(composed: Composed) -> int:
+    owner = composed.verl if composed.stage == "sft" else composed.verl.actor_rollout_ref.actor
+    return sum(BYTES.get(part, 0) for part in owner.checkpoint.save_contents)
+
+
+def _checkpoints(composed: Composed) -> int:
+    """Checkpoints on the disk at the end: as many as saved, at most as many as kept. Unknown counts as one."""
+    trainer, steps = composed.verl.trainer, schedule.steps(composed)
+    frequency = trainer.save_freq
+    saved = -(-steps // frequency) if steps and isinstance(frequency, int) and frequency > 0 else 1
+    kept = trainer.get(_keep(composed).partition("=")[0].removeprefix("trainer."))
+    return min(saved, kept) if isinstance(kept, int) and kept > 0 else saved
+
+
+def _keep(composed: Composed) -> str:
+    return "trainer.max_ckpt_to_keep=1" if composed.stage == "sft" else "trainer.max_actor_ckpt_to_keep=1"
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
