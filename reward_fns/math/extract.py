@@ -1,0 +1,221 @@
+r"""Find the final answer in a completion. The rule, in order:
+
+1. Only what follows the last `</think>` counts (a thought that never ends holds no answer), up to the first
+   end-of-turn marker or, once an answer was given, a further "Question:" that the model makes up for itself.
+2. The last `\boxed{...}`. Boxes with nothing but connectives between them (`\boxed{1} or \boxed{2}`) are one answer
+   in several parts, never a choice of the lucky one. More than MAX_BOXES different boxes are no answer.
+3. Without a box the last `#### ...` line; markers side by side are again one answer in parts.
+4. In flexible mode only: what follows the last "answer is", "Answer:" or "A:"; else the last value (a formula in
+   dollars, or a number) of the last sentence that holds one and is no question. Values joined by commas, "or" and the
+   like are parts of one answer.
+
+An answer in several parts equals a gold of as many parts, and no single number.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_BOXES = 4
+TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
+END_OF_TURN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|user|end)\|>|</s>|<end_of_turn>")
+NEXT_QUESTION = re.compile(r"\n\s*(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
+ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The final answer as written. `where` is one of boxed, hash, phrase, last, or "" when there is none;
+    `parts` has more than one entry when several answers stand side by side."""
+
+    parts: tuple[str, ...] = ()
+    where: str = ""
+
+    @property
+    def text(self) -> str:
+        return ", ".join(self.parts)
+
+    @property
+    def strict(self) -> bool:
+        return self.where in ("boxed", "hash")
+
+
+def final_answer(response: str, mode: str = "flexible") -> Answer:
+    """The final answer of `response`. `mode` is "strict" (a box or ####) or "flexible". Linear in the length."""
+    text = own_turn(after_thought(response))
+    answer = last_boxed(text) or last_hash(text)
+    if answer is None and mode == "flexible":
+        tail = ANNOTATION.sub("", text[-TAIL:])
+        answer = last_phrase(tail) or last_value(tail)
+    return answer or Answer()
+
+
+def after_thought(response: str) -> str:
+    """What follows the reasoning block; nothing when the block was opened and never closed."""
+    end = response.rfind("</think>")
+    if end >= 0:
+        return response[end + len("</think>") :]
+    return "" if "<think>" in response else response
+
+
+def own_turn(text: str) -> str:
+    """`text` up to the end of the model's turn and, when it answered before, up to the next made-up question."""
+    for marker in END_OF_TURN.finditer(text):
+        if text[: marker.start()].strip():
+            text = text[: marker.start()]
+            break
+    for question in NEXT_QUESTION.finditer(text):
+        head = text[: question.start()]
+        if r"\boxed" in head or "####" in head or PHRASE.search(head):
+            return head
+    return text
+
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\w$\\-]))")
+BARE = re.compile(r"[^\s$.,;]*")
+BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+WORDS = (
+    "or and maybe perhaps possibly also either alternatively else could might be may it is answer another option the "
+    "quad qquad text mathrm textbf if not then even just in case other to so both final possible well as number"
+)
+CONNECTIVE = re.compile(rf"(?:[\s,;:.$&\\()\[\]{{}}*/|#!?0-9-]|\b(?:{'|'.join(WORDS.split())})\b)*")
+
+
+def last_boxed(text: str) -> Answer | None:
+    """The last box, or the last run of boxes that only connectives separate. None without a complete box."""
+    found = boxes(text)
+    if not found:
+        return None
+    if len({"".join(content.split()) for _, _, content in found}) > MAX_BOXES:
+        return Answer()
+    run = [found[-1]]
+    for box in reversed(found[:-1]):
+        gap = text[box[1] : run[0][0]]
+        if len(gap) > 200 or not CONNECTIVE.fullmatch(gap.lower()):
+            break
+        run.insert(0, box)
+    return Answer(distinct(content for _, _, content in run), "boxed")
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    r"""(start, end, content) of every complete outermost \boxed{...}, \fbox{...} or \boxed 5."""
+    found: list[tuple[int, int, str]] = []
+    position = 0
+    while match := BOX.search(text, position):
+        if match.group(1):
+            end = closing_brace(text, match.end())
+            if end < 0:
+                break  # truncated: the rest is inside it
+            content, position = text[match.end() : end], end + 1
+        else:
+            bare = BARE.match(text, match.end())
+            content, position = (bare.group(), bare.end()) if bare else ("", match.end())
+        if content.strip():
+            found.append((match.start(), position, content))
+    return found
+
+
+def closing_brace(text: str, start: int) -> int:
+    """Index of the brace that closes the one before `start`, or -1."""
+    depth = 1
+    for token in BRACES.finditer(text, start):
+        if token.group() == "{":
+            depth += 1
+        elif token.group() == "}":
+            depth -= 1
+            if depth == 0:
+                return token.start()
+    return -1
+
+
+HASH = re.compile(r"####[ \t]*([^\n#]*)")
+
+
+def last_hash(text: str) -> Answer | None:
+    """The last `#### answer`. Markers side by side, with nothing said between them, are one answer in parts."""
+    found = [m for m in HASH.finditer(text) if m.group(1).strip()]
+    if not found:
+        return None
+    run = [found[-1]]
+    for match in reversed(found[:-1]):
+        if text[match.end() : run[0].start()].strip():
+            break
+        run.insert(0, match)
+    return Answer(distinct(m.group(1).strip(" *.") for m in run), "hash")
+
+
+PHRASE = re.compile(
+    r"(?:\b(?:final|correct)?\s*answer\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|\s*\**\s*[:=])|^\s*\**A\s*:"
+    r"|^#+\s*Answer\s*$)[\s:*_]*",
+    re.IGNORECASE | re.MULTILINE,
+)
+SENTENCE_END = re.compile(r"\n\s*\n|\n(?=\s*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$)|(?<=\?)")
+PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text|infty|cup|cap)[A-Za-z]{3,}")
+
+
+def last_phrase(text: str) -> Answer | None:
+    """What the last "answer is" says: the value it starts with, else the last value of its sentence, else its words."""
+    for match in reversed(list(PHRASE.finditer(text))):
+        said = SENTENCE_END.split(text[match.end() : match.end() + 1000], maxsplit=1)[0].strip("*_ \n")
+        if said and not said.endswith("?"):
+            return Answer(spoken(said), "phrase")
+    return None
+
+
+def spoken(said: str) -> tuple[str, ...]:
+    """The parts of the answer that one sentence states."""
+    found = values(said)
+    if not found or not (PROSE.search(said) or len(found) == 1):
+        return (said,)  # an expression or a word
+    if found[0].start() == 0 and "=" not in said:
+        return joined(said, found, forward=True)
+    return joined(said, found, forward=False)
+
+
+FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*(?:\d|\{[^{}]*\}))"
+PLAIN = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+)?(?:[.,]\d+)?(?<=\d)(?:\s?/\s?\d+(?![\d.]\d))?\s?(?:\\?%|percent\b)?"
+VALUE = re.compile(
+    r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>.+?)\\\)"
+    r"|\\\[(?P<square>.+?)\\\]|(?<![\w.,])(?P<number>[-\u2212+]?\s?\\?[$€£¥]?\s?[-\u2212]?"
+    rf"(?:{FRACTION}|{PLAIN}))",
+    re.DOTALL,
+)
+JOINT = re.compile(
+    r"[\s$]*(?:,|;|\bor\b|\band\b|\||,\s*or\b|,\s*and\b|\bor (?:maybe|perhaps|even)\b)[\s$]*", re.IGNORECASE
+)
+
+
+def values(sentence: str) -> list[re.Match[str]]:
+    """Formulas in math delimiters, and plain numbers outside them."""
+    return list(VALUE.finditer(sentence))
+
+
+def last_value(text: str) -> Answer | None:
+    """The last value, or the list it ends, of the last sentence that holds one and is no question."""
+    for sentence in reversed(SENTENCE_END.split(text.strip())):
+        found = values(sentence)
+        if found and not sentence.rstrip().endswith("?"):
+            return Answer(joined(sentence, found, forward=False), "last")
+    return None
+
+
+def joined(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple[str, ...]:
+    """The first or last value with the neighbours that a comma, "or" and the like join to it."""
+    if not forward:
+        found = found[::-1]
+    run = [found[0]]
+    for match in found[1:]:
+        left, right = (run[-1], match) if forward else (match, run[-1])
+        if not JOINT.fullmatch(sentence[left.end() : right.start()]):
+            break
+        run.append(match)
+    return distinct(content(m) for m in (run if forward else run[::-1]))
+
+
+def content(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group is not None).strip()
+
+
+def distinct(parts: object) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(part).strip() for part in parts))  # type: ignore[attr-defined]

@@ -1,0 +1,111 @@
+r"""Exact numbers as people and models write them: the fast path in front of math-verify.
+
+`read` speaks only where no symbolic work is needed: integers, decimals, fractions, mixed numbers, thousands separators,
+currency, percent and units, in plain text or LaTeX. `equal` is math-verify's own rule for such values.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_CHARACTERS = 200
+ROUNDING = 10**6  # math-verify compares decimals at six places (float_rounding=6)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value; `exact` is false for decimals, which compare at six places; `percent` marks a percentage."""
+
+    value: Fraction
+    exact: bool = True
+    percent: bool = False
+
+
+def equal(a: Number, b: Number) -> bool:
+    """Integers and fractions exactly, decimals at six places. A percentage equals its value and its figure: 9 % is
+    0.09, and also 9 where the other side carries no sign (a gold of 9 for "how many percent"), as in math-verify."""
+    if a.percent != b.percent and same_value(a.value, b.value, a.exact and b.exact):
+        return True
+    return same_value(true_value(a), true_value(b), a.exact and b.exact)
+
+
+def same_value(a: Fraction, b: Fraction, exact: bool) -> bool:
+    return a == b if exact else round(a * ROUNDING) == round(b * ROUNDING)
+
+
+def true_value(number: Number) -> Fraction:
+    return number.value / 100 if number.percent else number.value
+
+
+WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
+LATEX = (
+    (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
+    (re.compile(r"\\(?:left|right|displaystyle|[,;:! ])"), ""),
+    (re.compile(r"\\?[$€£¥]"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile("[\u2212\u2013]"), "-"),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\^\{?\\circ\}?|\\degree\b|°"), ""),
+    (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
+)
+INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
+GRAMMAR = re.compile(
+    rf"""(?P<sign>[-+]?)\s*(?:
+        (?P<whole>{INTEGER})?\s*\\frac\s*(?:\{{\s*(?P<lsign>-?)\s*(?P<n1>\d+)\s*\}}\s*\{{\s*(?P<d1>\d+)\s*\}}|(?P<n2>\d)\s*(?P<d2>\d))
+      | (?P<mixed>\d+)\s+(?P<n3>\d+)\s*/\s*(?P<d3>\d+)
+      | (?P<n4>{INTEGER})\s*/\s*(?P<d4>{INTEGER})
+      | (?P<int>{INTEGER})?(?P<decimal>\.\d+)?\.?
+    )\s*(?P<percent>%|percent\b)?(?P<unit>(?:\s+[A-Za-z]{{2,}}\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def read(text: str) -> Number | None:
+    """The number `text` is, or None when it is anything else (an expression, two numbers, a word)."""
+    text = text.strip()
+    if not text or len(text) > MAX_CHARACTERS:
+        return None
+    match = GRAMMAR.fullmatch(plain(text))
+    return None if match is None else value_of(match)
+
+
+def plain(text: str) -> str:
+    """`text` without delimiters, spacing commands, currency and final punctuation."""
+    text = unwrap(text.rstrip(".,;: "))
+    for pattern, replacement in LATEX:
+        text = pattern.sub(replacement, text)
+    return unwrap(text.strip())
+
+
+def unwrap(text: str) -> str:
+    for opening, closing in WRAPPERS:
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            inner = text[len(opening) : -len(closing)].strip()
+            if opening not in inner and closing not in inner:
+                return unwrap(inner)
+    return text
+
+
+def value_of(match: re.Match[str]) -> Number | None:
+    parts = match.groupdict()
+    numerator = parts["n1"] or parts["n2"] or parts["n3"] or parts["n4"]
+    whole = digits(parts["whole"] or parts["mixed"] or parts["int"] or "0")
+    if numerator is not None:
+        denominator = digits(parts["d1"] or parts["d2"] or parts["d3"] or parts["d4"])
+        if denominator == 0:
+            return None
+        value = Fraction(digits(numerator), denominator)
+        value = whole + (-value if parts["lsign"] else value)
+        exact = True
+    elif parts["int"] is None and parts["decimal"] is None:
+        return None
+    else:
+        value = whole + Fraction(f"0{parts['decimal']}" if parts["decimal"] else 0)
+        exact = parts["decimal"] is None
+    return Number(-value if parts["sign"] == "-" else value, exact, parts["percent"] is not None)
+
+
+def digits(text: str) -> int:
+    return int(text.replace(",", "").replace(" ", ""))

@@ -1,0 +1,163 @@
+"""math-verify in worker processes, with a time limit that holds even when sympy spins inside one C call.
+
+The limit is kept from outside: a worker that has not answered in time is killed and a fresh one is forked from a warm
+process (about 5 ms). A worker that is merely slow is reniced and a spare takes its place, so that calls beside it do
+not queue behind it. No signal handler, no thread of the caller's loop, no lock held while waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from reward_fns.forkserver import ForkServer
+
+SLOW_SECONDS = 0.1  # after this long a worker is reniced and no longer counts as capacity
+MAX_SLOW = 8  # adversarial calls in flight at once; further ones wait
+START_SECONDS = 60.0  # the first import of sympy on a busy machine
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+
+
+class VerifierError(RuntimeError):
+    """The verifier could not decide: time limit, crash, or memory."""
+
+
+@dataclass
+class Worker:
+    """One child of the warm process and the socket it answers on."""
+
+    channel: socket.socket
+    pid: int
+    calls: int = 0
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.kill(self.pid, signal.SIGKILL)
+        self.channel.close()
+
+
+class Pool:
+    """At most `size` workers at full speed plus a few slow ones. `judge` may be called from any thread."""
+
+    def __init__(self, size: int = 1, *, calls_per_worker: int = 5000):
+        self.size = size
+        self.calls_per_worker = calls_per_worker
+        self._idle: list[Worker] = []
+        self._server: ForkServer | None = None
+        self._start = threading.Lock()
+        self._slots = threading.BoundedSemaphore(size)
+        self._slow = threading.BoundedSemaphore(MAX_SLOW)
+
+    def judge(self, request: dict[str, object], limit: float) -> dict[str, object]:
+        """Send one request to a worker, wait at most `limit` seconds. Raises VerifierError."""
+        payload = json.dumps(request).encode() + b"\n"
+        self._slots.acquire()
+        held = True
+        worker = None
+        try:
+            worker = self._take()
+            worker.channel.sendall(payload)
+            deadline = time.monotonic() + limit
+            reply = receive(worker, min(limit, SLOW_SECONDS))
+            if reply is None:
+                self._slow.acquire()
+                try:
+                    self._slots.release()
+                    held = False
+                    lower_priority(worker.pid)
+                    reply = receive(worker, deadline - time.monotonic())
+                finally:
+                    self._slow.release()
+                if reply is None:
+                    raise VerifierError(f"no verdict within {limit:g} s")
+                worker.kill()  # reniced for good: an unprivileged process may not raise its priority again
+                return json.loads(reply)
+            self._give_back(worker)
+            return json.loads(reply)
+        except BaseException:
+            if worker is not None:
+                worker.kill()
+            raise
+        finally:
+            if held:
+                self._slots.release()
+
+    def close(self) -> None:
+        """End every process of the pool."""
+        with self._start:
+            while self._idle:
+                self._idle.pop().close()
+            if self._server is not None:
+                self._server.close()
+                self._server = None
+
+    def _take(self) -> Worker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._fork()
+
+    def _give_back(self, worker: Worker) -> None:
+        worker.calls += 1
+        if worker.calls >= self.calls_per_worker:
+            worker.close()  # end of file ends the child; sympy's caches end with it
+        else:
+            self._idle.append(worker)
+
+    def _fork(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._warm_server().fork(b"worker", [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise VerifierError(f"the math verifier did not start: {error}") from error
+        worker = Worker(ours, 0)
+        hello = receive(worker, START_SECONDS)
+        if hello is None:
+            ours.close()
+            raise VerifierError(f"the math worker did not start within {START_SECONDS:g} s")
+        worker.pid = int(hello)
+        return worker
+
+    def _warm_server(self) -> ForkServer:
+        with self._start:
+            if self._server is None or not self._server.alive():
+                env = {**os.environ, "PYTHONPATH": PACKAGE_PARENT, "OMP_NUM_THREADS": "1"}
+                program = "import sys; from reward_fns.math.worker import main; main(int(sys.argv[1]))"
+                self._server = ForkServer(lambda fd: [sys.executable, "-P", "-c", program, str(fd)], env=env)
+            return self._server
+
+
+def receive(worker: Worker, seconds: float) -> bytes | None:
+    """One line from the worker, or None when `seconds` pass first. Raises VerifierError when the worker died."""
+    data = bytearray()
+    deadline = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(worker.channel, select.POLLIN)
+    while not data.endswith(b"\n"):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return None
+        chunk = worker.channel.recv(65536)
+        if not chunk:
+            raise VerifierError("the math worker died (out of memory, or a crash in a C extension)")
+        data += chunk
+    return bytes(data)
+
+
+def lower_priority(pid: int) -> None:
+    """Give way to every other process: a spinning worker must not slow the calls beside it."""
+    with suppress(ProcessLookupError):  # it may have ended by itself
+        os.setpriority(os.PRIO_PROCESS, pid, 19)

@@ -1,0 +1,49 @@
+"""Which grader a `data_source` gets: exact names first, then patterns in the order of registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from reward_fns.grades import Grade
+
+# (solution_str, ground_truth, extra_info, **options) -> Grade; blocking, thread-safe, never raises for a bad answer.
+Grader = Callable[..., Grade]
+
+_exact: dict[str, tuple[Grader, dict[str, object]]] = {}
+_patterns: dict[str, tuple[Grader, dict[str, object]]] = {}
+
+
+class UnknownSource(LookupError):
+    """A data_source without a grader. The message lists the known ones."""
+
+    def __init__(self, data_source: str):
+        known = ", ".join(known_sources())
+        super().__init__(
+            f"no reward is registered for data_source {data_source!r}; known: {known}. "
+            "Register one with reward_fns.register(name_or_pattern, grader, **defaults)"
+        )
+        self.data_source = data_source
+
+
+def register(name_or_pattern: str, grader: Grader, **defaults: object) -> None:
+    """Route a data_source (or a shell pattern such as `embedded/*`) to `grader`, with default options.
+
+    A later registration of the same name or pattern replaces the earlier one."""
+    table = _patterns if any(c in name_or_pattern for c in "*?[") else _exact
+    table[name_or_pattern] = (grader, dict(defaults))
+
+
+def resolve(data_source: str) -> tuple[Grader, dict[str, object]]:
+    """The grader and its default options. Raises UnknownSource."""
+    if data_source in _exact:
+        return _exact[data_source]
+    for pattern, entry in _patterns.items():
+        if fnmatchcase(data_source, pattern):
+            return entry
+    raise UnknownSource(data_source)
+
+
+def known_sources() -> list[str]:
+    """Every registered name and pattern."""
+    return [*sorted(_exact), *_patterns]
