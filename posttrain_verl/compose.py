@@ -166,7 +166,10 @@ def _compose_tree(root: str, folder: Path, words: list[str]) -> DictConfig:
 
 
 def _option(group: str, name: str) -> DictConfig:
-    """One option of one of our groups; each lies at `posttrain.<group>`."""
+    """One option of one of our groups; each lies at `posttrain.<group>`. Hydra is asked only if it includes others."""
+    node = OmegaConf.load(paths.conf_dir() / group / f"{name}.yaml")
+    if "defaults" not in node:
+        return node
     return _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group]
 
 

@@ -81,8 +81,10 @@ def _load(file: Path) -> dict[str, Any]:
 def dataclass_fields(target: str) -> dict[str, str]:
     """Field names of the dataclass at `target` (dotted, as in `_target_`), each with its annotation as written.
 
-    Fields of base classes are included. A class that is not found has none.
+    Fields of base classes are included. A class that is not found, or no class at all (""), has none.
     """
+    if not target:
+        return {}
     module, _, name = target.rpartition(".")
     return _fields_of(name, _classes(module))
 

@@ -33,7 +33,7 @@ def local(composed: Composed, key: str) -> list[Path]:
 def rows(composed: Composed, key: str) -> int | None:
     """Rows that VeRL will use of `data.train_files` or `data.val_files`; None when a file cannot be counted here."""
     found = local(composed, key)
-    if not found or not all(file.is_file() for file in found):
+    if not found or not all(_is_parquet(file) for file in found):
         return None
     total = sum(pq.read_metadata(file).num_rows for file in found)
     limit = composed.verl.data.get(key.replace("files", "max_samples"), -1)
@@ -44,6 +44,11 @@ def is_offline(composed: Composed) -> bool:
     """Whether launch can build the mix of this launch without a network."""
     mix = composed.posttrain.mix
     return bool(mix.get("offline", mix.name == "embedded"))
+
+
+def _is_parquet(file: Path) -> bool:
+    """Whether the file begins like a Parquet file (magic bytes PAR1)."""
+    return file.is_file() and file.open("rb").read(4) == b"PAR1"
 
 
 def _check_file(composed: Composed, file: Path) -> list[Problem]:

@@ -78,12 +78,11 @@ def _nearest_path(path: str, candidates: list[str]) -> str | None:
 
 def _unknown_paths(node: dict[str, Any], known: dict[str, Any], path: str = "", target: str = "") -> Iterator[str]:
     """Paths of the leaves of `node` that neither `known` nor the dataclass `target` has."""
-    fields = dataclass_fields(target) if target else {}
     for key, value in node.items():
         here = f"{path}.{key}" if path else str(key)
         if key in known:
             yield from _below(value, known[key], here)
-        elif key in fields:
+        elif key in (fields := dataclass_fields(target)):
             yield from _in_field(value, fields[key], here, target)
         elif here not in READ_UNLISTED:
             yield from (leaf for leaf, _ in _leaves(value, here))
