@@ -1,0 +1,8 @@
+"""Base models that need no hub: built once from code or from an installed package, then an ordinary folder in the cache.
+
+Nothing here imports torch or transformers before a model is really built: `launch` asks for names first.
+"""
+
+from posttrain_verl.base_models.cache import EMBEDDED, ensure, is_embedded
+
+__all__ = ["EMBEDDED", "ensure", "is_embedded"]
