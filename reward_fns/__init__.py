@@ -10,6 +10,8 @@ import asyncio
 import atexit
 from concurrent.futures import ThreadPoolExecutor
 
+from reward_fns.code import grader as code_grader
+from reward_fns.code.grader import grade_code
 from reward_fns.grades import KEYS, Grade
 from reward_fns.math import grader as math_grader
 from reward_fns.math.grader import grade_math
@@ -22,7 +24,9 @@ for _name in ("openai/gsm8k", "gsm8k", "ChilleD/SVAMP", "svamp"):
     register(_name, grade_math, evaluated=True)
 for _pattern in ("embedded/*", "reasoning_gym/*"):
     register(_pattern, grade_math, mode="strict", evaluated=True)
-for _pattern in ("*math*", "*MATH*", "*Math*", "*aime*", "*AIME*", "*amc*", "*AMC*", "*olympiad*", "*minerva*"):
+for _pattern in ("*mbpp*", "*human*eval*", "*apps*", "*taco*", "*code*"):
+    register(_pattern, grade_code)
+for _pattern in ("*math*", "*aime*", "*amc*", "*olympiad*", "*minerva*"):
     register(_pattern, grade_math)
 
 # Threads that wait on worker processes; they hold no CPU. Sized for VeRL's default of a few hundred calls in flight.
@@ -68,6 +72,7 @@ def close() -> None:
     """End every worker process and thread. The next call starts them again."""
     global _threads
     math_grader.close()
+    code_grader.close()
     if _threads is not None:
         _threads.shutdown(wait=False, cancel_futures=True)
         _threads = None

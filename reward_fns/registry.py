@@ -27,7 +27,7 @@ class UnknownSource(LookupError):
 
 
 def register(name_or_pattern: str, grader: Grader, **defaults: object) -> None:
-    """Route a data_source (or a shell pattern such as `embedded/*`) to `grader`, with default options.
+    """Route a data_source, or a shell pattern in lower case such as `*math*`, to `grader` with default options.
 
     A later registration of the same name or pattern replaces the earlier one."""
     table = _patterns if any(c in name_or_pattern for c in "*?[") else _exact
@@ -39,7 +39,7 @@ def resolve(data_source: str) -> tuple[Grader, dict[str, object]]:
     if data_source in _exact:
         return _exact[data_source]
     for pattern, entry in _patterns.items():
-        if fnmatchcase(data_source, pattern):
+        if fnmatchcase(data_source.lower(), pattern):
             return entry
     raise UnknownSource(data_source)
 

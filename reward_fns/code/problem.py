@@ -1,0 +1,151 @@
+"""The tests of an exercise, read from the schemas in use into one of three kinds.
+
+- stdin/stdout: `{"inputs": [...], "outputs": [...]}` (APPS, TACO, code contests; also `{"input_output": json}`, and
+  a list of `{"input", "output"}` rows as in LiveCodeBench)
+- calls: the same with `"fn_name"`; inputs are argument lists
+- assertions: `{"test_list": [...], "test_setup_code": ...}` (MBPP), `{"test": ..., "entry_point": ..., "prompt": ...}`
+  (HumanEval), `{"assert_case": [...]}`, `{"functional": code}`, or bare code that asserts
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from reward_fns.code.inside.judge import BUILTINS, outermost_calls
+
+
+class BadTests(ValueError):
+    """The ground truth is no test that this module knows. A fault of the data, not of any answer."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`kind` is "stdio", "call" or "assert". `cases` holds (stdin, stdout) texts, (arguments, result) data, or test
+    code; `setup` runs before assertions; `prompt` is the code that a bare function body continues."""
+
+    kind: str
+    cases: tuple[object, ...]
+    entry_point: str = ""
+    setup: str = ""
+    prompt: str = ""
+    language: str = "python"
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def read(ground_truth: object) -> Problem:
+    """The problem of a ground truth: JSON text, the same as data, or test code. Raises BadTests."""
+    if isinstance(ground_truth, str):
+        return read_text(ground_truth)
+    return parse(ground_truth)
+
+
+@lru_cache(maxsize=256)
+def read_text(text: str) -> Problem:
+    """A prompt's tests are asked for once per rollout: read them once."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = {"functional": text} if "assert" in text else None
+    return parse(data)
+
+
+def parse(data: object) -> Problem:
+    if isinstance(data, list) and data and all(isinstance(row, str) for row in data):
+        data = {"test_list": data}
+    if isinstance(data, list) and data and all(isinstance(row, dict) and "input" in row for row in data):
+        return from_rows(data)
+    if not isinstance(data, dict):
+        raise BadTests(f"the tests are {type(data).__name__}, not one of the schemas that docs/rewards.md lists")
+    if isinstance(data.get("input_output"), str):
+        data = {**data, **json.loads(data["input_output"])}
+    for keys, reader in READERS:
+        if all(key in data for key in keys):
+            problem = reader(data)
+            if not problem.cases:
+                raise BadTests("the problem has no test")
+            return problem
+    raise BadTests(f"the tests have the keys {sorted(data)}, no schema that docs/rewards.md lists")
+
+
+def from_pairs(data: dict[str, object]) -> Problem:
+    inputs, outputs = list(data["inputs"]), list(data["outputs"])  # type: ignore[call-overload]
+    if len(inputs) != len(outputs):
+        raise BadTests(f"{len(inputs)} inputs, but {len(outputs)} outputs")
+    name = str(data.get("fn_name") or "")
+    if name:
+        return Problem("call", tuple((arguments(i), o) for i, o in zip(inputs, outputs, strict=True)), name)
+    pairs = tuple((as_text(i), as_text(o)) for i, o in zip(inputs, outputs, strict=True))
+    return Problem("stdio", pairs, language=str(data.get("language") or "python").lower())
+
+
+def arguments(value: object) -> list[object]:
+    """An argument list: as data, or as LiveCodeBench writes it, one JSON value a line."""
+    if isinstance(value, str):
+        return [json.loads(line) for line in value.splitlines() if line.strip()]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_text(value: object) -> str:
+    return "\n".join(map(str, value)) + "\n" if isinstance(value, list) else str(value)
+
+
+def from_rows(rows: list[dict[str, object]]) -> Problem:
+    data: dict[str, object] = {"inputs": [r["input"] for r in rows], "outputs": [r.get("output", "") for r in rows]}
+    name = next((r[key] for r in rows for key in ("fn_name", "func_name") if r.get(key)), None)
+    if name and rows[0].get("testtype") == "functional":
+        data["outputs"] = [json.loads(str(output)) for output in data["outputs"]]  # type: ignore[attr-defined]
+    return from_pairs({**data, "fn_name": name} if name else data)
+
+
+def from_mbpp(data: dict[str, object]) -> Problem:
+    tests = [str(test) for test in data["test_list"]]  # type: ignore[attr-defined]
+    imports = "\n".join(data.get("test_imports") or [])  # type: ignore[arg-type]
+    setup = f"{imports}\n{data.get('test_setup_code') or ''}".strip()
+    return Problem("assert", tuple(tests), str(data.get("entry_point") or tested(tests)), setup)
+
+
+def from_humaneval(data: dict[str, object]) -> Problem:
+    entry, prompt = str(data["entry_point"]), str(data.get("prompt") or "")
+    return Problem("assert", (str(data["test"]),), entry, given(prompt, entry), prompt)
+
+
+def given(prompt: str, entry_point: str) -> str:
+    """What the prompt defines besides the wanted function: it belongs to the tests, and the answer cannot change it."""
+    try:
+        tree = ast.parse(f"{prompt.rstrip()}\n    pass\n")
+    except SyntaxError:
+        return ""
+    kept = [node for node in tree.body if getattr(node, "name", "") != entry_point]
+    return ast.unparse(ast.Module(kept, []))
+
+
+def from_assertions(data: dict[str, object]) -> Problem:
+    tests = [str(test) for test in data["assert_case"]]  # type: ignore[attr-defined]
+    return Problem("assert", tuple(tests), str(data.get("fn_name") or data.get("entry_point") or tested(tests)))
+
+
+def from_code(data: dict[str, object]) -> Problem:
+    code = str(data["functional"])
+    return Problem("assert", (code,), str(data.get("entry_point") or tested([code])))
+
+
+def tested(tests: list[str]) -> str:
+    """The function that all assertions call first, or "" when there is no single one."""
+    try:
+        names = {name for test in tests for name in outermost_calls(ast.parse(test))}
+    except SyntaxError as error:
+        raise BadTests(f"a test is no Python: {error}") from error
+    own = names - BUILTINS
+    return next(iter(own)) if len(own) == 1 else next(iter(names)) if not own and len(names) == 1 else ""
+
+
+READERS = (
+    (("test_list",), from_mbpp),
+    (("test", "entry_point"), from_humaneval),
+    (("inputs", "outputs"), from_pairs),
+    (("assert_case",), from_assertions),
+    (("functional",), from_code),
+)

@@ -1,0 +1,264 @@
+"""A pool of warm sandboxes for programs that are not trusted.
+
+A sandbox is bubblewrap (own user, mount, process, network and IPC namespaces; the interpreter read-only and nothing
+else of the machine) around a warm Python that forks a further confined process per program (`inside/`). What a program
+wrote, started or allocated ends with it. Without bubblewrap a program runs under resource limits alone, and only when
+the user says so: it then can read what this user can read, and reach the network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from reward_fns.forkserver import ForkServer
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PROGRAMS_PER_SANDBOX = 1000
+UNPRIVILEGED = 65534  # nobody: limits on processes do not hold for root, and bubblewrap needs no root
+GRACE_SECONDS = 5.0  # for the report of a keeper that had to kill, on a busy machine
+START = (
+    "import sys; sys.path[:0] = [sys.argv[3]]; from reward_fns.code.inside.zygote import main; "
+    "main(int(sys.argv[1]), sys.argv[2])"
+)
+WALLS = """--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --new-session
+--uid 1000 --gid 1000 --cap-add ALL --hostname sandbox --ro-bind /usr /usr"""
+ROOMS = "--proc /proc --dev /dev --tmpfs /tmp --remount-ro /dev --remount-ro / --chdir /tmp"
+# Nothing of the trainer's environment goes in: it may hold keys.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+ALLOW_UNISOLATED = "POSTTRAIN_ALLOW_UNISOLATED_CODE"
+
+
+class SandboxUnavailable(RuntimeError):
+    """Model code cannot be isolated on this machine. The message says why and what to do."""
+
+
+class SandboxError(RuntimeError):
+    """The sandbox failed; nothing is known about the program."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds of wall clock (processor time: one more), bytes of memory over all processes of a program and bytes of
+    any file it writes (its output too), and number of processes and threads."""
+
+    wall: float = 10.0
+    memory: int = 1 << 30
+    output: int = 16 << 20
+    processes: int = 48
+
+    def request(self, kind: bytes) -> bytes:
+        return b"%s %f %d %d %d" % (kind, self.wall, self.memory, self.output, self.processes)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a script ended: `code` as subprocess gives it, `why` is "time", "memory" or "", and what it printed."""
+
+    code: int
+    why: str
+    stdout: str
+    stderr: str
+
+
+class Sandbox:
+    """One warm sandbox; one program at a time."""
+
+    def __init__(self, isolation: str):
+        self.server = ForkServer(lambda fd: command(isolation, fd), env=ENVIRONMENT, **privileges(isolation))
+        self.programs = 0
+
+    def start(self, kind: bytes, fds: list[int], limits: Limits) -> socket.socket:
+        """Start one process; the socket gives its report, and closing it kills the process."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.server.fork(limits.request(kind), [theirs.fileno(), *fds])
+        return ours
+
+    def run_script(self, source: str, stdin: str, limits: Limits) -> Run:
+        """Run `source` as a script. Raises SandboxError when the sandbox, not the script, failed."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(memory_file(text)) for text in (source, stdin, "", "")]
+            status = stack.enter_context(self.start(b"script", files, limits))
+            report = wait(status, limits.wall + GRACE_SECONDS)
+            out, err = read_file(files[2], limits.output), read_file(files[3], 2000)
+        return Run(int(str(report["code"])), str(report["why"]), out, err)
+
+    def run_tests(self, source: str, spec: dict[str, object], limits: Limits) -> dict[str, object]:
+        """Judge `source` by `spec`, see `inside.judge`; "why" is "time" or "memory" when a limit ended it.
+
+        Raises SandboxError when the sandbox or the judge failed."""
+        with ExitStack() as stack:
+            code, tests, out = (stack.enter_context(memory_file(text)) for text in (source, json.dumps(spec), ""))
+            left, right = socket.socketpair()
+            with left, right:
+                program = stack.enter_context(self.start(b"program", [code, left.fileno()], limits))
+                judged = stack.enter_context(self.start(b"judge", [tests, right.fileno(), out], limits))
+            begin = time.monotonic()
+            closed(judged, limits.wall + GRACE_SECONDS)
+            verdict = read_file(out, limits.output)
+            stopped = ended(program)
+        if verdict:
+            return dict(json.loads(verdict))
+        if stopped or time.monotonic() - begin >= limits.wall:
+            return {"passed": [], "why": f"{stopped or 'time'} limit", "unsupported": False}
+        raise SandboxError("the judge ended without a verdict")
+
+
+def closed(status: socket.socket, seconds: float) -> None:
+    """Wait for the end of the process that holds the other end. Raises SandboxError."""
+    if not select.select([status], [], [], seconds)[0]:
+        raise SandboxError(f"the judge did not end within {seconds:g} s")
+
+
+def ended(status: socket.socket) -> str:
+    """Why a limit ended the program by now, or ""."""
+    if not select.select([status], [], [], 0)[0]:
+        return ""
+    return str(json.loads(status.recv(4096) or b"{}").get("why", ""))
+
+
+def wait(status: socket.socket, seconds: float) -> dict[str, object]:
+    """The keeper's report. Raises SandboxError when it is gone or silent."""
+    status.settimeout(seconds)
+    try:
+        data = status.recv(4096)
+    except TimeoutError as error:
+        raise SandboxError(f"no report within {seconds:g} s") from error
+    if not data:
+        raise SandboxError("the sandbox ended without a report")
+    return dict(json.loads(data))
+
+
+@contextmanager
+def memory_file(text: str) -> Iterator[int]:
+    """A descriptor of an anonymous file that holds `text`, at its beginning."""
+    fd = os.memfd_create("reward")
+    try:
+        data = memoryview(text.encode("utf-8", "surrogateescape"))
+        while data:
+            data = data[os.write(fd, data) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_file(fd: int, limit: int) -> str:
+    return os.pread(fd, limit, 0).decode("utf-8", "replace")
+
+
+def privileges(isolation: str) -> dict[str, object]:
+    if isolation == "bwrap" and os.geteuid() == 0:
+        return {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
+    return {}
+
+
+def command(isolation: str, fd: int) -> list[str]:
+    """The argument vector of a warm sandbox with control socket `fd`."""
+    if isolation == "bwrap":
+        python = interpreter()
+        return [*walls(python), python, "-I", "-S", "-c", START, str(fd), isolation, "/sandbox"]
+    return [sys.executable, "-P", "-S", "-c", START, str(fd), isolation, str(PACKAGE.parent)]
+
+
+def walls(python: str) -> list[str]:
+    """bubblewrap and what it shows of the machine: /usr, the interpreter's folder and the sandbox's own code."""
+    folder = str(Path(python).parents[1])
+    shown = [] if folder.startswith("/usr") else ["--ro-bind", folder, folder]
+    inside = [("forkserver.py", "forkserver.py"), ("code/inside", "code/inside")]
+    for source, target in inside:
+        shown += ["--ro-bind", str(PACKAGE / source), f"/sandbox/reward_fns/{target}"]
+    links = [(name, f"usr/{name}") for name in ("bin", "sbin", "lib", "lib64") if Path(f"/{name}").exists()]
+    return [
+        shutil.which("bwrap") or "bwrap",
+        *WALLS.split(),
+        *(part for name, target in links for part in ("--symlink", target, f"/{name}")),
+        *shown,
+        *ROOMS.split(),
+    ]
+
+
+@lru_cache(maxsize=1)
+def interpreter() -> str:
+    """A Python that starts inside the sandbox: this one's own base, else the system's. Raises SandboxUnavailable."""
+    if shutil.which("bwrap") is None:
+        raise SandboxUnavailable(unavailable("bubblewrap is not installed"))
+    seen = []
+    for python in dict.fromkeys((os.path.realpath(sys.executable), "/usr/bin/python3")):
+        probe = subprocess.run(
+            [*walls(python), python, "-I", "-S", "-c", "pass"],
+            capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False, **privileges("bwrap"),
+        )  # fmt: skip
+        if probe.returncode == 0:
+            return python
+        seen.append(f"{python}: {probe.stderr.strip()[-300:]}")
+    raise SandboxUnavailable(unavailable("bubblewrap cannot start a Python here: " + "; ".join(seen)))
+
+
+def unavailable(reason: str) -> str:
+    return (
+        f"{reason}. Model code is not run unisolated. Install it (apt-get install bubblewrap) and allow user "
+        "namespaces, or grade on a SandboxFusion server (sandbox_url=...), or accept that model code runs with "
+        f"this user's rights: {ALLOW_UNISOLATED}=1"
+    )
+
+
+def isolation_here() -> str:
+    """ "bwrap", or "none" when the user allowed it and bubblewrap does not work. Raises SandboxUnavailable."""
+    try:
+        interpreter()
+    except SandboxUnavailable:
+        if os.environ.get(ALLOW_UNISOLATED) == "1":
+            return "none"
+        raise
+    return "bwrap"
+
+
+class SandboxPool:
+    """Up to `size` warm sandboxes, started when needed. Thread-safe."""
+
+    def __init__(self, size: int | None = None, isolation: str | None = None):
+        self.isolation = isolation or isolation_here()
+        self._slots = threading.BoundedSemaphore(size or os.cpu_count() or 1)
+        self._idle: list[Sandbox] = []
+
+    @contextmanager
+    def sandbox(self) -> Iterator[Sandbox]:
+        """A sandbox for one program. It is replaced after an error and after PROGRAMS_PER_SANDBOX programs."""
+        with self._slots:
+            box = self._take()
+            try:
+                yield box
+            except BaseException:
+                box.server.close()
+                raise
+            box.programs += 1
+            if box.programs < PROGRAMS_PER_SANDBOX and box.server.alive():
+                self._idle.append(box)
+            else:
+                box.server.close()
+
+    def _take(self) -> Sandbox:
+        while self._idle:
+            box = self._idle.pop()
+            if box.server.alive():
+                return box
+        return Sandbox(self.isolation)
+
+    def close(self) -> None:
+        """End every idle sandbox; one in use ends with its program's grade."""
+        while self._idle:
+            self._idle.pop().server.close()
