@@ -1,0 +1,27 @@
+# README.md says what each is for. `make setup WORLD=gpu` builds the environment for NVIDIA GPUs.
+PYTHON ?= python3.11
+WORLD ?= cpu
+READY := .venv/.ready-$(WORLD)
+
+.PHONY: demo setup test check lock
+
+demo: setup
+	.venv/bin/python -m posttrain_verl.demo
+
+setup: $(READY)
+
+$(READY): requirements/setup.sh requirements/$(WORLD).lock pyproject.toml
+	bash requirements/setup.sh $(PYTHON) requirements/$(WORLD).lock
+	touch $@
+
+test: setup
+	.venv/bin/python -m pytest -m "not gpu"
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lock:
+	.venv/bin/python requirements/lock.py cpu
+	.venv/bin/python requirements/lock.py gpu
