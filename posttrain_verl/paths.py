@@ -18,7 +18,9 @@ def _shipped(name: str) -> Path:
     root = checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE
     folder = root / name
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing: the installation of posttrain_verl is incomplete; install it again")
+        raise FileNotFoundError(
+            f"{folder} is missing: the installation of posttrain_verl is incomplete; install it again"
+        )
     return folder
 
 

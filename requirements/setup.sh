@@ -33,7 +33,7 @@ for other in .venv/.ready-*; do
 done
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@" | sed -u '/^Requirement already satisfied/d'; }
 
 # torch first: its CPU build lies on PyTorch's own index where the configured one does not have it.
 torch=$(grep '^torch==' "$lock")

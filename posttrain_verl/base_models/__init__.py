@@ -1,4 +1,4 @@
-"""Base models that need no hub: built once from code or from an installed package, then an ordinary folder in the cache.
+"""Base models that need no hub: built once, from code or an installed package, then an ordinary folder in the cache.
 
 Nothing here imports torch or transformers before a model is really built: `launch` asks for names first.
 """

@@ -1,9 +1,10 @@
 """The tokenizers of the embedded models, as everyone else loads them: AutoTokenizer on the folder."""
 
+import functools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -14,7 +15,7 @@ TEXTS = [
     "Two  spaces, a\ttab,\n\na blank line \n and a trailing one ",
     "1234567890 3.14159 -42",
     "Olá, naïve façade: Ωμέγα, Привет, こんにちは世界, שלום, ﷽",
-    "👩🏽‍🚀 and 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \u200b zero width",
+    "👩🏽‍🚀 and 𝟙𝟚 🂡 \u200b zero width",
     "def f(x):\n    return {x: [1, 2]} # it's fine, isn't it ?!",
     "$\\frac{1}{2} \\le x^{10} \\neq \\boxed{7}$ #### 12 , . !",
 ]
@@ -22,7 +23,7 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer_of(folder_of):
-    return lambda name: AutoTokenizer.from_pretrained(folder_of(name))
+    return functools.cache(lambda name: AutoTokenizer.from_pretrained(folder_of(name)))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -35,6 +36,7 @@ def test_text_survives_the_round_trip(tokenizer_of, name, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.characters(max_codepoint=0x2FF)))
 def test_byte_level_ids_are_the_bytes(tokenizer_of, text):
+    assume("<|" not in text)
     assert tokenizer_of("nano_2m").encode(text) == list(text.encode())
 
 

@@ -37,7 +37,7 @@ def test_turns_added_one_by_one_equal_the_whole_conversation(folder_of, name):
     # SmolLM2's type is llama, for which VeRL takes the builder without Qwen's newline: ask for ChatML by name.
     builder = create_continuous_token_builder(tokenizer, model_family="qwen")
     tokens = builder.build_initial_tokens(MESSAGES[:1])
-    answer = tokenizer.encode(MESSAGES[1]["content"]) + [tokenizer.eos_token_id]
+    answer = [*tokenizer.encode(MESSAGES[1]["content"]), tokenizer.eos_token_id]
     tokens = builder.merge_assistant_tokens(tokens, answer).token_ids
     tokens = builder.merge_context_tokens(MESSAGES[:2], MESSAGES[:3], tokens).token_ids
     whole = tokenizer.apply_chat_template(MESSAGES[:3], add_generation_prompt=True, return_dict=True)
