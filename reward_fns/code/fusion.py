@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 from reward_fns.code.inside.judge import alike
 from reward_fns.code.problem import Problem
@@ -77,15 +78,15 @@ class SandboxFusion:
 
 
 def prepared(
-    source: str, case: object, problem: Problem, same_output: Callable[[str, str], bool]
+    source: str, case: Any, problem: Problem, same_output: Callable[[str, str], bool]
 ) -> tuple[str, str, Callable[[str], bool]]:
     """(code to send, stdin to send, what tells from stdout whether the test passed)."""
     word = secrets.token_hex(16)
     if problem.kind == "stdio":
-        stdin, expected = case  # type: ignore[misc]
+        stdin, expected = case
         return source, stdin, lambda out: same_output(out, expected)
     if problem.kind == "call":
-        args, expected = case  # type: ignore[misc]
+        args, expected = case
         code = f"{source}\n{CALL.format(name=problem.entry_point, word=word)}"
         return code, json.dumps(args), lambda out: returned(out, word, expected)
     check = f"check({problem.entry_point})" if "def check(" in str(case) else ""

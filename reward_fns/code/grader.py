@@ -54,6 +54,8 @@ def grade_code(
     problem = read(ground_truth)
     if problem.language != "python" and not sandbox_url:
         raise BadTests(f"{problem.language} programs need a SandboxFusion server: set sandbox_url")
+    if problem.kind == "stdio" and not any(str(expected).strip() for _, expected in problem.cases):
+        return Grade(verifier_error=1.0, why="every expected output is empty: the tests prove nothing")
     source = extract.program(solution_str, problem.entry_point, problem.language)
     if not source.text.strip():
         return Grade(why="no program")
@@ -107,7 +109,7 @@ def run_stdio(box: Sandbox, source: str, problem: Problem, limits: Limits, parti
     """A test passes when the program ends with code 0 and prints what is expected. After a limit the rest fails."""
     passed: list[bool] = []
     first = ""
-    for stdin, expected in problem.cases:  # type: ignore[misc]
+    for stdin, expected in problem.cases:
         run = box.run_script(source, stdin, limits)
         good = not run.why and run.code == 0 and same_output(run.stdout, expected)
         passed.append(good)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from reward_fns.code.inside.judge import BUILTINS, outermost_calls
 
@@ -27,12 +28,11 @@ class Problem:
     code; `setup` runs before assertions; `prompt` is the code that a bare function body continues."""
 
     kind: str
-    cases: tuple[object, ...]
+    cases: tuple[Any, ...]
     entry_point: str = ""
     setup: str = ""
     prompt: str = ""
     language: str = "python"
-    extra: dict[str, object] = field(default_factory=dict)
 
 
 def read(ground_truth: object) -> Problem:

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from reward_fns.forkserver import ForkServer
 
@@ -160,7 +161,7 @@ def read_file(fd: int, limit: int) -> str:
     return os.pread(fd, limit, 0).decode("utf-8", "replace")
 
 
-def privileges(isolation: str) -> dict[str, object]:
+def privileges(isolation: str) -> dict[str, Any]:
     if isolation == "bwrap" and os.geteuid() == 0:
         return {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
     return {}

@@ -141,7 +141,11 @@ class Server:
         return wire.encode(value, self.refer)
 
     def decode(self, data: object) -> object:
-        return wire.decode(data, lambda key: getattr(builtins, key) if isinstance(key, str) else self.objects[key])
+        return wire.decode(data, self.referred)
+
+    def referred(self, key: object) -> object:
+        """An object handed out before, or a built-in by its name (`int` as an argument)."""
+        return self.objects[key] if isinstance(key, int) else getattr(builtins, str(key))
 
     def refer(self, value: object) -> object:
         scalar = getattr(value, "item", None)  # numpy's scalars and zero-dimensional arrays

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 MAX_MESSAGE = 32 << 20
 SAFE_INTEGER = 1 << 53
 HEADER = struct.Struct("!I")
-SEQUENCES: tuple[tuple[type, str], ...] = ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "frozenset"))
+SEQUENCES: tuple[tuple[Any, str], ...] = ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "frozenset"))
 MUTABLE = (list, dict, set, deque, bytearray)
 
 
@@ -34,8 +35,8 @@ def encode(value: object, opaque: Callable[[object], object]) -> object:
         number = int.__add__(value, 0)
         return number if -SAFE_INTEGER < number < SAFE_INTEGER else {"int": hex(number)}
     if isinstance(value, float):
-        number = float.__add__(value, 0.0)
-        return number if math.isfinite(number) else {"float": repr(number)}
+        real = float.__add__(value, 0.0)
+        return real if math.isfinite(real) else {"float": repr(real)}
     if isinstance(value, str):
         return encode_text(str.__str__(value))
     for kind, tag in SEQUENCES:
