@@ -76,7 +76,7 @@ def names(group: str) -> list[str]:
 
 def nearest(word: str, known: list[str]) -> str | None:
     """The nearest of the known words, if one is near."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
 
 
 def recipe_folders() -> list[Path]:
@@ -115,6 +115,9 @@ def _parse(words: list[str], sweep: bool) -> list[Override]:
         if override.is_sweep_override() and not sweep:
             several = f"'{word.lstrip('+')}' names several values"
             problems.append(Problem(several, "add --multirun for a run each, or quote a value with a comma"))
+        if _is_group_key(override.key_or_group) and isinstance(override.value(), int | float | list):
+            needed = f"{override.key_or_group} is a group of config files, and its value is the name of an option"
+            problems.append(Problem(f"'{word}' names no option", needed))
         parsed.append(override)
     if problems:
         raise InputError("the command line cannot be read", problems)

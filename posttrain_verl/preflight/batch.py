@@ -51,12 +51,11 @@ def words(composed: Composed) -> str:
     config, gpus = composed.verl, composed.verl.trainer.n_gpus_per_node * composed.verl.trainer.nnodes
     batch = config.data.train_batch_size
     if composed.stage == "sft":
-        return f"{batch} rows a step on {_count(gpus, 'device')}"
+        return f"{_count(batch, 'row')} a step on {_count(gpus, 'device')}"
     n, mini = config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor.ppo_mini_batch_size
-    updates = _count(batch // mini, "optimizer step")
-    return f"{batch} prompts x {n} rollouts = {batch * n} sequences a step; {updates} of {mini} prompts; " + _count(
-        gpus, "device"
-    )
+    sequences = f"{_count(batch, 'prompt')} x {_count(n, 'rollout')} = {_count(batch * n, 'sequence')} a step"
+    updates = f"{_count(batch // mini, 'optimizer step')} of {_count(mini, 'prompt')}"
+    return f"{sequences}; {updates}; {_count(gpus, 'device')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -48,7 +48,10 @@ def is_offline(composed: Composed) -> bool:
 
 def _is_parquet(file: Path) -> bool:
     """Whether the file begins like a Parquet file (magic bytes PAR1)."""
-    return file.is_file() and file.open("rb").read(4) == b"PAR1"
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PAR1"
 
 
 def _check_file(composed: Composed, file: Path) -> list[Problem]:
@@ -68,8 +71,10 @@ def _missing(composed: Composed, file: Path) -> list[Problem]:
         return [Problem(f"{file} is missing", "give the path of a Parquet file that exists")]
     if is_offline(composed):
         return []
-    command = f"python -m posttrain_verl.prep mix={composed.choices['mix']}"
-    return [Problem(f"{file} is missing", f"build it: {command}\nor train on the offline mix: mix=embedded")]
+    build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
+    bring = "this mix has no sources: put the Parquet there (docs/data.md lists the columns)"
+    remedy = build if "sources" in composed.posttrain.mix else bring
+    return [Problem(f"{file} is missing", f"{remedy}\nor train on the offline mix: mix=embedded")]
 
 
 def _flaws(composed: Composed, schema: pa.Schema) -> list[str]:

@@ -1,0 +1,79 @@
+"""Batch arithmetic: what VeRL would assert on its workers is found before Ray starts."""
+
+import functools
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from posttrain_verl.compose import Composed, compose
+from posttrain_verl.preflight import batch
+
+RL = ("recipe=math_ppo", "hardware=8xh100")
+SFT = ("recipe=math_sft", "hardware=8xh100")
+
+
+@functools.cache
+def base(stage: str) -> Composed:
+    return compose(list(RL if stage == "rl" else SFT))
+
+
+def problems(stage: str, **changes: object) -> list[str]:
+    """Problems of the composed recipe with some of VeRL's keys changed; `__` stands for a dot."""
+    config = base(stage).verl.copy()
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
+    return [problem.what for problem in batch.check(replace(base(stage), verl=config))]
+
+
+@pytest.mark.parametrize("stage", ["rl", "sft"])
+def test_a_sound_launch(stage):
+    assert problems(stage) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__train_batch_size": 32}, "ppo_mini_batch_size=64 prompts is more than data.train_batch_size=32"),
+        ({"data__train_batch_size": 100}, "data.train_batch_size=100 does not divide by 64 prompts a mini batch"),
+        ({"actor_rollout_ref__actor__ppo_mini_batch_size": 4}, "= 4 sequences do not divide by 8 data-parallel"),
+        ({"actor_rollout_ref__actor__ppo_micro_batch_size_per_gpu": 3}, "actor.ppo_micro_batch_size_per_gpu=3"),
+        ({"actor_rollout_ref__actor__ppo_micro_batch_size_per_gpu": None}, "=None, and dynamic batches are off"),
+        ({"actor_rollout_ref__ref__log_prob_micro_batch_size_per_gpu": 5}, "ref.log_prob_micro_batch_size_per_gpu=5"),
+        ({"actor_rollout_ref__rollout__log_prob_micro_batch_size_per_gpu": 64}, "does not divide 32 sequences a GPU"),
+        ({"critic__ppo_micro_batch_size_per_gpu": 7}, "critic.ppo_micro_batch_size_per_gpu=7 does not divide 8"),
+        ({"actor_rollout_ref__rollout__tensor_model_parallel_size": 3}, "n_gpus_per_node=8 does not divide by 3 GPUs"),
+        ({"actor_rollout_ref__actor__ulysses_sequence_parallel_size": 3}, "8 GPUs do not divide by ulysses"),
+        ({"algorithm__adv_estimator": "grpo"}, "rollout.n=1: grpo compares the answers of a group"),
+        ({"actor_rollout_ref__actor__use_dynamic_bsz": True, "data__max_prompt_length": 16000},
+         "actor.ppo_max_token_len_per_gpu=16384 is less than one sequence"),
+        ({"data__train_batch_size": "many"}, "data.train_batch_size=many is no whole number above 0"),
+        ({"actor_rollout_ref__rollout__n": 0}, "actor_rollout_ref.rollout.n=0 is no whole number above 0"),
+    ],
+)  # fmt: skip
+def test_rl(changes, message):
+    assert any(message in what for what in problems("rl", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__train_batch_size": 100}, "data.train_batch_size=100 does not divide by 8 data-parallel GPUs"),
+        ({"data__max_token_len_per_gpu": 100}, "data.max_token_len_per_gpu=100 is less than one sequence"),
+        ({"data__use_dynamic_bsz": False, "data__micro_batch_size_per_gpu": 3}, "=3 does not divide 16 rows a GPU"),
+        ({"trainer__nnodes": None}, "trainer.nnodes=None is no whole number above 0"),
+    ],
+)
+def test_sft(changes, message):
+    assert any(message in what for what in problems("sft", **changes))
+
+
+def test_the_suggested_value_is_sound():
+    assert problems("rl", actor_rollout_ref__actor__ppo_micro_batch_size_per_gpu=2) == []
+
+
+def test_plain_words():
+    assert batch.words(base("rl")) == (
+        "256 prompts x 1 rollout = 256 sequences a step; 4 optimizer steps of 64 prompts; 8 devices"
+    )
+    assert batch.words(base("sft")) == "128 rows a step on 8 devices"

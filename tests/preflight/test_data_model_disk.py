@@ -1,0 +1,188 @@
+"""Files that a launch reads and writes: Parquet, model folder, disk, run folder, schedule."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain_verl import preflight
+from posttrain_verl.compose import Composed, compose
+from posttrain_verl.preflight import data, disk, model, run_folder, schedule
+from posttrain_verl.problem import InputError
+
+CPU = ("hardware=cpu", "base_model=tiny")
+CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+RL_SCHEMA = pa.schema(
+    [
+        ("data_source", pa.string()),
+        ("prompt", CHAT),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+    ]
+)
+SFT_SCHEMA = pa.schema([("messages", CHAT)])
+
+
+def write(path: Path, schema: pa.Schema, rows: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = [pa.nulls(rows, type=field.type) for field in schema]
+    pq.write_table(pa.table(columns, schema=schema), path)
+
+
+def launch(tmp_path: Path, *words: str, recipe: str = "math_sft", mix: str = "embedded") -> Composed:
+    folders = [f"posttrain.data_dir={tmp_path}/data", f"posttrain.runs_dir={tmp_path}/runs"]
+    return compose([f"recipe={recipe}", *CPU, f"mix={mix}", *folders, *words])
+
+
+@pytest.fixture
+def sft(tmp_path) -> Path:
+    """The data folder of an SFT launch of the mix `embedded`, sound: 320 rows are 40 steps in two epochs."""
+    folder = tmp_path / "data/embedded"
+    write(folder / "sft_train.parquet", SFT_SCHEMA, 320)
+    write(folder / "sft_val.parquet", SFT_SCHEMA, 32)
+    return folder
+
+
+def whats(problems) -> str:
+    return "\n".join(f"{problem.what}\n{problem.remedy}" for problem in problems)
+
+
+def test_sound_data(tmp_path, sft):
+    assert preflight.check(launch(tmp_path)) == []
+
+
+def test_data_of_an_offline_mix_is_launchs_to_build(tmp_path):
+    assert data.check(launch(tmp_path)) == []
+
+
+def test_missing_data_names_the_command_that_builds_it(tmp_path):
+    text = whats(data.check(launch(tmp_path, mix="math")))
+    assert f"{tmp_path}/data/math/sft_train.parquet is missing" in text
+    assert "put the Parquet there" in text and "mix=embedded" in text
+
+
+def test_a_file_of_the_users_own_that_is_missing(tmp_path, sft):
+    text = whats(data.check(launch(tmp_path, "data.train_files=[nowhere.parquet]")))
+    assert "nowhere.parquet is missing" in text and "give the path" in text
+
+
+def test_no_parquet(tmp_path, sft):
+    (sft / "sft_train.parquet").write_text("not parquet")
+    assert "sft_train.parquet is no readable Parquet file" in whats(data.check(launch(tmp_path)))
+
+
+def test_parquet_without_the_columns(tmp_path, sft):
+    write(sft / "sft_train.parquet", pa.schema([("text", pa.string())]), 64)
+    assert "has no column messages; it has text" in whats(data.check(launch(tmp_path)))
+
+
+def test_every_missing_column_is_named(tmp_path):
+    for name in ("rl_train", "rl_val"):
+        write(tmp_path / f"data/embedded/{name}.parquet", pa.schema([("prompt", pa.string())]), 64)
+    text = whats(data.check(launch(tmp_path, recipe="math_grpo")))
+    assert "has a column prompt of type string; VeRL needs a list of {role, content}" in text
+    assert "has no column data_source" in text and "has no column reward_model" in text
+    assert "rl_val.parquet" in text
+
+
+def test_sound_rl_data(tmp_path):
+    for name in ("rl_train", "rl_val"):
+        write(tmp_path / f"data/embedded/{name}.parquet", RL_SCHEMA, 64)
+    assert preflight.check(launch(tmp_path, recipe="math_grpo")) == []
+
+
+def test_an_empty_set(tmp_path, sft):
+    write(sft / "sft_val.parquet", SFT_SCHEMA, 0)
+    assert "sft_val.parquet has no rows" in whats(data.check(launch(tmp_path)))
+
+
+def test_fewer_rows_than_a_batch(tmp_path, sft):
+    write(sft / "sft_val.parquet", SFT_SCHEMA, 15)
+    text = whats(data.check(launch(tmp_path, "data.train_max_samples=10")))
+    assert "data.train_files has 10 rows, fewer than data.train_batch_size=16" in text
+    assert "data.val_files has 15 rows" in text and "data.val_files=null" in text
+    assert data.check(launch(tmp_path, "data.val_files=null")) == []
+
+
+def test_steps_that_the_data_does_not_have(tmp_path, sft):
+    text = whats(schedule.check(launch(tmp_path, "trainer.total_training_steps=41")))
+    assert "trainer.total_training_steps=41, but the data ends after 40 steps (2 epochs of 20)" in text
+    assert "trainer.total_epochs=3" in text
+    assert schedule.check(launch(tmp_path, "trainer.total_training_steps=40")) == []
+
+
+def test_frequencies(tmp_path, sft):
+    text = whats(schedule.check(launch(tmp_path, "trainer.save_freq=0", "data.val_files=null")))
+    assert "trainer.save_freq=0: VeRL's SFT trainer divides by it" in text
+    assert "trainer.test_freq=16, but data.val_files is null" in text
+
+
+def test_resume_path(tmp_path, sft):
+    assert "trainer.resume_from_path=None" in whats(schedule.check(launch(tmp_path, "trainer.resume_mode=resume_path")))
+
+
+def model_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [1000, 3000], "data_offsets": [0, 0]}})
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    return folder
+
+
+def test_a_model_folder(tmp_path):
+    folder = model_folder(tmp_path)
+    assert model.check_folder(folder) == []
+    assert model.parameters(folder) == 3_000_000
+
+
+def test_a_model_folder_without_weights(tmp_path, sft):
+    folder = model_folder(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / "tokenizer.json").unlink()
+    text = whats(model.check(launch(tmp_path, f"base_model={folder}")))
+    assert f"model folder {folder} has no weights" in text and "no tokenizer" in text
+
+
+def test_a_shard_that_is_missing(tmp_path):
+    folder = model_folder(tmp_path)
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "no model-2.safetensors, which its index lists" in whats(model.check_folder(folder))
+
+
+def test_a_model_folder_that_is_not_there(tmp_path, sft):
+    text = whats(model.check(launch(tmp_path, "base_model=/no/such/tinny")))
+    assert "model folder /no/such/tinny does not exist" in text and "did you mean base_model=tiny?" in text
+
+
+def test_disk(tmp_path, sft, monkeypatch):
+    composed = launch(tmp_path, f"base_model={model_folder(tmp_path)}", "trainer.save_freq=8")
+    # 3 M parameters x (4 + 8 + 4) bytes, saved at steps 8 and 16 of 16, both kept (max_ckpt_to_keep=2), over the floor
+    assert disk.needs(composed) == disk.FLOOR + 2 * 3_000_000 * 16
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, disk.FLOOR))
+    text = whats(disk.check(composed))
+    assert "has 1.0 GB free, and the run needs about 1.1 GB" in text and "trainer.max_ckpt_to_keep=1" in text
+
+
+def test_a_run_folder_is_used_once(tmp_path, sft):
+    composed = launch(tmp_path, "posttrain.run_id=one")
+    assert run_folder.check(composed) == []
+    composed.run_dir().mkdir(parents=True)
+    assert f"{tmp_path}/runs/math_sft/one exists already" in whats(run_folder.check(composed))
+
+
+def test_all_problems_at_once(tmp_path, sft):
+    words = ("optim.lrr=1", "base_model=/no/model", "data.train_batch_size=9", "trainer.save_freq=0")
+    with pytest.raises(InputError) as error:
+        composed = launch(tmp_path, *words)
+        preflight.require(preflight.check(composed), composed)
+    text = str(error.value)
+    assert text.startswith("recipe 'math_sft' cannot launch (4 problems):")
+    for part in ("optim.lrr", "/no/model", "trainer.save_freq=0", "does not divide 9 rows"):
+        assert part in text

@@ -1,0 +1,116 @@
+"""A key that VeRL would ignore is an error, wherever it came from."""
+
+import functools
+
+import pytest
+
+from posttrain_verl.compose import compose
+from posttrain_verl.preflight import keys
+from posttrain_verl.verl_keys import dataclass_fields, is_free_form
+
+CPU = ("hardware=cpu", "base_model=tiny", "mix=embedded")
+
+
+def found(recipe: str, *words: str) -> dict[str, str]:
+    """Problems by their first word, the key, with the remedy."""
+    return {problem.what.split()[0]: problem.remedy for problem in keys.check(compose([recipe, *CPU, *words]))}
+
+
+@functools.cache
+def all_wrong() -> dict[str, str]:
+    """One launch with many mistakes: they are all found at once."""
+    return found(
+        "recipe=math_grpo",
+        "actor_rollout_ref.actor.optm.lr=1e-6",
+        "actor_rollout_ref.actor.lr=1e-6",
+        "data.train_batchsize=8",
+        "+trainer.total_epoch=3",
+        "++nonsense.deep.key=1",
+        "custom_reward_function.path=my.py",
+        "reward_model.reward_manager=dapo",
+        "+reward_model.reward_kwargs.overlong_buffer_cfg.len=3",
+        "reward_model.model.path=some/model",
+        "reward_model.rollout.name=vllm",
+        "sandbox_fusion.url=http://127.0.0.1",
+        "data.my_kwargs.a=1",
+        "posttrain.run_idd=3",
+        "posttrain.mix.nonsense=3",
+        "actor_rollout_ref.actor.optim.lr.value=3",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("actor_rollout_ref.actor.optm.lr", "did you mean actor_rollout_ref.actor.optim.lr?"),
+        ("actor_rollout_ref.actor.lr", "did you mean actor_rollout_ref.actor.optim.lr?"),
+        ("data.train_batchsize", "did you mean data.train_batch_size?"),
+        ("trainer.total_epoch", "did you mean trainer.total_epochs?"),
+        ("nonsense.deep.key", "remove it"),
+        ("custom_reward_function.path", "use reward.custom_reward_function.path=my.py"),
+        ("reward_model.reward_manager", "use reward.reward_manager.name=dapo"),
+        ("reward_model.reward_kwargs.overlong_buffer_cfg.len", "use reward.reward_kwargs.overlong_buffer_cfg.len=3"),
+        ("reward_model.model.path", "use reward.reward_model.model_path=some/model"),
+        ("reward_model.rollout.name", "use reward.reward_model.rollout.name=vllm"),
+        ("sandbox_fusion.url", "use reward.sandbox_fusion.url=http://127.0.0.1"),
+        ("data.my_kwargs.a", None),
+        ("posttrain.run_idd", None),
+        ("posttrain.mix.nonsense", None),
+        ("actor_rollout_ref.actor.optim.lr", "VeRL's own is actor_rollout_ref.actor.optim.lr=1e-06"),
+    ],
+)
+def test_ignored_key(key, remedy):
+    assert key in all_wrong()
+    assert remedy is None or all_wrong()[key] == remedy
+
+
+def test_nothing_else_is_reported():
+    assert len(all_wrong()) == 15
+
+
+def test_free_form_nodes_and_unlisted_keys_are_live():
+    live = (
+        "+actor_rollout_ref.rollout.engine_kwargs.vllm.swap_space=4",
+        "+actor_rollout_ref.model.override_config.anything=1",
+        "+actor_rollout_ref.actor.optim.override_optimizer_config.fused=true",
+        "+reward.reward_kwargs.penalty=1",
+        "+reward.custom_reward_function.reward_kwargs.penalty=1",
+        "+trainer.v1.sampler.sampler_kwargs.a=1",
+        "+data.apply_chat_template_kwargs.enable_thinking=false",
+        "+data.cache_dir=/tmp/x",
+        "+ray_kwargs.ray_init.address=auto",
+        "+actor_rollout_ref.rollout.enable_sleep_mode=false",
+        "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=a.B",
+        "+algorithm.filter_groups.metric=acc",
+        "actor_rollout_ref.rollout.quantization=fp8",
+    )
+    assert found("recipe=math_grpo", *live) == {}
+
+
+def test_sft_is_compared_with_verls_sft_tree():
+    wrong = found("recipe=math_sft", "optim.warmup=3", "data.max_prompt_length=5", "+engine.no_such_field=1", "checkpoint=3")
+    assert set(wrong) == {"optim.warmup", "data.max_prompt_length", "engine.no_such_field", "checkpoint=3"}
+    assert found("recipe=math_sft", "+model.override_config.a=1", "+optim.override_optimizer_config.b=2") == {}
+
+
+def test_a_misspelt_key_of_a_recipe_is_found(tmp_path, monkeypatch):
+    """Hydra refuses an unknown key only on the command line; in yaml it composes in silence."""
+    (tmp_path / "recipes").mkdir()
+    lines = "defaults: [/sft, _self_]", "optim: {lrate: 7e-5}", "posttrain: {siz: cpu}"
+    (tmp_path / "recipes/mine.yaml").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert found("recipe=mine") == {
+        "optim.lrate": "did you mean optim.lr?",
+        "posttrain.siz": "the keys are listed in docs/config.md",
+    }
+
+
+def test_fields_of_dataclasses_are_read_without_importing_verl():
+    assert dataclass_fields("verl.workers.config.RolloutConfig")["enable_sleep_mode"] == "bool"
+    assert "ppo_epochs" in dataclass_fields("verl.workers.config.FSDPActorConfig"), "inherited from ActorConfig"
+    assert dataclass_fields("verl.no.Such") == {}
+
+
+def test_free_form():
+    assert is_free_form("actor_rollout_ref.rollout.engine_kwargs.vllm")
+    assert not is_free_form("actor_rollout_ref.rollout")
