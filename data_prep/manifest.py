@@ -1,0 +1,72 @@
+"""manifest.json: what a built folder holds and where it came from. Its presence means the build is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError, Problem
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Hex sha256 of a configuration, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write(out_dir: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest by rename, so that readers see all of it or nothing."""
+    scratch = out_dir / f".{FILE_NAME}.{os.getpid()}"
+    scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(scratch, out_dir / FILE_NAME)
+
+
+def read(out_dir: Path) -> dict[str, Any]:
+    """The manifest of a finished build. Raises DataError if there is none or it cannot be read."""
+    path = out_dir / FILE_NAME
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(Problem(str(path), "is missing, so the build is not finished", "build the mix")) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(Problem(str(path), f"is no JSON ({error})", "build the mix again")) from None
+
+
+def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
+    """Whether `out_dir` holds a finished build of exactly this mix. Compares sizes, not bytes; `verify` reads all."""
+    try:
+        manifest = read(out_dir)
+    except DataError:
+        return False
+    same_mix = manifest.get("mix_sha256") == config_digest(mix_config) and manifest["schema_version"] == SCHEMA_VERSION
+    return same_mix and all(_size(out_dir / name) == entry["bytes"] for name, entry in manifest["files"].items())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def verify(out_dir: Path) -> list[Problem]:
+    """Every way in which the files differ from the manifest; empty if none. Raises DataError without a manifest."""
+    remedy = "build the mix again, or copy the folder again"
+    problems = []
+    for name, entry in read(out_dir)["files"].items():
+        path = out_dir / name
+        if not path.is_file():
+            problems.append(Problem(str(path), "is in the manifest but not in the folder", remedy))
+        elif (seen := file_sha256(path)) != entry["sha256"]:
+            what = f"has sha256 {seen[:12]}..., the manifest says {entry['sha256'][:12]}..."
+            problems.append(Problem(str(path), what, remedy))
+    return problems

@@ -1,0 +1,108 @@
+"""Which pool rows go into which split, in which order: by seeded hashes, so neither reading order nor machine matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.errors import DataError, Problem
+from data_prep.fingerprint import scramble
+from data_prep.mix import Mix, SplitSpec, Stage
+from data_prep.pool import Pool
+from data_prep.schema import is_sft
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of the pool in the order of the split's file, and the stage of each (index into the split's stages)."""
+
+    rows: np.ndarray
+    stages: np.ndarray
+
+
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers that sum to `total` in proportion to the weights, by largest remainder (ties: first name wins)."""
+    scale = sum(weights.values())
+    exact = {name: total * weight / scale for name, weight in weights.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def choose(mix: Mix, pool: Pool) -> dict[str, Selection]:
+    """Fill every split, held-out ones first. A question belongs to one split only, except where `may_share_with`
+    says otherwise. Raises DataError listing every split that asks for more rows than are left."""
+    sources = list(mix.sources)
+    order = scramble(pool.key ^ scramble(np.uint64(mix.seed) + pool.source.astype(np.uint64)))
+    taken: dict[str, np.ndarray] = {}
+    chosen: dict[str, Selection] = {}
+    problems: list[Problem] = []
+    for name, split in mix.splits.items():
+        blocked = [keys for other, keys in taken.items() if other not in split.may_share_with]
+        free = pool.has_solution.copy() if is_sft(name) else pool.has_answer.copy()
+        if blocked:
+            free &= ~np.isin(pool.key, np.concatenate(blocked))
+        chosen[name] = _fill(split, sources, pool, order, free, problems)
+        taken[name] = np.unique(pool.key[chosen[name].rows])
+    if problems:
+        raise DataError(*problems)
+    return chosen
+
+
+def _fill(
+    split: SplitSpec, sources: list[str], pool: Pool, order: np.ndarray, free: np.ndarray, problems: list[Problem]
+) -> Selection:
+    rows, stages = [], []
+    counts = _stage_rows(split)
+    for number, stage in enumerate(split.stages):
+        allowed = free & _within(stage, pool.difficulty)
+        candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.weights}
+        wanted = _wanted(stage, counts[number], candidates)
+        picked = [_first(candidates[name], order, wanted[name]) for name in stage.weights]
+        for name, taken in zip(stage.weights, picked, strict=True):
+            if len(taken) < wanted[name]:
+                problems.append(_too_few(split, stage, name, wanted[name], len(taken)))
+        joined = np.concatenate(picked)
+        free[joined] = False
+        rows.append(joined[np.argsort(order[joined], kind="stable")])
+        stages.append(np.full(len(joined), number, dtype=np.int16))
+    return Selection(np.concatenate(rows), np.concatenate(stages))
+
+
+def _stage_rows(split: SplitSpec) -> list[int | None]:
+    if split.rows is None:
+        return [None] * len(split.stages)
+    shares = {str(number): stage.share for number, stage in enumerate(split.stages)}
+    return list(apportion(split.rows, shares).values())
+
+
+def _within(stage: Stage, difficulty: np.ndarray) -> np.ndarray:
+    if stage.difficulty is None:
+        return np.ones(len(difficulty), dtype=bool)
+    low, high = stage.difficulty
+    return (difficulty >= low) & (difficulty <= high)
+
+
+def _wanted(stage: Stage, rows: int | None, candidates: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Rows for each source. Without a row budget: the most that keeps the weights, limited by the scarcest source."""
+    if rows is None:
+        scale = min(len(candidates[name]) / weight for name, weight in stage.weights.items())
+        rows = int(scale * sum(stage.weights.values()) + 1e-9)
+    return apportion(rows, stage.weights)
+
+
+def _first(candidates: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
+    return candidates[np.argsort(order[candidates], kind="stable")[:count]]
+
+
+def _too_few(split: SplitSpec, stage: Stage, source: str, wanted: int, found: int) -> Problem:
+    place = f"mix.splits.{split.name}" + (f", stage {stage.name}" if stage.name else "")
+    return Problem(
+        place,
+        f"asks for {wanted} rows of {source}; {found} unused ones are left after filters and held-out splits",
+        "lower the rows or the weight, widen the difficulty, or give the source more rows",
+    )
