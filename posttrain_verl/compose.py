@@ -11,7 +11,7 @@ import importlib.metadata
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -129,19 +129,24 @@ def verl_tree(stage: str, choices: dict[str, str]) -> dict[str, Any]:
     theirs = {g: c for g, c in choices.items() if g not in OUR_GROUPS and not g.startswith("hydra/") and ".." not in g}
     words = [f"{group}={option}" for group, option in theirs.items()]
     tree = _compose_tree(TRUNKS[stage], paths.verl_config_dir(), words)
-    return {key: value for key, value in OmegaConf.to_container(tree, resolve=False).items() if key != "hydra"}
+    return {key: value for key, value in plain(tree).items() if key != "hydra"}
 
 
 def our_tree(choices: dict[str, str]) -> dict[str, Any]:
     """Our own keys below `posttrain`: those of launch.yaml, and those of the chosen options."""
-    tree = OmegaConf.to_container(OmegaConf.load(paths.conf_dir() / "launch.yaml").posttrain)
+    tree = plain(_load(paths.conf_dir() / "launch.yaml").posttrain)
     options = {group: _option(group, choices[group]) for group in OUR_GROUPS if group != "recipe"}
-    return tree | {group: OmegaConf.to_container(option, resolve=False) for group, option in options.items()}
+    return tree | {group: plain(option) for group, option in options.items()}
 
 
 def verl_version() -> str:
     """The version of the installed VeRL, read without importing it."""
     return importlib.metadata.version("verl")
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node of a config as dicts and lists, interpolations as they are written."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
 
 
 def register_recipes(wanted: list[str]) -> None:
@@ -167,10 +172,10 @@ def _compose_tree(root: str, folder: Path, words: list[str]) -> DictConfig:
 
 def _option(group: str, name: str) -> DictConfig:
     """One option of one of our groups; each lies at `posttrain.<group>`. Hydra is asked only if it includes others."""
-    node = OmegaConf.load(paths.conf_dir() / group / f"{name}.yaml")
+    node = _load(paths.conf_dir() / group / f"{name}.yaml")
     if "defaults" not in node:
         return node
-    return _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group]
+    return cast(DictConfig, _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group])
 
 
 def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:
@@ -189,13 +194,16 @@ def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:
 
 def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], changes: list[Change]) -> Composed:
     """Cut the composed tree into VeRL's part and ours."""
-    choices = OmegaConf.to_container(tree.hydra.runtime.choices)
-    ours = OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True)
-    content = OmegaConf.to_container(tree, resolve=False)
-    verl = {k: _without_ours(v, tree, k) for k, v in content.items() if k not in ("posttrain", "hydra")}
+    choices = plain(tree.hydra.runtime.choices)
+    ours = cast(dict[str, Any], OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True))
+    verl = {k: _without_ours(v, tree, k) for k, v in plain(tree).items() if k not in ("posttrain", "hydra")}
     return Composed(recipe=choices["recipe"], stage=ours["stage"], verl=OmegaConf.create(verl),
                     posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
                     user_keys=user_keys)  # fmt: skip
+
+
+def _load(file: Path) -> DictConfig:
+    return cast(DictConfig, OmegaConf.load(file))
 
 
 def _without_ours(value: Any, tree: DictConfig, key: str) -> Any:

@@ -99,9 +99,10 @@ def _is_group_key(key: str) -> bool:
 
 def _values(override: Override) -> list[str]:
     """The options that a word names: one, or those of a choice sweep. A glob is Hydra's to expand."""
-    if isinstance(override.value(), ChoiceSweep):
-        return [str(choice) for choice in override.value().list]
-    return [] if override.is_sweep_override() else [str(override.value())]
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return [str(choice) for choice in value.list]
+    return [] if override.is_sweep_override() else [str(value)]
 
 
 def _parse(words: list[str], sweep: bool) -> list[Override]:

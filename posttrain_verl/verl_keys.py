@@ -96,12 +96,8 @@ def _fields_of(name: str, classes: dict[str, ast.ClassDef]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for base in node.bases:
         fields |= _fields_of(ast.unparse(base).rpartition(".")[2], classes)
-    own = {s.target.id: ast.unparse(s.annotation) for s in node.body if _is_field(s)}
-    return fields | own
-
-
-def _is_field(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    annotated = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
+    return fields | {ast.unparse(statement.target): ast.unparse(statement.annotation) for statement in annotated}
 
 
 @cache

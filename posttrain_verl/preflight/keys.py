@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from posttrain_verl.compose import Composed, our_tree, verl_tree, verl_version
+from posttrain_verl.compose import Composed, our_tree, plain, verl_tree, verl_version
 from posttrain_verl.problem import Problem
 from posttrain_verl.verl_keys import READ_UNLISTED, dataclass_fields, is_free_form
 
@@ -30,14 +28,14 @@ DEAD = {
 
 def check(composed: Composed) -> list[Problem]:
     """Every key of the launch that VeRL (or we) would ignore, with the nearest key that is read."""
-    tree = OmegaConf.to_container(composed.verl, resolve=False)
+    tree = plain(composed.verl)
     known = verl_tree(composed.stage, composed.choices)
     problems = _dead(tree) if composed.stage == "rl" else []
     live = {key: value for key, value in tree.items() if composed.stage != "rl" or key.split(".")[0] not in _DEAD_ROOTS}
     candidates = [path for path in _paths(known) if path.split(".")[0] not in _DEAD_ROOTS]
     problems += [_unknown(path, candidates) for path in _unknown_paths(live, known)]
     problems += list(_misshapen(live, known))
-    ours = {"posttrain": OmegaConf.to_container(composed.posttrain)}
+    ours = {"posttrain": plain(composed.posttrain)}
     return problems + [_unknown_ours(path) for path in _unknown_paths(ours, {"posttrain": our_tree(composed.choices)})]
 
 

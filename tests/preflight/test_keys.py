@@ -88,7 +88,9 @@ def test_free_form_nodes_and_unlisted_keys_are_live():
 
 
 def test_sft_is_compared_with_verls_sft_tree():
-    wrong = found("recipe=math_sft", "optim.warmup=3", "data.max_prompt_length=5", "+engine.no_such_field=1", "checkpoint=3")
+    wrong = found(
+        "recipe=math_sft", "optim.warmup=3", "data.max_prompt_length=5", "+engine.no_such_field=1", "checkpoint=3"
+    )
     assert set(wrong) == {"optim.warmup", "data.max_prompt_length", "engine.no_such_field", "checkpoint=3"}
     assert found("recipe=math_sft", "+model.override_config.a=1", "+optim.override_optimizer_config.b=2") == {}
 
