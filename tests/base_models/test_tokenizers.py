@@ -15,7 +15,7 @@ TEXTS = [
     "Two  spaces, a\ttab,\n\na blank line \n and a trailing one ",
     "1234567890 3.14159 -42",
     "Olá, naïve façade: Ωμέγα, Привет, こんにちは世界, שלום, ﷽",
-    "👩🏽‍🚀 and 𝟙𝟚 🂡 \u200b zero width",
+    "👩🏽‍🚀 and 🂡 𐍈 \u200b zero width",
     "def f(x):\n    return {x: [1, 2]} # it's fine, isn't it ?!",
     "$\\frac{1}{2} \\le x^{10} \\neq \\boxed{7}$ #### 12 , . !",
 ]
