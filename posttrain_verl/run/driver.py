@@ -20,7 +20,7 @@ from posttrain_verl.run.folder import RunFolder
 def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     """Connect to the cluster of `RAY_ADDRESS`, or start a local one with the devices the config asks for."""
     options = OmegaConf.to_container(OmegaConf.select(config, "ray_kwargs.ray_init") or OmegaConf.create({}))
-    extra = options.pop("runtime_env", None) or {}
+    extra = {key: value for key, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     runtime_env = {**runtime_env, **extra, "env_vars": {**runtime_env["env_vars"], **extra.get("env_vars", {})}}
     if not (os.environ.get("RAY_ADDRESS") or options.get("address")):
         options |= environment.local_cluster(config, options.get("num_cpus"))

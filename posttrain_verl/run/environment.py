@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from posttrain_verl import cpu
 from posttrain_verl.run.folder import RunFolder
 
+WARM_PYTHON = "POSTTRAIN_WARM_PYTHON"  # names the executable of `cpu.zygote.warm`
+
 # VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
 LOGICAL_CPUS = 32
 
@@ -18,7 +20,6 @@ _CPU_BACKEND = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # VeRL registers its FSDP engine for cuda and npu only; the same class runs on a CPU
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
-    "CUDA_VISIBLE_DEVICES": "",
 }
 
 
@@ -31,6 +32,7 @@ def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]
         "PYTHONUNBUFFERED": "1",
         "VERL_FILE_LOGGER_PATH": str(folder.metrics),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),  # Ray's default since 2.60, without its warning
         "RAY_DEDUP_LOGS": "0",
         "TQ_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
@@ -41,7 +43,6 @@ def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if backend == "cpu":
         variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
-        variables["CUDA_VISIBLE_DEVICES"] = ""
     return variables
 
 
@@ -56,6 +57,8 @@ def runtime_env(config: DictConfig) -> dict[str, Any]:
     base = get_ppo_ray_runtime_env(config)
     forwarded = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
     base["env_vars"] = {**base["env_vars"], **forwarded, "TRANSFER_QUEUE_ENABLE": "1"}
+    if os.environ.get(WARM_PYTHON):
+        base["py_executable"] = os.environ[WARM_PYTHON]
     return base
 
 
@@ -71,5 +74,5 @@ def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
 
 
 def python() -> str:
-    """The interpreter of this environment."""
-    return sys.executable
+    """The interpreter for the processes of a run: the warm one of `cpu.zygote` where it was started, else this one."""
+    return os.environ.get(WARM_PYTHON) or sys.executable

@@ -27,7 +27,8 @@ def train(folder: RunFolder, variables: dict[str, str], report: Callable[[str], 
 
     Returns the status, which is also in status.json. Ctrl-C ends the run's processes and is reported as interrupted.
     """
-    command = [environment.python(), "-u", "-m", "posttrain_verl.run.driver", str(folder.path)]
+    python = variables.get(environment.WARM_PYTHON, environment.python())
+    command = [python, "-u", "-m", "posttrain_verl.run.driver", str(folder.path)]
     with folder.log.open("ab") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,

@@ -1,0 +1,335 @@
+"""A warm Python: one process imports VeRL, vLLM and Ray once, and every further process of the run is a fork of it.
+
+A VeRL run is a dozen Python processes, each of which spends 6 to 14 CPU seconds on the same imports: on two cores that is
+most of a short run. `serve` holds the modules; `warm_python.py`, used as the `python` of Ray's workers and of vLLM's
+spawned processes, asks it for a fork with the caller's arguments, environment, folder and file descriptors, and stands in
+for the fork: it passes signals on and ends with its exit code. No fork shares a thread, a socket or a device with another.
+
+Only for the CPU backend on this machine: a process that has touched CUDA cannot be forked.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import CodeType
+from typing import IO
+
+WITHOUT_RAY = (
+    "torch.distributed.fsdp",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.llama.modeling_llama",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.entrypoints.openai.api_server",
+    "peft",
+    "tensordict",
+    "torchdata.stateful_dataloader",
+    "accelerate",
+    "datasets",
+    "tensorboard",
+    "wandb",
+)
+WITH_RAY = (
+    "ray._private.workers.default_worker",
+    "transfer_queue",
+    "verl.trainer.main_ppo",
+    "verl.trainer.ppo.v1",
+    "verl.trainer.sft_trainer_ray",
+    "verl.workers.engine_workers",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "verl.experimental.agent_loop",
+    "verl.experimental.reward_loop",
+)
+# What Ray reads when it is imported, never again (2.60): the forks of one raylet and job need a zygote of their own.
+RAY_VARIABLES = ("RAY_RAYLET_PID", "RAY_JOB_ID")
+MAX_MESSAGE = 1 << 20  # bytes: arguments and environment of one process
+MAX_FDS = 64
+_FIRST_SAFE_FD = 512  # received descriptors are parked above every number a caller may ask for
+
+
+@contextmanager
+def warm(variables: dict[str, str], log: IO[bytes]) -> Iterator[Path]:
+    """Start a zygote with these variables and yield its `python`, an executable file; end it and its forks after.
+
+    The zygote imports while the caller goes on; who needs a fork earlier waits for it. What the imports print goes to `log`.
+    """
+    with tempfile.TemporaryDirectory(prefix="posttrain-zygote-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = Path(folder) / "socket"
+        listener.bind(str(address))
+        listener.listen(64)  # bound here: a client that comes while the zygote still imports waits in the queue
+        code = f"from posttrain_verl.cpu.zygote import main; main({listener.fileno()})"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables},
+            stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield write_python(Path(folder), address)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # the zygote ends, with its forks, when its standard input does
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            process.kill()
+            process.wait()
+
+
+def write_python(folder: Path, address: Path) -> Path:
+    """The executable that stands for `python`: the client on a bare interpreter, which starts in milliseconds."""
+    python = folder / "python"
+    client = Path(__file__).with_name("warm_python.py")
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{client}" "{sys.executable}" "{address}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+class Zygote:
+    """The server: forks on request, watches each fork and the client that stands for it."""
+
+    def __init__(self, listener: socket.socket, ray_loaded: bool = False):
+        self._listener = listener
+        self._ray_loaded = ray_loaded
+        self._by_raylet: dict[str, str] = {}  # raylet and job -> address of their zygote
+        self._clients: dict[int, socket.socket] = {}  # pid of the fork -> its client
+        self._wakeup_read, self._wakeup_write = os.pipe()
+
+    def serve(self) -> None:
+        """Answer until standard input closes, then end every fork."""
+        os.set_blocking(self._wakeup_write, False)
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        while True:
+            watched = [0, self._wakeup_read, self._listener, *self._clients.values()]
+            for ready in select.select(watched, [], [])[0]:
+                if ready == 0:
+                    return self._end_all()
+                if ready == self._wakeup_read:
+                    os.read(self._wakeup_read, 4096)
+                    self._reap()
+                elif ready is self._listener:
+                    self._accept()
+                else:
+                    self._hear(ready)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        request, descriptors = receive(client)
+        if request and len(descriptors) > len(request["descriptors"]):  # passed on: the first one is the client itself
+            client.close()
+            client = socket.socket(fileno=descriptors.pop(0))
+        key = "-".join(request["environment"].get(name, "") for name in RAY_VARIABLES) if request else ""
+        if request is None:
+            client.close()
+        elif self._ray_loaded or key == "-":
+            self._fork(request, descriptors, client)
+        else:
+            self._pass_on(key, request, descriptors, client)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _fork(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become(request, descriptors, client)  # never returns
+        self._clients[pid] = client
+
+    def _pass_on(self, key: str, request: dict, descriptors: list[int], client: socket.socket) -> None:
+        """Let the zygote of this raylet and job answer; the client's own socket goes along with its descriptors."""
+        if key not in self._by_raylet:
+            self._by_raylet[key] = self._start_with_ray(request["environment"])
+        message = json.dumps(request).encode() + b"\n"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner:
+            inner.connect(self._by_raylet[key])
+            sent = socket.send_fds(inner, [message], [client.fileno(), *descriptors])
+            if sent < len(message):  # sendall writes even when nothing is left, to a peer that may be content and gone
+                inner.sendall(message[sent:])
+        client.close()
+
+    def _start_with_ray(self, environment: dict[str, str]) -> str:
+        """Fork a zygote that imports Ray and VeRL under the variables of one raylet; returns the address it listens at."""
+        address = f"{self._listener.getsockname()}.{len(self._by_raylet)}"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(address)
+        listener.listen(64)
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            for one in [self._listener, *self._clients.values()]:
+                one.close()
+            os.environ.update({name: value for name, value in environment.items() if name.startswith("RAY_")})
+            preload(WITH_RAY)
+            Zygote(listener, ray_loaded=True).serve()
+            os._exit(0)
+        listener.close()
+        return address
+
+    def _hear(self, client: socket.socket) -> None:
+        """A signal to pass on, or the end of the client: then its fork ends too."""
+        pid = next((pid for pid, one in self._clients.items() if one is client), None)
+        if pid is None:
+            return
+        data = client.recv(64)
+        number = int(data.split()[-1]) if data else signal.SIGKILL
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            client = self._clients.pop(pid, None)
+            if client is None:  # the zygote of a raylet
+                continue
+            with suppress(OSError):
+                client.sendall(f"exit {os.waitstatus_to_exitcode(status)}\n".encode())
+            client.close()
+
+    def _end_all(self) -> None:
+        for pid in self._clients:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _become(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
+        """In the fork: take the caller's place, and leave nothing of the server behind."""
+        os.setpgid(0, 0)  # Ray kills the whole process group of a worker that ended
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for one in [client, self._listener, *self._clients.values()]:
+            one.close()
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
+        take_descriptors(descriptors, request["descriptors"])
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        run_as_python(request["arguments"], request["python"])
+
+
+def receive(client: socket.socket) -> tuple[dict | None, list[int]]:
+    """One request with its file descriptors; None where the client left before it was whole."""
+    descriptors, data = array.array("i"), b""
+    while not data.endswith(b"\n"):
+        part, ancillary, _, _ = client.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * descriptors.itemsize))
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        if not part:
+            return None, list(descriptors)
+        data += part
+    return json.loads(data), list(descriptors)
+
+
+def take_descriptors(received: list[int], wanted: list[int]) -> None:
+    """Give each received descriptor the number it had in the caller."""
+    import fcntl
+
+    parked = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _FIRST_SAFE_FD) for descriptor in received]
+    for descriptor in received:
+        os.close(descriptor)
+    for descriptor, number in zip(parked, wanted, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+def run_as_python(arguments: list[str], python: str) -> None:
+    """Do what `python ARGUMENTS` would, in this process, and end it."""
+    import multiprocessing
+
+    import numpy
+    import torch
+
+    random.seed()
+    numpy.random.seed()  # forks would draw the same numbers
+    if os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # read when libgomp loaded, long ago
+    multiprocessing.set_executable(python)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    code = 1
+    try:
+        _execute(arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        _exit(code)
+
+
+def _execute(arguments: list[str]) -> None:
+    """`[flags] (-c CODE | -m MODULE | SCRIPT) [arguments]`; flags were for the start of an interpreter."""
+    while arguments[0].startswith("-") and arguments[0] not in ("-c", "-m"):
+        arguments = arguments[1:]
+    kind, rest = (arguments[0], arguments[1:]) if arguments[0] in ("-c", "-m") else ("", arguments)
+    sys.argv = [kind, *rest[1:]] if kind else rest
+    if kind == "-c":
+        program: CodeType = compile(rest[0], "<string>", "exec")
+        sys.modules["__main__"].__dict__.clear()
+        sys.modules["__main__"].__dict__.update(__name__="__main__", __builtins__=__builtins__)
+        exec(program, sys.modules["__main__"].__dict__)
+    elif kind == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(rest[0]).parent))
+        runpy.run_path(rest[0], run_name="__main__")
+
+
+def _exit(code: int) -> None:
+    """End as an interpreter does: threads joined, atexit run; the zygote's own frames below must not go on."""
+    import atexit
+
+    with suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):
+            stream.flush()
+    os._exit(code)
+
+
+def preload(names: tuple[str, ...]) -> None:
+    """Import what the forks need. A module that does not import is left to whoever needs it, with its own error."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(f"zygote: {name} is not preloaded: {error}", file=sys.stderr)
+    gc.collect()
+    gc.freeze()  # keeps the collector from copying shared pages into every fork
+
+
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Make `import ray` fail, as where it is not installed: vLLM imports it if it is there and needs it on GPU clusters only."""
+    sys.modules["ray"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["ray"]
+
+
+def main(listener: int) -> None:
+    """The zygote's process; `listener` is the descriptor of its bound socket."""
+    with without_ray():
+        preload(WITHOUT_RAY)
+    Zygote(socket.socket(fileno=listener)).serve()
+    os._exit(0)  # nothing to finish, and the preloaded extensions complain about their own leaks when finalised

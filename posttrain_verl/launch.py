@@ -1,0 +1,117 @@
+"""Run a recipe: `python -m posttrain_verl.launch recipe=math_grpo [key=value ...]`.
+
+Composes VeRL's config, says what the hardware changed, prepares the embedded model and data where they are missing, checks
+everything that can be checked, and runs VeRL on Ray. Everything the run knows lies in its run folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import data_prep
+from omegaconf import OmegaConf
+
+from posttrain_verl import base_models, cli, preflight
+from posttrain_verl.compose import Composed
+from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.run import environment, supervisor
+from posttrain_verl.run.folder import DONE, INTERRUPTED, RunFolder, Status
+
+EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def launch(composed: Composed) -> Status:
+    """Run one composed recipe to its end and return its status.
+
+    Raises:
+        InputError: what was asked for cannot be launched; nothing was started.
+    """
+    for line in introduction(composed):
+        say(line)
+    preflight.require(preflight.keys.check(composed), composed)
+    model = prepare_model(composed)
+    prepare_data(composed)
+    preflight.require(preflight.check(composed), composed)
+    folder = new_folder(composed)
+    folder.write_config(composed.for_run(folder.path, model=model))
+    folder.write_plan(plan_of(composed, model))
+    say(f"run folder {folder.path}")
+    local = model is not None
+    variables = environment.of_run(folder, composed.posttrain.hardware.name, local)
+    status = supervisor.train(folder, variables, say)
+    say(conclusion(folder, status))
+    return status
+
+
+def introduction(composed: Composed) -> list[str]:
+    """The first lines of a launch: the recipe, the hardware, and each key it changed with the reason."""
+    hardware = composed.posttrain.hardware.name
+    lines = [f"recipe {composed.recipe} ({composed.stage}), model {composed.posttrain.base_model.name}, "
+             f"mix {composed.posttrain.mix.name}, hardware {hardware}"]  # fmt: skip
+    if hardware == "cpu":
+        lines.append("No accelerator: this runs the real VeRL, vLLM and Ray on the CPU backend. It changed:")
+    elif composed.changes:
+        lines.append(f"hardware={hardware} changed:")
+    return lines + [f"  {change.key}: {change.old} -> {change.new} ({change.why})" for change in composed.changes]
+
+
+def prepare_model(composed: Composed) -> Path | None:
+    """The folder of an embedded or local model, built first if need be; None for a model of the hub."""
+    if not (base_models.is_embedded(composed.model) or Path(composed.model).is_dir()):
+        return None
+    return base_models.ensure(composed.model, say)
+
+
+def prepare_data(composed: Composed) -> None:
+    """Build the mix if it is one that needs no network and its Parquet is not there yet."""
+    mix = OmegaConf.to_container(composed.posttrain.mix)
+    if mix["name"] == "embedded" and not data_prep.is_complete(composed.data_dir, mix):
+        say(f"building the mix {mix['name']} in {composed.data_dir}")
+        data_prep.build(mix, composed.data_dir, progress=say)
+
+
+def new_folder(composed: Composed) -> RunFolder:
+    path = composed.run_dir()
+    try:
+        return RunFolder.create(path)
+    except FileExistsError:
+        problem = Problem(f"{path} holds a run already", "choose another posttrain.run_id, or leave it out")
+        raise InputError(f"recipe '{composed.recipe}' cannot launch", [problem]) from None
+
+
+def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
+    """What plan.json holds: what was asked for and what the hardware made of it."""
+    return {
+        "recipe": composed.recipe,
+        "stage": composed.stage,
+        "overrides": composed.overrides,
+        "hardware": composed.posttrain.hardware.name,
+        "mix": composed.posttrain.mix.name,
+        "model": str(model or composed.model),
+        "changes": [vars(change) for change in composed.changes],
+    }
+
+
+def conclusion(folder: RunFolder, status: Status) -> str:
+    """The last line: what came of the run and where to look."""
+    if status.state == DONE:
+        seconds = (status.ended or 0) - status.started
+        return f"done after {status.last_step} steps in {seconds:.0f} s; checkpoints and metrics in {folder.path}"
+    return f"{status.state}: {status.why}; the log is {folder.log}"
+
+
+def main() -> int:
+    return cli.run(launch_words, sys.argv[1:])
+
+
+def launch_words(composed: Composed) -> int:
+    return EXIT_CODES.get(launch(composed).state, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
