@@ -18,9 +18,11 @@ import re
 from dataclasses import dataclass
 
 MAX_BOXES = 4
+LONGEST = 200_000  # characters at the end of a completion that are read at all
+MAX_RUN = 20  # boxes side by side; more change nothing
 TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
 END_OF_TURN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|user|end)\|>|</s>|<end_of_turn>")
-NEXT_QUESTION = re.compile(r"\n\s*(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
+NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
 ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks
 
 
@@ -43,10 +45,10 @@ class Answer:
 
 def final_answer(response: str, mode: str = "flexible") -> Answer:
     """The final answer of `response`. `mode` is "strict" (a box or ####) or "flexible". Linear in the length."""
-    text = own_turn(after_thought(response))
+    text = own_turn(after_thought(response)[-LONGEST:])
     answer = last_boxed(text) or last_hash(text)
     if answer is None and mode == "flexible":
-        tail = ANNOTATION.sub("", text[-TAIL:])
+        tail = ANNOTATION.sub("", complete(text)[-TAIL:])
         answer = last_phrase(tail) or last_value(tail)
     return answer or Answer()
 
@@ -65,11 +67,9 @@ def own_turn(text: str) -> str:
         if text[: marker.start()].strip():
             text = text[: marker.start()]
             break
-    for question in NEXT_QUESTION.finditer(text):
-        head = text[: question.start()]
-        if r"\boxed" in head or "####" in head or PHRASE.search(head):
-            return head
-    return text
+    answered = ANSWERED.search(text)
+    question = NEXT_QUESTION.search(text, answered.end()) if answered else None
+    return text[: question.start()] if question else text
 
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\w$\\-]))")
@@ -90,12 +90,12 @@ def last_boxed(text: str) -> Answer | None:
     if len({"".join(content.split()) for _, _, content in found}) > MAX_BOXES:
         return Answer()
     run = [found[-1]]
-    for box in reversed(found[:-1]):
-        gap = text[box[1] : run[0][0]]
+    for box in found[-2:-MAX_RUN:-1]:
+        gap = text[box[1] : run[-1][0]]
         if len(gap) > 200 or not CONNECTIVE.fullmatch(gap.lower()):
             break
-        run.insert(0, box)
-    return Answer(distinct(content for _, _, content in run), "boxed")
+        run.append(box)
+    return Answer(distinct(content for _, _, content in reversed(run)), "boxed")
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -114,6 +114,14 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
         if content.strip():
             found.append((match.start(), position, content))
     return found
+
+
+def complete(text: str) -> str:
+    """`text` up to a box that is never closed: what stands in it was cut off and may be half a number."""
+    for match in BOX.finditer(text):
+        if match.group(1) and closing_brace(text, match.end()) < 0:
+            return text[: match.start()]
+    return text
 
 
 def closing_brace(text: str, start: int) -> int:
@@ -146,11 +154,12 @@ def last_hash(text: str) -> Answer | None:
 
 
 PHRASE = re.compile(
-    r"(?:\b(?:final|correct)?\s*answer\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|\s*\**\s*[:=])|^\s*\**A\s*:"
-    r"|^#+\s*Answer\s*$)[\s:*_]*",
+    r"(?:\b(?:final|correct)?\s*answer\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
+    r"|^[ \t]{0,8}\**A[ \t]?:|^#{1,6}[ \t]{0,8}Answer[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
-SENTENCE_END = re.compile(r"\n\s*\n|\n(?=\s*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$)|(?<=\?)")
+ANSWERED = re.compile(rf"\\boxed|####|{PHRASE.pattern}", PHRASE.flags)
+SENTENCE_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$)|(?<=\?)")
 PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text|infty|cup|cap)[A-Za-z]{3,}")
 
 
@@ -163,10 +172,13 @@ def last_phrase(text: str) -> Answer | None:
     return None
 
 
+CHOICE = re.compile(r"\(?[A-J](?:[).:]|\s*$)")
+
+
 def spoken(said: str) -> tuple[str, ...]:
     """The parts of the answer that one sentence states."""
     found = values(said)
-    if not found or not (PROSE.search(said) or len(found) == 1):
+    if not found or CHOICE.match(said) or not (PROSE.search(said) or len(found) == 1):
         return (said,)  # an expression or a word
     if found[0].start() == 0 and "=" not in said:
         return joined(said, found, forward=True)
@@ -176,9 +188,9 @@ def spoken(said: str) -> tuple[str, ...]:
 FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*(?:\d|\{[^{}]*\}))"
 PLAIN = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+)?(?:[.,]\d+)?(?<=\d)(?:\s?/\s?\d+(?![\d.]\d))?\s?(?:\\?%|percent\b)?"
 VALUE = re.compile(
-    r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>.+?)\\\)"
-    r"|\\\[(?P<square>.+?)\\\]|(?<![\w.,])(?P<number>[-\u2212+]?\s?\\?[$€£¥]?\s?[-\u2212]?"
-    rf"(?:{FRACTION}|{PLAIN}))",
+    r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>(?:(?!\\[()]).)+)\\\)"
+    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![\w.,])(?<!\d:)(?P<number>[-\u2212+]?\s?\\?[$€£¥]?\s?[-\u2212]?"
+    rf"(?:{FRACTION}|{PLAIN}))(?!:\d|\d|(?:st|nd|rd|th)\b)",
     re.DOTALL,
 )
 JOINT = re.compile(

@@ -13,8 +13,10 @@ from reward_fns.math.gold import DELIMITED, Gold, as_formula, read_gold, same_ch
 from reward_fns.math.verifier import Pool, VerifierError
 
 LIMIT_SECONDS = 3.0
+MAX_NESTING = 40  # brackets in one another; math-verify's parser recurses
+BRACKET = re.compile(r"[()\[\]{}]")
 MAX_ANSWER = 2000  # characters; a longer final answer is not compared
-NAME = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*")
+NAME = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*|\(?[A-J][).:]\s+")
 OPERATION = re.compile(r"\d\s*(?:[-+*^\u00d7\u00f7]|\\(?:cdot|times|div))\s*\d|\^|!")
 DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2})")
 
@@ -61,13 +63,22 @@ def grade_math(
     if not answer.where:
         return Grade(why="no final answer")
     found = Grade(format=float(answer.strict), answered=1.0, pred=answer.text)
-    if len(answer.text) > MAX_ANSWER:
-        return replace(found, why=f"the answer is longer than {MAX_ANSWER} characters")
+    if len(answer.text) > MAX_ANSWER or nesting(answer.text) > MAX_NESTING:
+        return replace(found, why=f"the answer is longer than {MAX_ANSWER} characters or deeper than {MAX_NESTING}")
     try:
         right = float(same(answer, gold, limit, evaluated))
     except VerifierError as error:
         return replace(found, verifier_error=1.0, why=str(error))
     return replace(found, score=right, acc=right)
+
+
+def nesting(text: str) -> int:
+    """How deep brackets of any kind lie in one another."""
+    deepest = depth = 0
+    for bracket in BRACKET.finditer(text):
+        depth += 1 if bracket.group() in "([{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def same(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bool:
