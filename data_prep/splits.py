@@ -1,4 +1,4 @@
-"""Which pool rows go into which split, in which order: by seeded hashes, so neither reading order nor machine matters."""
+"""Which pool rows go into which split, in which order: by seeded hashes, the same on any machine."""
 
 from __future__ import annotations
 

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from data_prep.sources import column_sums, reasoning_gym
 from data_prep.sources.source import Source, SourceSpec
 
-KINDS: Mapping[str, Source] = {source.kind: source for source in (reasoning_gym.SOURCE, column_sums.SOURCE)}
+MODULES = (
+    "aime24",
+    "aime25",
+    "amc23",
+    "apps",
+    "column_sums",
+    "columns",
+    "dapo_math",
+    "deepscaler",
+    "gsm8k",
+    "humaneval",
+    "kodcode",
+    "math",
+    "math_500",
+    "mbpp",
+    "mbpp_plus",
+    "numina_math",
+    "open_math_instruct",
+    "open_thoughts",
+    "openr1_math",
+    "reasoning_gym",
+    "svamp",
+    "taco",
+)
+KINDS: Mapping[str, Source] = {name: import_module(f"data_prep.sources.{name}").SOURCE for name in MODULES}
 
 __all__ = ["KINDS", "Source", "SourceSpec"]

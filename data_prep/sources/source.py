@@ -71,14 +71,17 @@ def in_batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
         yield to_batch(chunk)
 
 
-def items(spec: SourceSpec, rows: Iterable[Row], item: Callable[[Row], Row]) -> Iterator[pa.RecordBatch]:
+def items(
+    spec: SourceSpec, rows: Iterable[Row], item: Callable[[Row], Row], first: int = 0
+) -> Iterator[pa.RecordBatch]:
     """Turn raw rows into batches of items with `item`, which raises BadRow for a row it cannot use.
 
-    Raises DataError after the last row, with the first 20 bad rows, unless the spec says to drop them."""
+    `first` is the number of the first row, for ids and messages. Raises DataError after the last row, with the first
+    20 bad rows, unless the spec says to drop them."""
     problems: list[Problem] = []
 
     def convert() -> Iterator[Row]:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows, first):
             try:
                 yield {"id": f"{spec.name}/{number}"} | item(row)
             except BadRow as bad:
