@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from reward_fns.code.inside.judge import BUILTINS, outermost_calls
+from reward_fns.code.inside.judge import BUILTINS, defined, outermost_calls
 
 
 class BadTests(ValueError):
@@ -133,13 +133,23 @@ def from_code(data: dict[str, object]) -> Problem:
 
 
 def tested(tests: list[str]) -> str:
-    """The function that all assertions call first, or "" when there is no single one."""
+    """The one function under test, or "" when there is no single one: what assertions call first, else what they call
+    at all. A built-in name counts only where nothing else is called (MBPP has exercises that ask for a `sum`)."""
     try:
-        names = {name for test in tests for name in outermost_calls(ast.parse(test))}
+        trees = [ast.parse(test) for test in tests]
     except SyntaxError as error:
         raise BadTests(f"a test is no Python: {error}") from error
-    own = names - BUILTINS
-    return next(iter(own)) if len(own) == 1 else next(iter(names)) if not own and len(names) == 1 else ""
+    outermost = {name for tree in trees for name in outermost_calls(tree)}
+    called = {
+        node.func.id
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    for names in (outermost - BUILTINS, called - BUILTINS - defined(trees), outermost):
+        if names:
+            return names.pop() if len(names) == 1 else ""
+    return ""
 
 
 READERS = (
