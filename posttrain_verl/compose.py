@@ -196,10 +196,25 @@ def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], ch
     """Cut the composed tree into VeRL's part and ours."""
     choices = plain(tree.hydra.runtime.choices)
     ours = cast(dict[str, Any], OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True))
+    _check_places(ours, choices["recipe"])
     verl = {k: _without_ours(v, tree, k) for k, v in plain(tree).items() if k not in ("posttrain", "hydra")}
     return Composed(recipe=choices["recipe"], stage=ours["stage"], verl=OmegaConf.create(verl),
                     posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
                     user_keys=user_keys)  # fmt: skip
+
+
+def _check_places(ours: dict[str, Any], recipe: str) -> None:
+    """The folders of the run must be nameable before anything looks at them."""
+    problems = [
+        Problem(f"posttrain.{key}={ours[key]} is no folder", f"leave it out, or posttrain.{key}=/some/folder")
+        for key in ("data_dir", "runs_dir")
+        if not isinstance(ours[key], str) or not ours[key]
+    ]
+    if "/" in str(ours["run_id"]):
+        what = f"posttrain.run_id={ours['run_id']} is a path"
+        problems.append(Problem(what, "give a name; posttrain.runs_dir moves the folder"))
+    if problems:
+        raise InputError(f"recipe '{recipe}' does not compose", problems)
 
 
 def _load(file: Path) -> DictConfig:

@@ -110,7 +110,7 @@ def _target(tree: DictConfig, entry: DictConfig) -> Any:
     if "value" in entry:
         return entry.value
     old = OmegaConf.select(tree, entry.key)
-    return entry.at_most if old is None else min(old, entry.at_most)
+    return min(old, entry.at_most) if isinstance(old, int) else entry.at_most
 
 
 def _apply_one(tree: DictConfig, key: str, value: Any, why: str, user_keys: frozenset[str]) -> Change | None:
@@ -118,7 +118,11 @@ def _apply_one(tree: DictConfig, key: str, value: Any, why: str, user_keys: froz
     if old == value or any(_overlap(key, user_key) for user_key in user_keys):
         return None
     OmegaConf.update(tree, key, value, force_add=True)
-    return Change(key, old, value, why)
+    return Change(key, _plain(old), _plain(value), why)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _overlap(one: str, other: str) -> bool:

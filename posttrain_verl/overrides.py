@@ -119,6 +119,8 @@ def _parse(words: list[str], sweep: bool) -> list[Override]:
         if _is_group_key(override.key_or_group) and isinstance(override.value(), int | float | list):
             needed = f"{override.key_or_group} is a group of config files, and its value is the name of an option"
             problems.append(Problem(f"'{word}' names no option", needed))
+        if override.key_or_group in ("posttrain", *(f"posttrain.{group}" for group in OUR_GROUPS)):
+            problems.append(Problem(f"'{word.lstrip('+')}' replaces a whole node", "set a key below it, or GROUP=NAME"))
         parsed.append(override)
     if problems:
         raise InputError("the command line cannot be read", problems)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule
+from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule, shape
 from posttrain_verl.problem import InputError, Problem
 
 CHECKS: dict[str, Callable[[Composed], list[Problem]]] = {
     "keys": keys.check,
+    "shape": shape.check,
     "model": model.check,
     "data": data.check,
     "batch": batch.check,
@@ -25,6 +26,8 @@ def check(composed: Composed) -> list[Problem]:
     Data of an offline mix and embedded models that are not built yet are no problem: launch builds them. Call again
     after building, and they are checked like any other.
     """
+    if malformed := shape.check(composed):  # the checks after it would read nonsense
+        return keys.check(composed) + malformed
     return [problem for family in CHECKS.values() for problem in family(composed)]
 
 

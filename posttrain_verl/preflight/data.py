@@ -27,7 +27,7 @@ def local(composed: Composed, key: str) -> list[Path]:
     """The local files of `data.train_files` or `data.val_files`."""
     value = composed.verl.data.get(key)
     listed = list(value) if isinstance(value, ListConfig) else [value]
-    return [Path(file).expanduser().absolute() for file in listed if file and "://" not in str(file)]
+    return [Path(str(file)).expanduser().absolute() for file in listed if file and "://" not in str(file)]
 
 
 def rows(composed: Composed, key: str) -> int | None:

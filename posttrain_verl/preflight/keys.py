@@ -34,7 +34,6 @@ def check(composed: Composed) -> list[Problem]:
     live = {key: value for key, value in tree.items() if composed.stage != "rl" or key.split(".")[0] not in _DEAD_ROOTS}
     candidates = [path for path in _paths(known) if path.split(".")[0] not in _DEAD_ROOTS]
     problems += [_unknown(path, candidates) for path in _unknown_paths(live, known)]
-    problems += list(_misshapen(live, known))
     ours = {"posttrain": plain(composed.posttrain)}
     return problems + [_unknown_ours(path) for path in _unknown_paths(ours, {"posttrain": our_tree(composed.choices)})]
 
@@ -97,24 +96,6 @@ def _in_field(value: Any, annotation: str, path: str, target: str) -> Iterator[s
     inner = f"{target.rpartition('.')[0]}.{annotation.strip()}"
     if isinstance(value, dict) and dataclass_fields(inner):
         yield from _unknown_paths(value, {}, path, inner)
-
-
-def _misshapen(node: dict[str, Any], known: dict[str, Any], path: str = "") -> Iterator[Problem]:
-    """Values where VeRL has a node of keys, and nodes where it has a value."""
-    for key in node.keys() & known.keys():
-        value, ours, theirs = node[key], isinstance(node[key], dict), isinstance(known[key], dict)
-        here = f"{path}.{key}" if path else str(key)
-        if ours and theirs:
-            yield from _misshapen(value, known[key], here)
-        elif theirs and not _is_open(value):
-            yield Problem(f"{here}={value} is a value where VeRL has keys", f"it has {', '.join(known[key])}")
-        elif ours and not _is_open(known[key]):
-            yield Problem(f"{here} has keys below it where VeRL has a value", f"VeRL's own is {here}={known[key]}")
-
-
-def _is_open(value: Any) -> bool:
-    """Null and interpolations may stand for anything."""
-    return value is None or (isinstance(value, str) and "${" in value)
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,40 @@
+"""The form of the tree is VeRL's, or the launch is refused without a traceback."""
+
+import pytest
+
+from posttrain_verl import preflight
+from posttrain_verl.compose import compose
+
+CPU = ("hardware=cpu", "base_model=tiny", "mix=embedded")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trainer=3", "trainer=3 is a value where VeRL has keys"),
+        ("~trainer", "trainer was removed, and VeRL reads it"),
+        ("optim.lr.value=3", "optim.lr has keys below it where VeRL has a value"),
+        ("data.train_batch_size=many", "data.train_batch_size=many is no number"),
+        ("data.train_batch_size=[8,16]", "data.train_batch_size=[8, 16] is no number"),
+        ("trainer.total_epochs=two", "trainer.total_epochs=two is no number"),
+        ("data.use_dynamic_bsz=3", "data.use_dynamic_bsz=3 is neither true nor false"),
+        ("data.max_length=true", "data.max_length=True is no number"),
+        ("data.train_batch_size=null", "data.train_batch_size=None is no whole number above 0"),
+        ("data.train_files=5", "5 is missing"),
+        ("checkpoint=none", "checkpoint=none is a value where VeRL has keys"),
+    ],
+)
+def test_what_verl_cannot_read_is_one_message(word, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problems = preflight.check(compose(["recipe=math_sft", *CPU, word]))
+    assert any(message in problem.what for problem in problems)
+
+
+def test_words_where_verl_takes_them():
+    words = ("trainer.save_freq=after_each_epoch", "data.val_files=null", "trainer.test_freq=-1", "optim.lr=1")
+    assert preflight.shape.check(compose(["recipe=math_sft", *CPU, *words])) == []
+
+
+def test_removing_a_key_of_the_group_is_no_crash_of_another_check():
+    problems = preflight.check(compose(["recipe=math_grpo", *CPU, "~actor_rollout_ref.rollout", "data.lrr=1"]))
+    assert [problem.what.split()[0] for problem in problems] == ["data.lrr", "actor_rollout_ref.rollout"]
