@@ -6,7 +6,10 @@ everything that can be checked, and runs VeRL on Ray. Everything the run knows l
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import data_prep
@@ -14,6 +17,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import base_models, cli, preflight
 from posttrain_verl.compose import Composed
+from posttrain_verl.cpu import zygote
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment, supervisor
 from posttrain_verl.run.folder import DONE, INTERRUPTED, RunFolder, Status
@@ -33,19 +37,30 @@ def launch(composed: Composed) -> Status:
     """
     for line in introduction(composed):
         say(line)
-    preflight.require(preflight.keys.check(composed), composed)
-    model = prepare_model(composed)
-    prepare_data(composed)
     preflight.require(preflight.check(composed), composed)
     folder = new_folder(composed)
-    folder.write_config(composed.for_run(folder.path, model=model))
-    folder.write_plan(plan_of(composed, model))
-    say(f"run folder {folder.path}")
-    local = model is not None
-    variables = environment.of_run(folder, composed.posttrain.hardware.name, local)
-    status = supervisor.train(folder, variables, say)
+    variables = environment.of_run(folder, composed.posttrain.hardware.name, is_local(composed))
+    with warm_python(folder, variables):
+        model = prepare_model(composed)
+        prepare_data(composed)
+        preflight.require(preflight.check(composed), composed)
+        folder.write_config(composed.for_run(folder.path, model=model))
+        folder.write_plan(plan_of(composed, model))
+        say(f"run folder {folder.path}")
+        status = supervisor.train(folder, variables, say)
     say(conclusion(folder, status))
     return status
+
+
+@contextmanager
+def warm_python(folder: RunFolder, variables: dict[str, str]) -> Iterator[None]:
+    """On the CPU backend of this machine, let the run's processes be forks of a warm one; an outer one is shared."""
+    if not environment.forks(variables) or environment.WARM_PYTHON in os.environ:
+        yield
+        return
+    with folder.log.open("ab") as log, zygote.warm(variables, log) as python:
+        variables[environment.WARM_PYTHON] = str(python)
+        yield
 
 
 def introduction(composed: Composed) -> list[str]:
@@ -60,17 +75,20 @@ def introduction(composed: Composed) -> list[str]:
     return lines + [f"  {change.key}: {change.old} -> {change.new} ({change.why})" for change in composed.changes]
 
 
+def is_local(composed: Composed) -> bool:
+    """Whether the model is on this machine, so that no process needs to ask a hub."""
+    return base_models.is_embedded(composed.model) or Path(composed.model).is_dir()
+
+
 def prepare_model(composed: Composed) -> Path | None:
     """The folder of an embedded or local model, built first if need be; None for a model of the hub."""
-    if not (base_models.is_embedded(composed.model) or Path(composed.model).is_dir()):
-        return None
-    return base_models.ensure(composed.model, say)
+    return base_models.ensure(composed.model, say) if is_local(composed) else None
 
 
 def prepare_data(composed: Composed) -> None:
     """Build the mix if it is one that needs no network and its Parquet is not there yet."""
     mix = OmegaConf.to_container(composed.posttrain.mix)
-    if mix["name"] == "embedded" and not data_prep.is_complete(composed.data_dir, mix):
+    if preflight.data.is_offline(composed) and not data_prep.is_complete(composed.data_dir, mix):
         say(f"building the mix {mix['name']} in {composed.data_dir}")
         data_prep.build(mix, composed.data_dir, progress=say)
 

@@ -73,6 +73,11 @@ def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
     return options
 
 
+def forks(variables: dict[str, str]) -> bool:
+    """Whether the processes of a run may be forks of one on this machine: the CPU backend, and no other node."""
+    return variables.get("VERL_PLATFORM") == "cpu" and not os.environ.get("RAY_ADDRESS")
+
+
 def python() -> str:
     """The interpreter for the processes of a run: the warm one of `cpu.zygote` where it was started, else this one."""
     return os.environ.get(WARM_PYTHON) or sys.executable
