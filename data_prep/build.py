@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from data_prep import manifest, splits, write
-from data_prep.fingerprint import row_keys
-from data_prep.mix import SPLITS, Mix, parse
+from data_prep import duplicates, manifest, splits, write
+from data_prep.mix import SPLITS, Mix
+from data_prep.parse import parse
 from data_prep.pool import Pool
+from data_prep.reading import Reading
 from data_prep.sources import KINDS
+from data_prep.write import DROPPED
 
 
 def build(
@@ -33,25 +33,58 @@ def build(
     out_dir.mkdir(parents=True, exist_ok=True)
     with _scratch(out_dir) as scratch:
         pool = Pool(scratch / "pool.arrow")
-        read = _read_all(mix, pool, progress)
+        origins, sets = Reading(mix, pool, progress).run()
+        _across_rows(mix, pool, progress)
         chosen = splits.choose(mix, pool)
         for name, selection in chosen.items():
             write.write_split(scratch / f"{name}.parquet", mix, mix.splits[name], selection, pool)
             progress(f"{name}: {len(selection.rows)} rows")
+        write.write_dropped(scratch / DROPPED, mix, pool)
         pool.path.unlink()
         content = {
             "schema_version": manifest.SCHEMA_VERSION,
             "mix": dict(mix_config),
             "mix_sha256": manifest.config_digest(mix_config),
             "seed": mix.seed,
-            "sources": read,
-            "files": {
-                f"{name}.parquet": _file_entry(scratch / f"{name}.parquet", mix, pool, s) for name, s in chosen.items()
-            },
+            "sources": _source_entries(mix, origins, pool),
+            "overlap": {each.name: each.report() for each in sets},
+            "files": {f"{name}.parquet": _file_entry(mix, pool, each) for name, each in chosen.items()} | {DROPPED: {}},
             "tools": {name: version(name) for name in ("pyarrow", "numpy")},
+            "inspected": [],
         }
+        for name, entry in content["files"].items():
+            entry |= {"bytes": (scratch / name).stat().st_size, "sha256": manifest.file_sha256(scratch / name)}
         _publish(scratch, out_dir, content)
     return content
+
+
+def _across_rows(mix: Mix, pool: Pool, progress: Callable[[str], None]) -> None:
+    """Drop rows for what other rows say. Rows of evaluation sets are never dropped, but count as earlier rows."""
+    switches, default = mix.filters, mix.filters.get("all", True)
+    held_out = [list(mix.sources).index(name) for name in mix.held_out()]
+    whole = np.isin(pool.source, held_out) & pool.good
+    if switches.get("conflicting_gold", default):
+        duplicates.mark_conflicts(pool)
+    if switches.get("duplicate", True):
+        duplicates.mark_duplicates(pool)
+    if switches.get("near_duplicate"):
+        duplicates.mark_near_duplicates(pool, float(switches["near_duplicate"]))
+    pool.restore(whole)
+    for number, name in enumerate(mix.sources):
+        if drops := pool.drops(number):
+            progress(f"{name}: dropped " + ", ".join(f"{count} {reason}" for reason, count in drops.items()))
+
+
+def _source_entries(mix: Mix, origins: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
+    entries = {}
+    for number, (name, spec) in enumerate(mix.sources.items()):
+        kind, drops = KINDS[spec.kind], pool.drops(number)
+        entries[name] = {
+            "kind": kind.kind, "role": kind.role, "data_source": spec.data_source,
+            "licence": kind.licence, "origin": kind.origin,
+            **origins[name], "rows_kept": origins[name]["rows_in"] - sum(drops.values()), "drops": drops,
+        }  # fmt: skip
+    return entries
 
 
 @contextmanager
@@ -67,63 +100,20 @@ def _scratch(out_dir: Path) -> Iterator[Path]:
 def _publish(scratch: Path, out_dir: Path, content: Mapping[str, Any]) -> None:
     """Move the files in. The old manifest goes first and the new one comes last, so no mixture looks finished."""
     (out_dir / manifest.FILE_NAME).unlink(missing_ok=True)
-    for split in SPLITS:
-        (out_dir / f"{split}.parquet").unlink(missing_ok=True)
+    for old in (*(f"{split}.parquet" for split in SPLITS), DROPPED):
+        (out_dir / old).unlink(missing_ok=True)
     for file in scratch.iterdir():
         os.replace(file, out_dir / file.name)
     manifest.write(out_dir, content)
 
 
-def _read_all(mix: Mix, pool: Pool, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Read every source into the pool; returns the manifest's entry for each."""
-    seen = np.empty(0, dtype=np.uint64)
-    entries = {}
-    for number, spec in enumerate(mix.sources.values()):
-        kind = KINDS[spec.kind]
-        opened = kind.open(spec)
-        rows_in, drops = 0, Counter[str]()
-        for batch in opened.batches:
-            rows_in += batch.num_rows
-            keys = row_keys(batch["question"])
-            fresh = _first_seen(keys, seen)
-            seen = np.concatenate([seen, keys[fresh]])
-            drops["duplicate"] += int(batch.num_rows - fresh.sum())
-            kept = batch.filter(pa.array(fresh))
-            pool.append(number, kept, keys[fresh], _byte_lengths(kept))
-        entries[spec.name] = dict(opened.provenance) | {
-            "kind": kind.kind,
-            "licence": kind.licence,
-            "origin": kind.origin,
-            "rows_in": rows_in,
-            "rows_kept": rows_in - drops.total(),
-            "drops": dict(drops),
-        }
-        progress(f"{spec.name}: {rows_in} rows read, {rows_in - drops.total()} kept {dict(drops)}")
-    pool.close()
-    return entries
-
-
-def _first_seen(keys: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    first = np.zeros(len(keys), dtype=bool)
-    first[np.unique(keys, return_index=True)[1]] = True
-    return first & ~np.isin(keys, seen)
-
-
-def _byte_lengths(items: pa.RecordBatch) -> np.ndarray:
-    lengths = (pc.fill_null(pc.binary_length(items[name]), 0) for name in ("question", "solution"))
-    return pc.add(*lengths).to_numpy()
-
-
-def _file_entry(path: Path, mix: Mix, pool: Pool, selection: splits.Selection) -> dict[str, Any]:
+def _file_entry(mix: Mix, pool: Pool, selection: splits.Selection) -> dict[str, Any]:
     names = list(mix.sources)
-    counts = Counter(names[number] for number in pool.source[selection.rows])
+    counts = Counter(names[number] for number in pool.source[selection.rows].tolist())
     tokens = pool.tokens[selection.rows]
-    return {
-        "rows": len(selection.rows),
-        "bytes": path.stat().st_size,
-        "sha256": manifest.file_sha256(path),
-        "rows_by_source": dict(sorted(counts.items())),
-        "tokens": {"total": int(tokens.sum()), "mean": float(tokens.mean().round(2)), "max": int(tokens.max())}
+    statistics = (
+        {"total": int(tokens.sum()), "mean": round(float(tokens.mean()), 2), "max": int(tokens.max())}
         if len(tokens)
-        else {},
-    }
+        else {}
+    )
+    return {"rows": len(tokens), "rows_by_source": dict(sorted(counts.items())), "tokens": statistics}

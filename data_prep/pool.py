@@ -1,58 +1,99 @@
-"""The pool of usable items: texts on disk, and in memory only the numbers that choosing rows needs.
+"""The pool of items: texts on disk, and in memory only the numbers that choosing rows needs.
 
-That is 38 bytes a row, so the peak memory of a build hardly depends on how many rows there are.
+That is some 50 bytes a row, so the peak memory of a build hardly depends on how many rows there are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_prep.filters import REASONS
 from data_prep.schema import ITEM
+
+DETAILS_KEPT = 1000  # dropped rows of one reason and source whose details are kept
+COLUMNS = {
+    "source": np.int16,  # number of the source in the mix
+    "key": np.uint64,  # hash of the question
+    "identity": np.uint64,  # hash of what makes the row the same as another one
+    "gold": np.uint64,  # hash of the gold
+    "difficulty": np.float64,  # NaN where unknown
+    "tokens": np.int32,  # prompt and solution
+    "has_answer": np.bool_,
+    "has_solution": np.bool_,
+    "reason": np.int16,  # why the row is dropped (index into REASONS), 0 for a good one
+}
 
 
 class Pool:
-    """Append batches while reading sources, then `close`; afterwards the columns are numpy arrays of one length.
+    """Append batches while reading sources, then `close`; afterwards each of COLUMNS is an array, one entry a row."""
 
-    `source` (which one, in mix order), `key` (hash of the question), `difficulty` (NaN where unknown), `tokens`
-    (prompt and solution), `has_answer`, `has_solution`."""
+    source: np.ndarray
+    key: np.ndarray
+    identity: np.ndarray
+    gold: np.ndarray
+    difficulty: np.ndarray
+    tokens: np.ndarray
+    has_answer: np.ndarray
+    has_solution: np.ndarray
+    reason: np.ndarray
 
     def __init__(self, path: Path):
         self.path = path
-        self._columns: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("source", "key", "difficulty", "tokens", "has_answer", "has_solution")
-        }
+        self.details: dict[int, str] = {}
+        self._kept = Counter[tuple[int, str]]()
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         self._writer = pa.ipc.new_file(str(path), ITEM)
-        self._written = 0
+        self._rows = 0
 
-    def append(self, source: int, items: pa.RecordBatch, keys: np.ndarray, tokens: np.ndarray) -> None:
-        """Add usable items of one source with the hashes of their questions and their lengths in tokens."""
-        values = {
-            "source": np.full(items.num_rows, source, dtype=np.int16),
-            "key": keys,
-            "difficulty": items["difficulty"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
-            "tokens": tokens.astype(np.int32),
-            "has_answer": items["answer"].is_valid().to_numpy(zero_copy_only=False),
-            "has_solution": items["solution"].is_valid().to_numpy(zero_copy_only=False),
-        }
-        for name, column in values.items():
-            self._columns[name].append(column)
+    def append(self, items: pa.RecordBatch, columns: dict[str, np.ndarray], details: dict[int, str]) -> None:
+        """Add a batch of items with its COLUMNS; `details` says more about dropped rows of the batch."""
+        for name, values in columns.items():
+            self._parts[name].append(values.astype(COLUMNS[name], copy=False))
+        for row, detail in details.items():
+            self._keep(self._rows + row, int(columns["source"][row]), REASONS[columns["reason"][row]], detail)
         self._writer.write_batch(items)
-        self._written += items.num_rows
+        self._rows += items.num_rows
 
     def close(self) -> None:
         """Finish writing; the columns become attributes."""
         self._writer.close()
-        empty = {"source": np.int16, "key": np.uint64, "difficulty": np.float64, "tokens": np.int32}
-        for name, parts in self._columns.items():
-            setattr(self, name, np.concatenate(parts) if parts else np.empty(0, dtype=empty.get(name, bool)))
-            parts.clear()
+        for name, kind in COLUMNS.items():
+            setattr(self, name, np.concatenate([np.empty(0, dtype=kind), *self._parts[name]]))
+            self._parts[name].clear()
+
+    def mark(self, rows: np.ndarray, reason: str, detail: str) -> None:
+        """Drop rows of the closed pool."""
+        self.reason[rows] = REASONS.index(reason)
+        for row in rows[:DETAILS_KEPT].tolist():
+            self._keep(row, int(self.source[row]), reason, detail)
+
+    def restore(self, rows: np.ndarray) -> None:
+        """Take back every mark on the rows of a boolean mask."""
+        self.reason[rows] = 0
+        self.details = {row: detail for row, detail in self.details.items() if self.reason[row]}
+
+    def _keep(self, row: int, source: int, reason: str, detail: str) -> None:
+        if self._kept[source, reason] < DETAILS_KEPT:
+            self._kept[source, reason] += 1
+            self.details[row] = detail
+
+    @property
+    def good(self) -> np.ndarray:
+        """Which rows are not dropped."""
+        return self.reason == 0
+
+    def drops(self, source: int) -> dict[str, int]:
+        """How many rows of a source are dropped, by reason."""
+        counts = np.bincount(self.reason[self.source == source], minlength=len(REASONS))
+        return {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if reason and count}
 
     def __len__(self) -> int:
-        return self._written
+        return self._rows
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(number of the first row, batch) in the order of appending."""

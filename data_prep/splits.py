@@ -12,6 +12,7 @@ from data_prep.fingerprint import scramble
 from data_prep.mix import Mix, SplitSpec, Stage
 from data_prep.pool import Pool
 from data_prep.schema import is_sft
+from data_prep.sizing import apportion
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,6 @@ class Selection:
 
     rows: np.ndarray
     stages: np.ndarray
-
-
-def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to `total` in proportion to the weights, by largest remainder (ties: first name wins)."""
-    scale = sum(weights.values())
-    exact = {name: total * weight / scale for name, weight in weights.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
-    for name in by_remainder[: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
 
 
 def choose(mix: Mix, pool: Pool) -> dict[str, Selection]:
@@ -43,14 +33,26 @@ def choose(mix: Mix, pool: Pool) -> dict[str, Selection]:
     problems: list[Problem] = []
     for name, split in mix.splits.items():
         blocked = [keys for other, keys in taken.items() if other not in split.may_share_with]
-        free = pool.has_solution.copy() if is_sft(name) else pool.has_answer.copy()
+        free = pool.good & (pool.has_solution if is_sft(name) else pool.has_answer)
         if blocked:
             free &= ~np.isin(pool.key, np.concatenate(blocked))
-        chosen[name] = _fill(split, sources, pool, order, free, problems)
+        chosen[name] = _within_tokens(_fill(split, sources, pool, order, free, problems), split, pool)
         taken[name] = np.unique(pool.key[chosen[name].rows])
-    if problems:
+    if problems and not mix.lenient:
         raise DataError(*problems)
     return chosen
+
+
+def _within_tokens(selection: Selection, split: SplitSpec, pool: Pool) -> Selection:
+    """The first rows of every stage, as many as fit into the stage's share of the split's token budget."""
+    if split.tokens is None:
+        return selection
+    shares = apportion(split.tokens, {str(number): stage.share for number, stage in enumerate(split.stages)})
+    keep = np.zeros(len(selection.rows), dtype=bool)
+    for number in range(len(split.stages)):
+        mine = np.flatnonzero(selection.stages == number)
+        keep[mine] = np.cumsum(pool.tokens[selection.rows[mine]]) <= shares[str(number)]
+    return Selection(selection.rows[keep], selection.stages[keep])
 
 
 def _fill(
@@ -58,6 +60,8 @@ def _fill(
 ) -> Selection:
     rows, stages = [], []
     counts = _stage_rows(split)
+    if not is_sft(split.name):
+        free = _one_per_question(free, pool)
     for number, stage in enumerate(split.stages):
         allowed = free & _within(stage, pool.difficulty)
         candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.weights}
@@ -71,6 +75,14 @@ def _fill(
         rows.append(joined[np.argsort(order[joined], kind="stable")])
         stages.append(np.full(len(joined), number, dtype=np.int16))
     return Selection(np.concatenate(rows), np.concatenate(stages))
+
+
+def _one_per_question(free: np.ndarray, pool: Pool) -> np.ndarray:
+    """Sources with several solutions a question give RL that question once."""
+    rows = np.flatnonzero(free)
+    single = np.zeros_like(free)
+    single[rows[np.unique(pool.key[rows], return_index=True)[1]]] = True
+    return single
 
 
 def _stage_rows(split: SplitSpec) -> list[int | None]:

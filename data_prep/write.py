@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import render, schema
+from data_prep.filters import REASONS
 from data_prep.mix import Mix, SplitSpec
 from data_prep.pool import Pool
 from data_prep.splits import Selection
 
+DROPPED = "dropped.parquet"
 BUCKET_ROWS = 65_536  # rows sorted in memory at a time, and the size of a Parquet row group
 
 
@@ -28,6 +30,22 @@ def write_split(path: Path, mix: Mix, split: SplitSpec, selection: Selection, po
             if table.num_rows:
                 writer.write_table(_bucket_rows(table, mix, split, selection, pool), row_group_size=BUCKET_ROWS)
             bucket.unlink()
+
+
+def write_dropped(path: Path, mix: Mix, pool: Pool) -> None:
+    """Keep dropped rows aside to be read, with reason and detail: up to 1000 of each reason and source."""
+    names = list(mix.sources)
+    fields = [("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    target = pa.schema([*fields, *(pa.field(field.name, field.type) for field in schema.ITEM)])
+    kept = np.array(sorted(pool.details), dtype=np.int64)
+    with pq.ParquetWriter(str(path), target, compression="zstd", version="2.6", store_schema=False) as writer:
+        for first, batch in pool.batches():
+            rows = kept[(kept >= first) & (kept < first + batch.num_rows)]
+            why = [(names[pool.source[row]], REASONS[pool.reason[row]], pool.details[row]) for row in rows.tolist()]
+            said = [pa.array([each[n] for each in why], pa.string()) for n in range(3)]
+            writer.write_batch(
+                pa.RecordBatch.from_arrays([*said, *batch.take(pa.array(rows - first)).columns], schema=target)
+            )
 
 
 def _deal(stem: Path, pool: Pool, place: np.ndarray, rows: int) -> list[Path]:

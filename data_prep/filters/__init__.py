@@ -87,14 +87,15 @@ FILTERS = (
     Filter("disagreeing_solution", _disagrees, ("solution",), abilities=_MATH),
     Filter("false_step", _false_step, ("solution",), r"\d.*=", _MATH),
 )
-NAMES = tuple(each.reason for each in FILTERS)
-# Decided for the whole pool, or by numbers alone; listed here so that a mix may switch them off too.
-POOL_REASONS = ("too_long", "duplicate", "near_duplicate", "conflicting_gold", "contaminated")
+# Found by numbers or across rows, outside this package.
+POOL_REASONS = ("too_long", "contaminated", "conflicting_gold", "duplicate", "near_duplicate")
+# What `reason` numbers mean everywhere: 0 is a good row.
+REASONS = ("", "bad_row", *(each.reason for each in FILTERS), *POOL_REASONS)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` (index into `reasons`, 0 for a good row) and `detail` for each row of a batch."""
+    """`reason` (index into REASONS, 0 for a good row) and `detail` for each row of a batch."""
 
     reason: np.ndarray
     detail: list[str | None]
@@ -106,17 +107,12 @@ def chosen(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
     return tuple(each for each in FILTERS if switches.get(each.reason, default))
 
 
-def reasons(filters: tuple[Filter, ...]) -> tuple[str, ...]:
-    """The names that `Verdict.reason` numbers."""
-    return ("", "bad_row", *(each.reason for each in filters))
-
-
 def judge(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) -> Verdict:
     """Every row's first reason to be dropped."""
     flawed = pc.is_valid(items["flaw"]).to_numpy(zero_copy_only=False)
     verdict = Verdict(flawed.astype(np.int16), [None] * items.num_rows)
     cells: dict[str, list[Any]] = {}
-    for number, each in enumerate(filters, 2):
+    for each in filters:
         if each.abilities and spec.ability not in each.abilities:
             continue
         for row in np.flatnonzero(_suspects(items, each) & (verdict.reason == 0)):
@@ -125,7 +121,7 @@ def judge(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) 
                 cells["question"][row], cells["answer"][row], cells["solution"][row], spec.data_source, spec.ability
             )
             if detail := each.check(case):
-                verdict.reason[row], verdict.detail[row] = number, detail
+                verdict.reason[row], verdict.detail[row] = REASONS.index(each.reason), detail
     return verdict
 
 

@@ -25,7 +25,8 @@ class BadRow(ValueError):
 @dataclass(frozen=True)
 class SourceSpec:
     """One source of a mix. `kind` names the module that reads it, `options` are that module's own; `bad_rows` says
-    whether unusable rows stop the build (`error`) or are dropped and counted (`drop`)."""
+    whether unusable rows stop the build (`error`) or are dropped and counted (`drop`); `unique` whether two rows with
+    the same question are duplicates (`question`) or only with the same solution too (`row`)."""
 
     name: str
     kind: str
@@ -33,6 +34,7 @@ class SourceSpec:
     ability: str
     options: Options
     bad_rows: str = "error"
+    unique: str = "question"
 
 
 @dataclass(frozen=True)

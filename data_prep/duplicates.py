@@ -1,0 +1,62 @@
+"""Rows that repeat each other: exactly, nearly, or with different golds. Decided over the whole pool at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+
+from data_prep.fingerprint import LOOSE, words
+from data_prep.pool import Pool
+
+_SHINGLE = 3  # words
+_PERMUTATIONS = 128
+
+
+def mark_conflicts(pool: Pool) -> None:
+    """Mark every row whose question also stands with another gold: nobody knows which is right."""
+    rows = np.flatnonzero(pool.good & pool.has_answer)
+    order = rows[np.lexsort((pool.gold[rows], pool.key[rows]))]
+    same_question = pool.key[order][1:] == pool.key[order][:-1]
+    torn = same_question & (pool.gold[order][1:] != pool.gold[order][:-1])
+    keys = np.unique(pool.key[order][1:][torn])
+    pool.mark(rows[np.isin(pool.key[rows], keys)], "conflicting_gold", "the same question with another gold")
+
+
+def mark_duplicates(pool: Pool) -> None:
+    """Mark all but the first of the rows with the same question (or question and solution, as the source says)."""
+    rows = np.flatnonzero(pool.good)
+    first = np.unique(pool.identity[rows], return_index=True)[1]
+    later = np.ones(len(rows), dtype=bool)
+    later[first] = False
+    pool.mark(rows[later], "duplicate", "the same question as an earlier row")
+
+
+def mark_near_duplicates(pool: Pool, threshold: float) -> None:
+    """Mark rows that have the numbers and gold of an earlier row and about its words (Jaccard similarity of 3-word
+    shingles of at least `threshold`, estimated by MinHash). Other numbers make another problem, not a duplicate."""
+    from datasketch import MinHash, MinHashLSH
+
+    sketches = MinHashLSH(threshold, _PERMUTATIONS)
+    blank = MinHash(_PERMUTATIONS, seed=1, hashfunc=int)
+    numbers_of: dict[int, int] = {}
+    for first, batch in pool.batches():
+        split = words(batch["question"], LOOSE)
+        shingles, starts = split.ngrams(_SHINGLE)
+        bounds = np.searchsorted(starts, split.offsets)
+        numbers = words(pc.replace_substring_regex(batch["question"], "[^0-9.]+", " "), LOOSE).rows
+        for row in np.flatnonzero(pool.good[first : first + batch.num_rows]).tolist():
+            mine = shingles[bounds[row] : bounds[row + 1]] & np.uint64(0xFFFFFFFF)
+            if not len(mine):
+                continue
+            place, sketch = first + row, blank.copy()
+            sketch.update_batch(mine.tolist())
+            numbers_of[place] = int(numbers[row])
+            alike = (
+                other
+                for other in sketches.query(sketch)
+                if numbers_of[other] == numbers_of[place] and pool.gold[other] == pool.gold[place]
+            )
+            if (earlier := min(alike, default=None)) is not None:
+                pool.mark(np.array([place]), "near_duplicate", f"nearly row {earlier} of those read")
+            else:
+                sketches.insert(place, sketch)
