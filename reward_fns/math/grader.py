@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 
 from reward_fns.grades import Grade
-from reward_fns.math import numbers
+from reward_fns.math import expressions, numbers
 from reward_fns.math.extract import Answer, content, final_answer, values
 from reward_fns.math.gold import DELIMITED, Gold, as_formula, read_gold, same_choice, same_words
 from reward_fns.math.verifier import Pool, VerifierError
@@ -95,6 +95,8 @@ def same(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bool:
         return True
     if text == gold.text or (gold.kind == "words" and same_words(gold.text, text)):
         return True
+    if gold.kind in ("formula", "number") and (verdict := expressions.equal(gold.text, text)) is not None:
+        return verdict
     boxed = answer.where == "boxed" and DELIMITED.search(text)
     return symbolic(gold, rf"\boxed{{{text}}}" if boxed else as_formula(text), limit)
 
@@ -129,3 +131,11 @@ def symbolic(gold: Gold, answer: str, limit: float) -> bool:
     if DECIMAL_COMMA.fullmatch(gold.text):
         golds.append(gold.text)
     return bool(pool().judge({"golds": golds, "answer": answer}, limit)["equal"])
+
+
+def math_verify_alone(solution_str: str, ground_truth: object, limit: float = LIMIT_SECONDS) -> bool:
+    """The verdict of math-verify on the whole response, its own extraction included, for comparison.
+
+    Raises VerifierError when it does not end within `limit` seconds."""
+    gold = as_formula(read_gold(str(ground_truth)).text)
+    return bool(pool().judge({"golds": [gold], "answer": solution_str}, limit)["equal"])

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,8 @@ def test_a_program_sees_its_own_processes_only(box):
 
 
 def test_environment_and_files_of_the_trainer_are_out_of_sight(box):
-    seen = run(box, "import os; print(*sorted(os.environ), sorted(os.listdir('/')))").stdout.split(maxsplit=6)
-    assert set(seen[:-1]) <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PWD", "PYTHONHASHSEED"}
+    names = run(box, "import os; print(*os.environ)").stdout.split()
+    assert set(names) <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PWD", "PYTHONHASHSEED"}
     for folder in ("/root", "/home", "/etc", "/var", "/opt", "/work"):
         assert run(box, f"open({folder!r})").code == 1
 
@@ -78,8 +79,7 @@ CROWD = """
 import os, time
 for i in range(8):
     if os.fork() == 0:
-        x = bytearray(100 << 20)
-        for j in range(0, len(x), 4096): x[j] = 1
+        x = b"x" * (100 << 20)
         time.sleep(60)
 time.sleep(60)
 """
@@ -95,8 +95,9 @@ time.sleep(60)
 )  # fmt: skip
 def test_limits_end_a_program(box, source, why):
     begin = time.monotonic()
-    assert run(box, source).why == why
-    assert time.monotonic() - begin < LIMITS.wall + 2
+    limits = replace(LIMITS, wall=20.0) if why == "memory" else LIMITS
+    assert run(box, source, limits=limits).why == why
+    assert time.monotonic() - begin < limits.wall + 2
 
 
 @pytest.mark.parametrize(
