@@ -7,6 +7,7 @@ everything that can be checked, and runs VeRL on Ray. Everything the run knows l
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +42,10 @@ def launch(composed: Composed) -> Status:
     folder = new_folder(composed)
     variables = environment.of_run(folder, composed.posttrain.hardware.name, is_local(composed))
     with warm_python(folder, variables):
-        model = prepare_model(composed)
-        prepare_data(composed)
-        preflight.require(preflight.check(composed), composed)
+        with removed_on_failure(folder):
+            model = prepare_model(composed)
+            prepare_data(composed)
+            preflight.require(preflight.check(composed, skip=("run_folder",)), composed)
         folder.write_config(composed.for_run(folder.path, model=model))
         folder.write_plan(plan_of(composed, model))
         say(f"run folder {folder.path}")
@@ -61,6 +63,16 @@ def warm_python(folder: RunFolder, variables: dict[str, str]) -> Iterator[None]:
     with folder.log.open("ab") as log, zygote.warm(variables, log) as python:
         variables[environment.WARM_PYTHON] = str(python)
         yield
+
+
+@contextmanager
+def removed_on_failure(folder: RunFolder) -> Iterator[None]:
+    """A launch that ends before it starts anything leaves no run behind."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
 
 
 def introduction(composed: Composed) -> list[str]:

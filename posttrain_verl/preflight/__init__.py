@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule, shape
@@ -20,15 +20,15 @@ CHECKS: dict[str, Callable[[Composed], list[Problem]]] = {
 }
 
 
-def check(composed: Composed) -> list[Problem]:
-    """What keeps this launch from running, found by every check, in the order of CHECKS.
+def check(composed: Composed, skip: Container[str] = ()) -> list[Problem]:
+    """What keeps this launch from running, found by every check but those in `skip`, in the order of CHECKS.
 
     Data of an offline mix and embedded models that are not built yet are no problem: launch builds them. Call again
     after building, and they are checked like any other.
     """
     if malformed := shape.check(composed):  # the checks after it would read nonsense
         return keys.check(composed) + malformed
-    return [problem for family in CHECKS.values() for problem in family(composed)]
+    return [problem for name, family in CHECKS.items() if name not in skip for problem in family(composed)]
 
 
 def require(problems: list[Problem], composed: Composed) -> None:
