@@ -3,7 +3,7 @@
 The expressions are reasoning-gym's family `chain_sum` (Apache-2.0, offline) with the mix's `params`; prompt and steps
 are ours, in plain ASCII and short, since a byte-level model pays for every character::
 
-    {"question": "47+85=", "answer": "132", "solution": "7+5=12\\n4+8+1=13\\n#### 132", "difficulty": 1.0}
+    {"question": "47+85=", "answer": "132", "solution": "7+5+0=12\\n4+8+1=13\\n#### 132", "difficulty": 1.0}
 
 Difficulty is the number of carries or borrows. A subtraction below zero is worked the other way round and negated.
 """
@@ -28,7 +28,7 @@ def column_steps(left: int, sign: str, right: int) -> tuple[list[str], int]:
     width = max(len(str(left)), len(str(right)))
     for place in range(width):
         a, b = left // 10**place % 10, right // 10**place % 10
-        carried = f"{sign}{carry}" if carry else ""
+        carried = f"{sign}{carry}"  # always written: steps of one length are what a small model learns soonest
         total = a + b + carry if sign == "+" else a - b - carry
         if total < 0:
             a, total = a + 10, total + 10
