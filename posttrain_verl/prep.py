@@ -1,9 +1,10 @@
 """Build the data of a mix: `python -m posttrain_verl.prep mix=NAME [limit=200] [posttrain.data_dir=DIR] [key=value]`.
 
 `mix=` is a name of conf/mix or the path of a yaml file. Keys are those of the mix (`seed=3`,
-`splits.rl_train.rows=500`, also under `posttrain.mix.`); `budget=N` makes all splits together N rows. The result lies in `<data_dir>/<name of the mix>/`, with manifest.json written last.
-A finished build of the same mix is not made again, unless with --force. --verify reads every byte of a finished build
-against its manifest. Exit codes: 0 done, 2 the input is wrong, 130 interrupted.
+`splits.rl_train.rows=500`, also under `posttrain.mix.`); `budget=N` makes all splits together N rows.
+The result lies in `<data_dir>/<name of the mix>/`, with manifest.json written last. A finished build of the same mix
+is not made again, unless with --force. --verify reads every byte of a finished build against its manifest.
+Exit codes: 0 done, 2 the input is wrong, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -107,6 +107,15 @@ def chosen(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
     return tuple(each for each in FILTERS if switches.get(each.reason, default))
 
 
+def flags(case: Case) -> dict[str, str]:
+    """Every reason that applies to one row, with its detail: what inspection shows."""
+    found = {}
+    for each in FILTERS:
+        if (not each.abilities or case.ability in each.abilities) and (detail := each.check(case)):
+            found[each.reason] = detail
+    return found
+
+
 def judge(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) -> Verdict:
     """Every row's first reason to be dropped."""
     flawed = pc.is_valid(items["flaw"]).to_numpy(zero_copy_only=False)
