@@ -3,8 +3,8 @@ r"""Math rewards against math-verify alone, on the same rows, one after the othe
 `python benchmarks/rewards_math.py [--gsm8k FILE]` prints one JSON object:
 
 - `gsm8k`, `latex`: rows per second and core of this package and of math-verify, the ratio, and on how many rows the
-  verdicts differ. GSM8K rows are the set's own solutions when the file is there (half of them with a wrong answer), made-up
-  ones of the same form otherwise; LaTeX rows are made up with the mix of answer kinds that MATH-500 has.
+  verdicts differ. GSM8K rows are the set's own solutions when the file is there (half of them with a wrong answer),
+  made-up ones of the same form otherwise; LaTeX rows are made up with the mix of answer kinds that MATH-500 has.
 - `latency_ms`: median and 99th percentile of one awaited call with 64 in flight, and with two adversarial ones beside.
 """
 
@@ -56,7 +56,7 @@ def latex_rows(count: int, rng: random.Random) -> list[Row]:
 
 def integer(rng: random.Random) -> tuple[str, str, str]:
     n = rng.randint(-50, 2000)
-    return str(n), f"{n}.", str(n + rng.randint(1, 9))
+    return str(n), f"{n}.0", str(n + rng.randint(1, 9))
 
 
 def fraction(rng: random.Random) -> tuple[str, str, str]:
@@ -114,7 +114,8 @@ def compare(rows: list[Row]) -> dict[str, float]:
     theirs, expected = per_second(alone, rows)
     mine, verdicts = per_second(ours, rows)
     differing = sum(a != b for a, b in zip(expected, verdicts, strict=True))
-    return {"rows": len(rows), "math_verify": round(theirs), "reward_fns": round(mine), "ratio": round(mine / theirs, 1),
+    ratio = round(mine / theirs, 1)
+    return {"rows": len(rows), "math_verify": round(theirs), "reward_fns": round(mine), "ratio": ratio,
             "verdicts_differ": differing}  # fmt: skip
 
 

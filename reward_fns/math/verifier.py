@@ -21,7 +21,7 @@ from pathlib import Path
 
 from reward_fns.forkserver import ForkServer
 
-SLOW_SECONDS = 0.1  # after this long a worker is reniced and no longer counts as capacity
+SLOW_SECONDS = 0.05  # after this long a worker is reniced and no longer counts as capacity
 MAX_SLOW = 8  # adversarial calls in flight at once; further ones wait
 START_SECONDS = 60.0  # the first import of sympy on a busy machine
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
@@ -51,7 +51,7 @@ class Worker:
 class Pool:
     """At most `size` workers at full speed plus a few slow ones. `judge` may be called from any thread."""
 
-    def __init__(self, size: int = 1, *, calls_per_worker: int = 5000):
+    def __init__(self, size: int = 2, *, calls_per_worker: int = 5000):
         self.size = size
         self.calls_per_worker = calls_per_worker
         self._idle: list[Worker] = []

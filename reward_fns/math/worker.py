@@ -13,7 +13,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 
 from reward_fns import forkserver
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 2 << 30
 CONFIG = (LatexExtractionConfig(), ExprExtractionConfig())
 
 
