@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
+import os
 import typing
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,4 +110,13 @@ def close() -> None:
         _threads = None
 
 
+def forget() -> None:
+    """In a forked child: leave the parent's workers alone, and start its own when it needs them."""
+    global _threads
+    _threads = None
+    math_grader.forget()
+    code_grader.forget()
+
+
 atexit.register(close)
+os.register_at_fork(after_in_child=forget)

@@ -35,6 +35,12 @@ def close() -> None:
             _pools.popitem()[1].close()
 
 
+def forget() -> None:
+    """Drop the sandboxes without ending them: they belong to the process that forked this one."""
+    global _pools, _pools_lock
+    _pools, _pools_lock = {}, threading.Lock()
+
+
 def grade_code(
     solution_str: str,
     ground_truth: object,

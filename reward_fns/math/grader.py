@@ -42,6 +42,12 @@ def close() -> None:
             _pool = None
 
 
+def forget() -> None:
+    """Drop the pool without ending it: it belongs to the process that forked this one."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
 def grade_math(
     solution_str: str,
     ground_truth: object,

@@ -100,13 +100,15 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
         ticks = asyncio.create_task(loop_delays(stop))
         begin = time.perf_counter()
         hostile = [reward_fns.compute_score("math", r"\boxed{9^{9^{9^9}}}", "5", limit=1.0) for _ in range(2)]
-        honest = [reward_fns.compute_score("math", rf"\boxed{{x+{i}}}", f"{i}+x", limit=10.0) for i in range(40)]
+        honest = [
+            reward_fns.compute_score("math", rf"\boxed{{\sin x+{i}}}", rf"{i}+\sin x", limit=10.0) for i in range(40)
+        ]
         grades = await asyncio.gather(*hostile, *honest)
         seconds = time.perf_counter() - begin
         stop.set()
         return grades, seconds, sorted(await ticks)
 
-    reward_fns.grade("math", r"\boxed{x+1}", "1+x", limit=60.0)  # start the workers outside the measurement
+    reward_fns.grade("math", r"\boxed{\sin x+1}", r"1+\sin x", limit=60.0)  # start the workers outside the measurement
     grades, seconds, late = asyncio.run(run())
     assert [g["verifier_error"] for g in grades[:2]] == [1.0, 1.0]
     assert [g["score"] for g in grades[2:]] == [1.0] * 40
@@ -116,7 +118,7 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
 
 def test_a_killed_worker_is_replaced():
     assert reward_fns.grade("math", r"\boxed{9^{9^{9^9}}}", "5", limit=0.3)["verifier_error"] == 1.0
-    assert reward_fns.grade("math", r"\boxed{x+2}", "2+x", limit=10.0)["score"] == 1.0
+    assert reward_fns.grade("math", r"\boxed{\sin x+2}", r"2+\sin x", limit=10.0)["score"] == 1.0
 
 
 def descriptors():
@@ -131,7 +133,7 @@ def test_ten_thousand_calls_leak_nothing():
     def mixed(i):
         if i % 50 == 0:
             return reward_fns.grade("mbpp", "def f(x): return x", '{"test_list": ["assert f(1) == 1"]}')
-        return reward_fns.grade("math", rf"\boxed{{x+{i % 7}}}" if i % 5 == 0 else f"#### {i}", "7")
+        return reward_fns.grade("math", rf"\boxed{{\sin x+{i % 7}}}" if i % 5 == 0 else f"#### {i}", "7")
 
     for i in range(200):
         mixed(i)
@@ -144,8 +146,19 @@ def test_ten_thousand_calls_leak_nothing():
 
 def test_close_ends_every_process():
     psutil = pytest.importorskip("psutil")
-    reward_fns.grade("math", r"\boxed{x+3}", "3+x", limit=60.0)
+    reward_fns.grade("math", r"\boxed{\sin x+3}", r"3+\sin x", limit=60.0)
     reward_fns.close()
     time.sleep(0.5)
     mine = [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
     assert [p for p in mine if "reward_fns" in " ".join(p.cmdline())] == []
+
+
+def test_a_forked_child_has_workers_of_its_own():
+    assert reward_fns.grade("math", r"\boxed{\sin x+4}", r"4+\sin x", limit=60.0)["score"] == 1.0
+    child = os.fork()
+    if child == 0:
+        grade = reward_fns.grade("math", r"\boxed{\sin x+5}", r"5+\sin x", limit=60.0)
+        reward_fns.close()
+        os._exit(int(grade["score"] != 1.0))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert reward_fns.grade("math", r"\boxed{\sin x+6}", r"6+\sin x", limit=60.0)["score"] == 1.0
