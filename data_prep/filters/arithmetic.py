@@ -19,8 +19,8 @@ _STEP = re.compile(
     r"(?![\d/%^*+\u00b0!:\w\\]|[.,]\d| ?[-+*/=^%(]| ?\\| ?\d| ?[xX] ?\d|\s?(?:mod|R\b|r\b|remainder|cents?\b))"
 )
 # What may not stand before an expression: it would belong to it ("60 students x 2/3 = 40", "1 1/2 = ...").
-_BELONGS = re.compile(r"(?:[\d.)\]}%^+\-*/=:,\\|<>&({]|\b[xX])\s*$|\w$")
-_UNSURE = re.compile(r"/[^-+*]*/|(?<![\d.])0\d")  # 3/ 1/4, and times of day such as 0900
+_BELONGS = re.compile(r"(?:[\d)\]}%^+\-*/=\\|<>&({]|\b[xX])\s*$|[\w.,:]$")
+_UNSURE = re.compile(r"/[^-+*]*/|(?<![\d.,])0\d")  # 3/ 1/4, and times of day such as 0900
 _SCRIPT = re.compile(r"[_^]\s*(?:\{|\d)|\bmod\b|\\pmod|\bbase\b|remainder|approx")
 
 

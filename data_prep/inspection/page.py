@@ -19,6 +19,7 @@ from latex2mathml.exceptions import (
     NumeratorNotFoundError,
 )
 
+from data_prep.filters.latex import flaw
 from data_prep.inspection.cards import Card, Histogram
 
 _REFUSED = (
@@ -55,10 +56,16 @@ def with_math(text: str) -> str:
 
 
 def _formula(latex: str, source: str) -> str:
+    if flaw(f"${latex}$"):
+        return _raw(source)
     try:
         return convert(latex, display="block" if source.startswith(("$$", "\\[")) else "inline")
     except _REFUSED:
-        return f'<span class="raw" title="this formula does not parse">{escape(source)}</span>'
+        return _raw(source)
+
+
+def _raw(source: str) -> str:
+    return f'<span class="raw" title="this formula does not parse">{escape(source)}</span>'
 
 
 def page(

@@ -1,0 +1,55 @@
+"""The verbs prep and inspect: words in, exit codes and files out."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from posttrain_verl import inspect as inspect_verb
+from posttrain_verl import prep
+from posttrain_verl.problem import InputError
+
+
+@pytest.fixture
+def words(tmp_path):
+    return ["mix=embedded", f"posttrain.data_dir={tmp_path}", "splits.rl_train.rows=100",
+            "posttrain.mix.splits.sft_train.rows=50",
+            "sources.sums.size=8000"]  # fmt: skip
+
+
+def test_build_verify_and_build_only_once(words, tmp_path, capsys):
+    assert prep.run(words) == 0
+    manifest = tmp_path / "embedded" / "manifest.json"
+    made = manifest.stat().st_mtime_ns
+    assert prep.run(words, as_json=True) == 0 and manifest.stat().st_mtime_ns == made
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert shown["manifest"]["files"]["rl_train.parquet"]["rows"] == 100
+    assert prep.run(words, verify=True) == 0
+    (tmp_path / "embedded" / "test.parquet").write_bytes(b"x")
+    with pytest.raises(InputError) as caught:
+        prep.run(words, verify=True)
+    assert "sha256" in str(caught.value)
+    assert prep.run(words, force=True) == 0 and prep.run(words, verify=True) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [["mix=embeded"], ["embedded"], ["mix=embedded", "splits.rl_train.rows=-1"], ["mix=embedded", "sede=3"]]
+)
+def test_wrong_words_end_with_code_2_and_no_traceback(wrong, tmp_path):
+    command = [sys.executable, "-m", "posttrain_verl.prep", *wrong, f"posttrain.data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "problem" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_inspect_writes_a_page_and_records_the_approval(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inspect_verb, "template_of", lambda name: lambda messages: [(messages[0]["content"], False, 1)])
+    with pytest.raises(InputError, match="nothing to look at"):
+        inspect_verb.run(words)
+    prep.run(words)
+    assert inspect_verb.run([*words, "rows=2"], approve=True, who="Ada") == 0
+    folder = tmp_path / "embedded"
+    assert "<html" in (folder / "inspection.html").read_text()
+    entry = json.loads((folder / "manifest.json").read_text())["inspected"][0]
+    assert entry["who"] == "Ada" and entry["rows"] == 10
+    assert prep.run(words, verify=True) == 0
