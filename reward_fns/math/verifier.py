@@ -1,8 +1,8 @@
 """math-verify in worker processes, with a time limit that holds even when sympy spins inside one C call.
 
-The limit is kept from outside: a worker that has not answered in time is killed and a fresh one is forked from a warm
-process (about 5 ms). A worker that is merely slow is reniced and a spare takes its place, so that calls beside it do
-not queue behind it. No signal handler, no thread of the caller's loop, no lock held while waiting.
+The limit is kept from outside: a worker that has used its processor time is killed and a fresh one is forked from a
+warm process (about 5 ms). A worker that is merely slow is reniced and a spare takes its place, so that calls beside it
+do not queue behind it. No signal handler, no thread of the caller's loop, no lock held while waiting.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from reward_fns.forkserver import ForkServer
 
-SLOW_SECONDS = 0.05  # after this long a worker is reniced and no longer counts as capacity
+SLOW_SECONDS = 0.25  # of processor time, after which a worker is reniced and no longer counts as capacity
+SLOW_NICE = 15
+WALL_FACTOR = 4  # a call may take this many times its limit by the wall clock: the machine may be busy
+POLL_MILLISECONDS = 20
 MAX_SLOW = 8  # adversarial calls in flight at once; further ones wait
 START_SECONDS = 60.0  # the first import of sympy on a busy machine
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
@@ -36,15 +39,26 @@ class Worker:
     """One child of the warm process and the socket it answers on."""
 
     channel: socket.socket
-    pid: int
+    pid: int = 0
     calls: int = 0
+    before: float = 0.0
+
+    def begin(self, payload: bytes) -> None:
+        """Start a call and its clock."""
+        self.before = processor_seconds(self.pid)
+        self.channel.sendall(payload)
+
+    def used(self) -> float:
+        """Seconds of processor time since the call began; none is known before the worker said its number."""
+        return processor_seconds(self.pid) - self.before if self.pid else 0.0
 
     def close(self) -> None:
         self.channel.close()
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it may have ended by itself
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(self.pid, signal.SIGKILL)
         self.channel.close()
 
 
@@ -61,38 +75,34 @@ class Pool:
         self._slow = threading.BoundedSemaphore(MAX_SLOW)
 
     def judge(self, request: dict[str, object], limit: float) -> dict[str, object]:
-        """Send one request to a worker, wait at most `limit` seconds. Raises VerifierError."""
+        """Send one request to a worker, give it at most `limit` seconds of processor time. Raises VerifierError."""
         payload = json.dumps(request).encode() + b"\n"
-        self._slots.acquire()
-        held = True
-        worker = None
-        try:
+        with ExitStack() as slot:
+            self._slots.acquire()
+            slot.callback(self._slots.release)
             worker = self._take()
-            worker.channel.sendall(payload)
-            deadline = time.monotonic() + limit
-            reply = receive(worker, min(limit, SLOW_SECONDS))
-            if reply is None:
-                self._slow.acquire()
-                try:
-                    self._slots.release()
-                    held = False
-                    lower_priority(worker.pid)
-                    reply = receive(worker, deadline - time.monotonic())
-                finally:
-                    self._slow.release()
-                if reply is None:
-                    raise VerifierError(f"no verdict within {limit:g} s")
-                worker.kill()  # reniced for good: an unprivileged process may not raise its priority again
-                return json.loads(reply)
-            self._give_back(worker)
-            return json.loads(reply)
-        except BaseException:
-            if worker is not None:
+            deadline = time.monotonic() + WALL_FACTOR * limit
+            try:
+                worker.begin(payload)
+                reply = receive(worker, min(limit, SLOW_SECONDS), deadline)
+                if reply is not None:
+                    self._give_back(worker)
+                    return dict(json.loads(reply))
+                slot.close()  # a spare may take its place from here on
+                reply = self._receive_slow(worker, limit, deadline)
+            except BaseException:
                 worker.kill()
-            raise
-        finally:
-            if held:
-                self._slots.release()
+                raise
+            worker.kill()  # reniced for good: an unprivileged process may not raise its priority again
+            return dict(json.loads(reply))
+
+    def _receive_slow(self, worker: Worker, limit: float, deadline: float) -> bytes:
+        with self._slow:
+            lower_priority(worker.pid)
+            reply = receive(worker, limit, deadline)
+        if reply is None:
+            raise VerifierError(f"no verdict within {limit:g} s of processor time")
+        return reply
 
     def close(self) -> None:
         """End every process of the pool."""
@@ -124,8 +134,8 @@ class Pool:
             except OSError as error:
                 ours.close()
                 raise VerifierError(f"the math verifier did not start: {error}") from error
-        worker = Worker(ours, 0)
-        hello = receive(worker, START_SECONDS)
+        worker = Worker(ours)
+        hello = receive(worker, START_SECONDS, time.monotonic() + START_SECONDS)
         if hello is None:
             ours.close()
             raise VerifierError(f"the math worker did not start within {START_SECONDS:g} s")
@@ -141,15 +151,19 @@ class Pool:
             return self._server
 
 
-def receive(worker: Worker, seconds: float) -> bytes | None:
-    """One line from the worker, or None when `seconds` pass first. Raises VerifierError when the worker died."""
+def receive(worker: Worker, cpu_seconds: float, deadline: float) -> bytes | None:
+    """One line from the worker, or None when it has used `cpu_seconds` on this call or the deadline has passed.
+
+    Processor time, since on a machine that training keeps busy an honest call may wait longer than it works.
+    Raises VerifierError when the worker died."""
     data = bytearray()
-    deadline = time.monotonic() + seconds
     poller = select.poll()
     poller.register(worker.channel, select.POLLIN)
     while not data.endswith(b"\n"):
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return None
+        if not poller.poll(POLL_MILLISECONDS):
+            if worker.used() >= cpu_seconds or time.monotonic() >= deadline:
+                return None
+            continue
         chunk = worker.channel.recv(65536)
         if not chunk:
             raise VerifierError("the math worker died (out of memory, or a crash in a C extension)")
@@ -157,7 +171,14 @@ def receive(worker: Worker, seconds: float) -> bytes | None:
     return bytes(data)
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of another process, by Linux's numbering of its clocks (clock_getcpuclockid(3))."""
+    with suppress(OSError):  # it ended: the channel says so
+        return time.clock_gettime((~pid << 3) | 2)
+    return 0.0
+
+
 def lower_priority(pid: int) -> None:
     """Give way to every other process: a spinning worker must not slow the calls beside it."""
     with suppress(ProcessLookupError):  # it may have ended by itself
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        os.setpriority(os.PRIO_PROCESS, pid, SLOW_NICE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -13,6 +14,22 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 
 from reward_fns import forkserver
 
+# Parsed once in the warm process: ANTLR learns a construct at its first sight, at 20 to 100 ms each, and every child
+# inherits what was learnt.
+WARM_UP = (
+    (r"$\frac{1}{2}+\sqrt{3}x$", r"\boxed{\frac12 + x\sqrt{3}}"),
+    (r"$(1,2)$", r"\boxed{\left( 1, \frac{4}{2} \right)}"),
+    (r"$[0,1)\cup(2,\infty)$", r"\boxed{(2,\infty) \cup [0, 1)}"),
+    (r"$\{1,2\}$", r"\boxed{\{2,-1,0.5\}}"),
+    (r"$1,2$", r"$1$ and $3$"),
+    (r"$x\in[-2,7]$", r"\boxed{-2 \le x \le 7}"),
+    (r"$x=5$", r"\boxed{2x+y>3}"),
+    (r"$\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}$", r"\boxed{\begin{bmatrix}1 & \frac{1}{2} \\ x & 4\end{bmatrix}}"),
+    (r"$\sin^2 x + \cos(2x) - \tan x$", r"\boxed{\ln 2 + \log_2 8 + e^{x}}"),
+    (r"$\binom{5}{2} + 3! - |x|$", r"\boxed{\pi r^2 \cdot 2 \times 3 \pm 1}"),
+    (r"$\text{even}$", r"\boxed{\text{odd}}"),
+    (r"$50\%$", r"\boxed{5 \text{ cm}^2 + 3i}"),
+)
 MEMORY_BYTES = 2 << 30
 CONFIG = (LatexExtractionConfig(), ExprExtractionConfig())
 
@@ -44,6 +61,8 @@ def answer_requests(_kind: bytes, fds: list[int]) -> None:
 def main(control_fd: int) -> None:
     """Warm up (imports, ANTLR tables, regular expressions), then fork a child per request."""
     logging.disable(logging.WARNING)
-    judge({"golds": [r"$\frac{1}{2}$"], "answer": r"$0.5x$"})
+    for gold, answer in WARM_UP:
+        judge({"golds": [gold], "answer": answer})
+    gc.freeze()  # children touch, and so copy, fewer pages
     with socket.socket(fileno=control_fd) as control:
         forkserver.serve(control, answer_requests)
