@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -24,13 +25,17 @@ _CPU_BACKEND = {
 
 
 def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]:
-    """The variables a run adds to the present environment.
+    """The variables a run adds to the present environment: those of its processes, and where VeRL writes its metrics."""
+    return {**of_processes(backend, local_model), "VERL_FILE_LOGGER_PATH": str(folder.metrics)}
 
-    `backend` is "cpu" or "gpu"; with `local_model` no process may ask a hub.
+
+def of_processes(backend: str, local_model: bool) -> dict[str, str]:
+    """The variables of every process that imports VeRL or vLLM.
+
+    `backend` is "cpu" or a GPU's name; with `local_model` no process may ask a hub.
     """
     variables = {
         "PYTHONUNBUFFERED": "1",
-        "VERL_FILE_LOGGER_PATH": str(folder.metrics),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),  # Ray's default since 2.60, without its warning
         "RAY_DEDUP_LOGS": "0",
@@ -44,6 +49,16 @@ def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]
     if backend == "cpu":
         variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
     return variables
+
+
+def of_temporary(folder: Path) -> dict[str, str]:
+    """The variables that keep a run's temporary files in `folder`.
+
+    Its own Ray lives there, too: the one of another launch, or one that the user started, is then never found by mistake.
+    """
+    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_TMPDIR"):
+        return {"TMPDIR": str(folder)}
+    return {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
 
 
 FORWARDED = ("PYTHONUNBUFFERED", "VERL_", "VLLM_", "HF_", "TRANSFORMERS_OFFLINE", "TQ_", "TOKENIZERS_", "TQDM_",
