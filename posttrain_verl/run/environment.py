@@ -19,6 +19,7 @@ LOGICAL_CPUS = 32
 
 _CPU_BACKEND = {
     "VERL_PLATFORM": "cpu",
+    "RAY_worker_niceness": "0",  # Ray's 15 leaves a training on the CPU what every other program does not want
     "VERL_ENGINE_DEVICE": "cuda",  # VeRL registers its FSDP engine for cuda and npu only; the same class runs on a CPU
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
 }
