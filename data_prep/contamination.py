@@ -51,8 +51,24 @@ def index(name: str, batches: Iterable[pa.RecordBatch], sizes: Sequence[int]) ->
     return EvalSet(name, {n: _unique(parts) for n, parts in grams.items()}, _unique(whole))
 
 
+def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which values occur in the sorted array `known`."""
+    if not len(known):
+        return np.zeros(len(values), dtype=bool)
+    return known[np.minimum(np.searchsorted(known, values), len(known) - 1)] == values
+
+
 def _unique(parts: list[np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *parts]))
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """For each evaluation set the longest n-gram that each row of a batch shares with it (0: none), and, by set and
+    row, where in the row the span stands: column, first word, number of words."""
+
+    longest: dict[str, np.ndarray]
+    spans: dict[tuple[str, int], tuple[str, int, int]]
 
 
 class Detector:
@@ -67,32 +83,29 @@ class Detector:
             for n in self.sizes:
                 self._maybe[n][each.grams[n] & _MASK] = True
 
-    def check(self, batch: pa.RecordBatch) -> dict[int, str]:
-        """Rows to drop, each with the span it shares and the set it shares it with."""
-        if not self.sets:
-            return {}
-        split = {column: words(batch[column], LOOSE) for column in TEXTS}
-        longest = {each.name: np.zeros(batch.num_rows, dtype=np.int64) for each in self.sets}
-        spans: dict[tuple[str, int], tuple[str, int, int]] = {}
+    def check(self, batch: pa.RecordBatch) -> Overlaps:
+        """What a batch shares with the sets. Changes nothing: batches may be checked in any order, in threads."""
+        found = Overlaps({each.name: np.zeros(batch.num_rows, dtype=np.int64) for each in self.sets}, {})
+        split = {column: words(batch[column], LOOSE) for column in TEXTS} if self.sets else {}
         for n in self.sizes:
-            for column, found in split.items():
-                hashes, starts = found.ngrams(n)
+            for column, text in split.items():
+                hashes, starts = text.ngrams(n)
                 hits = np.flatnonzero(self._maybe[n][hashes & _MASK])
                 for each in self.sets:
-                    sure = starts[hits[np.isin(hashes[hits], each.grams[n])]] if len(hits) else hits
-                    rows = np.searchsorted(found.offsets, sure, side="right") - 1
-                    longest[each.name][rows] = n
-                    for row, start in zip(rows.tolist(), (sure - found.offsets[rows]).tolist(), strict=True):
-                        spans[each.name, row] = (column, start, n)
+                    sure = starts[hits[_among(hashes[hits], each.grams[n])]]
+                    rows = np.searchsorted(text.offsets, sure, side="right") - 1
+                    found.longest[each.name][rows] = n
+                    for row, start in zip(rows.tolist(), (sure - text.offsets[rows]).tolist(), strict=True):
+                        found.spans[each.name, row] = (column, start, n)
         for each in self.sets:
-            same = np.flatnonzero(np.isin(split["question"].rows, each.whole))
-            longest[each.name][same] = max(self.sizes)
-            spans |= {(each.name, row): ("question", 0, 10**6) for row in same.tolist()}
-        return self._drops(batch, longest, spans)
+            same = np.flatnonzero(_among(split["question"].rows, each.whole))
+            found.longest[each.name][same] = max(self.sizes)
+            found.spans.update({(each.name, row): ("question", 0, 10**6) for row in same.tolist()})
+        return found
 
-    def _drops(
-        self, batch: pa.RecordBatch, longest: dict[str, np.ndarray], spans: dict[tuple[str, int], tuple[str, int, int]]
-    ) -> dict[int, str]:
+    def record(self, batch: pa.RecordBatch, found: Overlaps) -> dict[int, str]:
+        """Count what `check` found, in the order of the rows; returns the rows to drop, each with the shared span."""
+        longest, spans = found.longest, found.spans
         drops: dict[int, str] = {}
         for each in self.sets:
             for n in self.sizes:

@@ -38,19 +38,21 @@ LOOSE = _table(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 class _Powers:
-    """P^0 .. P^(n-1) and their inverses modulo 2^64, grown on demand."""
+    """P^0 .. P^(n-1) and their inverses modulo 2^64, grown on demand. Threads may grow them at once: the pair is
+    replaced in one assignment, by equal or longer tables."""
 
     def __init__(self, base: int):
         self.bases = (base, pow(base, -1, 2**64))
-        self.tables = [np.ones(1, dtype=np.uint64), np.ones(1, dtype=np.uint64)]
+        self.pair = (np.ones(1, dtype=np.uint64), np.ones(1, dtype=np.uint64))
 
     def upto(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        while len(self.tables[0]) < count:
-            have = len(self.tables[0])
-            for which, base in enumerate(self.bases):
-                step = np.uint64(pow(base, have, 2**64))
-                self.tables[which] = np.concatenate([self.tables[which], self.tables[which] * step])
-        return self.tables[0][:count], self.tables[1][:count]
+        powers, inverses = self.pair
+        while len(powers) < count:
+            steps = [np.uint64(pow(base, len(powers), 2**64)) for base in self.bases]
+            powers = np.concatenate([powers, powers * steps[0]])
+            inverses = np.concatenate([inverses, inverses * steps[1]])
+            self.pair = (powers, inverses)
+        return powers[:count], inverses[:count]
 
 
 _POWERS = _Powers(_BASE)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,14 @@ from data_prep.mix import Mix
 from data_prep.pool import Pool
 from data_prep.sources import KINDS, SourceSpec
 from data_prep.sources.source import Opened
+
+
+@dataclass(frozen=True)
+class _Judged:
+    items: pa.RecordBatch
+    columns: dict[str, np.ndarray]
+    details: dict[int, str]
+    overlaps: contamination.Overlaps | None
 
 
 class Reading:
@@ -45,26 +57,24 @@ class Reading:
     def _read(self, spec: SourceSpec, content: bool) -> dict[str, Any]:
         opened = KINDS[spec.kind].open(spec)
         rows = 0
-        for batch in _limited(opened, self.mix.read_at_most):
-            rows += batch.num_rows
-            self._take(spec, batch, content)
+        for judged in _in_threads(
+            lambda batch: self._judge(spec, batch, content), _limited(opened, self.mix.read_at_most)
+        ):
+            self._store(judged)
+            rows += judged.items.num_rows
         self.progress(f"{spec.name}: {rows} rows read")
         return dict(opened.provenance) | {"rows_in": rows}
 
-    def _take(self, spec: SourceSpec, items: pa.RecordBatch, content: bool) -> None:
+    def _judge(self, spec: SourceSpec, items: pa.RecordBatch, content: bool) -> _Judged:
+        """Everything that a batch says by itself: depends on nothing but its rows, so the order of threads is free."""
         verdict = filters.judge(items, self.filters if content else (), spec)
         details = {row: detail for row, detail in enumerate(verdict.detail) if detail} if any(verdict.detail) else {}
         tokens = self._lengths(spec, items, verdict.reason, details, content)
-        if content:
-            for row, detail in self.detector.check(items).items():
-                if verdict.reason[row] == 0:
-                    verdict.reason[row], details[row] = REASONS.index("contaminated"), detail
         keys = row_keys(items["question"])
-        identity = keys if spec.unique == "question" else scramble(keys ^ row_keys(items["solution"]))
         columns = {
             "source": np.full(items.num_rows, self.numbers[spec.name]),
             "key": keys,
-            "identity": identity,
+            "identity": keys if spec.unique == "question" else scramble(keys ^ row_keys(items["solution"])),
             "gold": _gold_keys(items["answer"]),
             "difficulty": items["difficulty"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
             "tokens": tokens,
@@ -72,7 +82,15 @@ class Reading:
             "has_solution": items["solution"].is_valid().to_numpy(zero_copy_only=False),
             "reason": verdict.reason,
         }
-        self.pool.append(items, columns, details)
+        return _Judged(items, columns, details, self.detector.check(items) if content else None)
+
+    def _store(self, judged: _Judged) -> None:
+        reason = judged.columns["reason"]
+        if judged.overlaps is not None:
+            for row, detail in self.detector.record(judged.items, judged.overlaps).items():
+                if reason[row] == 0:
+                    reason[row], judged.details[row] = REASONS.index("contaminated"), detail
+        self.pool.append(judged.items, judged.columns, judged.details)
 
     def _lengths(
         self, spec: SourceSpec, items: pa.RecordBatch, reason: np.ndarray, details: dict[int, str], content: bool
@@ -96,6 +114,19 @@ class Reading:
     def _stored(self, name: str) -> Iterator[pa.RecordBatch]:
         """The items of a source that was just read, again."""
         return iter(KINDS[self.mix.sources[name].kind].open(self.mix.sources[name]).batches)
+
+
+def _in_threads(work: Callable[[pa.RecordBatch], _Judged], batches: Iterable[pa.RecordBatch]) -> Iterator[_Judged]:
+    """`work` on each batch, results in the order of the batches. Arrow and numpy let go of Python's lock."""
+    threads = min(4, os.cpu_count() or 1)
+    waiting: deque[Future[_Judged]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="judge") as pool:
+        for batch in batches:
+            waiting.append(pool.submit(work, batch))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _limited(opened: Opened, rows: int | None) -> Iterable[pa.RecordBatch]:

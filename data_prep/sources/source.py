@@ -12,7 +12,7 @@ import pyarrow as pa
 from data_prep.errors import DataError, Problem
 from data_prep.schema import ITEM
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 4096  # its arrays stay in the processor's cache
 PROBLEMS_SHOWN = 20
 Options = Mapping[str, Any]
 Row = Mapping[str, Any]
