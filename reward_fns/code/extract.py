@@ -69,7 +69,16 @@ def loose(text: str) -> str:
     lines = text.replace("[BEGIN]", "").split("[DONE]")[0].splitlines()
     start = next((i for i, line in enumerate(lines) if CODE_LINE.match(line)), None)
     if start is None:
-        return ""
+        return text if text.lstrip("\n")[:1] in (" ", "\t") else ""  # the bare body of a function
     body = lines[start:]
-    end = next((i for i, line in enumerate(body) if PROSE_LINE.match(line) and not CODE_LINE.match(line)), len(body))
-    return "\n".join(body[:end]) + "\n"
+    return "\n".join(body[: prose_start(body)]) + "\n"
+
+
+def prose_start(lines: list[str]) -> int:
+    """Index of the first line of prose outside a triple-quoted string."""
+    quoted = False
+    for i, line in enumerate(lines):
+        if not quoted and PROSE_LINE.match(line) and not CODE_LINE.match(line):
+            return i
+        quoted ^= (line.count('"""') + line.count("'''")) % 2 == 1
+    return len(lines)

@@ -128,8 +128,12 @@ def from_assertions(data: dict[str, object]) -> Problem:
 
 
 def from_code(data: dict[str, object]) -> Problem:
+    """Code that asserts: one test, or one for each assertion when it is nothing but assertions."""
     code = str(data["functional"])
-    return Problem("assert", (code,), str(data.get("entry_point") or tested([code])))
+    entry_point = str(data.get("entry_point") or tested([code]))
+    statements = ast.parse(code).body
+    alone = all(isinstance(statement, ast.Assert) for statement in statements)
+    return Problem("assert", tuple(map(ast.unparse, statements)) if alone else (code,), entry_point)
 
 
 def tested(tests: list[str]) -> str:

