@@ -41,7 +41,7 @@ def build(
             progress(f"{name}: {len(selection.rows)} rows")
         write.write_dropped(scratch / DROPPED, mix, pool)
         pool.path.unlink()
-        content = {
+        content: dict[str, Any] = {
             "schema_version": manifest.SCHEMA_VERSION,
             "mix": dict(mix_config),
             "mix_sha256": manifest.config_digest(mix_config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from data_prep.mix import Mix
@@ -9,7 +10,7 @@ from data_prep.mix import Mix
 _READ_FOR_EACH_ROW = 4  # filters and held-out splits take their share before a limited build gets its rows
 
 
-def apportion(total: int, weights: dict[str, float]) -> dict[str, int]:
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
     """Whole numbers that sum to `total` in proportion to the weights, by largest remainder (ties: first name wins)."""
     scale = sum(weights.values())
     exact = {name: total * weight / scale for name, weight in weights.items()}

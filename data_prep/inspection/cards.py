@@ -63,7 +63,7 @@ def draw(folder: Path, per_source: int, seed: int, template: Template) -> list[C
 def _chosen(table: pa.Table, per_source: int, seed: int) -> np.ndarray:
     info = table["extra_info"].combine_chunks()
     source, difficulty = info.field("source"), info.field("difficulty").fill_null(0.0).to_numpy(zero_copy_only=False)
-    order = scramble(row_keys(info.field("id")) ^ scramble(np.uint64([seed])))
+    order = scramble(row_keys(info.field("id")) ^ scramble(np.array([seed], dtype=np.uint64)))
     chosen = []
     for name in pc.unique(source).sort():
         mine = np.flatnonzero(pc.equal(source, name).to_numpy(zero_copy_only=False))

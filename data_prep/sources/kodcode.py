@@ -30,13 +30,12 @@ def runnable(tests: str) -> str:
 
 def item(row: Row) -> Row:
     """One row of the set as an item."""
+    passed = as_number(row.get("gpt_pass_percentage"), "gpt_pass_percentage")
     return {
         "question": text(row, "question"),
         "answer": json.dumps({"functional": runnable(text(row, "test"))}),
         "solution": fenced(text(row, "solution")),
-        "difficulty": 1.0 - as_number(row.get("gpt_pass_percentage"), "gpt_pass_percentage")
-        if row.get("gpt_pass_percentage") is not None
-        else None,
+        "difficulty": None if passed is None else 1.0 - passed,
         "id": f"kodcode/{row.get('question_id')}",
     }
 

@@ -85,7 +85,7 @@ def items(
     def convert() -> Iterator[Row]:
         for number, row in enumerate(rows, first):
             try:
-                yield {"id": f"{spec.name}/{number}"} | item(row)
+                yield {"id": f"{spec.name}/{number}", **item(row)}
             except BadRow as bad:
                 problems.append(bad_row(spec, number, str(bad)))
                 yield {"id": f"{spec.name}/{number}", "question": "", "flaw": "bad_row"}

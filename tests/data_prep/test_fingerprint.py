@@ -30,7 +30,7 @@ def test_ngrams_are_those_of_each_row(texts, n):
     split = [re.findall(r"[a-z0-9é]+", text.lower()) for text in texts]
     wanted = [tuple(row[i : i + n]) for row in split for i in range(len(row) - n + 1)]
     assert len(hashes) == len(wanted)
-    same = {gram: value for gram, value in zip(wanted, hashes.tolist(), strict=True)}
+    same = dict(zip(wanted, hashes.tolist(), strict=True))
     assert all(same[gram] == value for gram, value in zip(wanted, hashes.tolist(), strict=True))
     assert len(set(same.values())) == len(same)
     assert np.diff(found.offsets).tolist() == [len(row) for row in split]
