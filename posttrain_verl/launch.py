@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,7 @@ def conclusion(folder: RunFolder, status: Status) -> str:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
     return cli.run(launch_words, sys.argv[1:])
 
 

@@ -46,7 +46,20 @@ def critic_with_configured_attention(original: Callable[..., Any]) -> Callable[.
     return load_valuehead_model
 
 
-PATCHES: list[Patch] = [plain_gloo, critic_with_configured_attention]
+@patch(
+    "verl.workers.engine.fsdp.transformer_impl",
+    "CPUOffloadPolicy",
+    parameters=("pin_memory",),
+    needed_by="verl 0.9.1 pins the reference model's memory, which torch 2.13 refuses without an accelerator",
+)
+def unpinned_offload(original: Callable[..., Any]) -> Callable[..., Any]:
+    def CPUOffloadPolicy(pin_memory: bool = True) -> Any:
+        return original(pin_memory=False)
+
+    return CPUOffloadPolicy
+
+
+PATCHES: list[Patch] = [plain_gloo, critic_with_configured_attention, unpinned_offload]
 
 
 def _answer_for_vllm_cpu() -> None:

@@ -60,6 +60,7 @@ WITH_RAY = (
 RAY_VARIABLES = ("RAY_RAYLET_PID", "RAY_JOB_ID")
 MAX_MESSAGE = 1 << 20  # bytes: arguments and environment of one process
 MAX_FDS = 64
+RAYLET_POLL_SECONDS = 2.0
 _FIRST_SAFE_FD = 512  # received descriptors are parked above every number a caller may ask for
 
 
@@ -75,7 +76,7 @@ def warm(variables: dict[str, str], log: IO[bytes]) -> Iterator[Path]:
         listener.listen(64)  # bound here: a client that comes while the zygote still imports waits in the queue
         code = f"from posttrain_verl.cpu.zygote import main; main({listener.fileno()})"
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables},
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables, "TMPDIR": folder},
             stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
         )  # fmt: skip
         try:
@@ -104,18 +105,21 @@ class Zygote:
     def __init__(self, listener: socket.socket, ray_loaded: bool = False):
         self._listener = listener
         self._ray_loaded = ray_loaded
-        self._by_raylet: dict[str, str] = {}  # raylet and job -> address of their zygote
+        self._by_raylet: dict[str, tuple[int, str]] = {}  # raylet and job -> pid and address of their zygote
+        self._started = 0
         self._clients: dict[int, socket.socket] = {}  # pid of the fork -> its client
         self._wakeup_read, self._wakeup_write = os.pipe()
 
     def serve(self) -> None:
-        """Answer until standard input closes, then end every fork."""
+        """Answer until standard input closes or the raylet served is gone, then end every fork."""
         os.set_blocking(self._wakeup_write, False)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
             watched = [0, self._wakeup_read, self._listener, *self._clients.values()]
-            for ready in select.select(watched, [], [])[0]:
+            if self._ray_loaded and not Path("/proc", os.environ.get("RAY_RAYLET_PID", "self")).exists():
+                return self._end_all()
+            for ready in select.select(watched, [], [], RAYLET_POLL_SECONDS if self._ray_loaded else None)[0]:
                 if ready == 0:
                     return self._end_all()
                 if ready == self._wakeup_read:
@@ -154,19 +158,21 @@ class Zygote:
             self._by_raylet[key] = self._start_with_ray(request["environment"])
         message = json.dumps(request).encode() + b"\n"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner:
-            inner.connect(self._by_raylet[key])
+            inner.connect(self._by_raylet[key][1])
             sent = socket.send_fds(inner, [message], [client.fileno(), *descriptors])
             if sent < len(message):  # sendall writes even when nothing is left, to a peer that may be content and gone
                 inner.sendall(message[sent:])
         client.close()
 
-    def _start_with_ray(self, environment: dict[str, str]) -> str:
-        """Fork a zygote that imports Ray and VeRL under the variables of one raylet; returns the address it listens at."""
-        address = f"{self._listener.getsockname()}.{len(self._by_raylet)}"
+    def _start_with_ray(self, environment: dict[str, str]) -> tuple[int, str]:
+        """Fork a zygote that imports Ray and VeRL under the variables of one raylet; its pid, and where it listens."""
+        address = f"{self._listener.getsockname()}.{self._started}"
+        self._started += 1
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(address)
         listener.listen(64)
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             os.setpgid(0, 0)
             for one in [self._listener, *self._clients.values()]:
                 one.close()
@@ -175,7 +181,7 @@ class Zygote:
             Zygote(listener, ray_loaded=True).serve()
             os._exit(0)
         listener.close()
-        return address
+        return pid, address
 
     def _hear(self, client: socket.socket) -> None:
         """A signal to pass on, or the end of the client: then its fork ends too."""
@@ -196,7 +202,8 @@ class Zygote:
             if pid == 0:
                 return
             client = self._clients.pop(pid, None)
-            if client is None:  # the zygote of a raylet
+            if client is None:  # the zygote of a raylet that is gone
+                self._by_raylet = {key: one for key, one in self._by_raylet.items() if one[0] != pid}
                 continue
             with suppress(OSError):
                 client.sendall(f"exit {os.waitstatus_to_exitcode(status)}\n".encode())
@@ -220,6 +227,7 @@ class Zygote:
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        tempfile.tempdir = None  # found under the zygote's variables
         run_as_python(request["arguments"], request["python"])
 
 

@@ -1,0 +1,130 @@
+"""Real VeRL runs, started as a user starts them. One cache, one data folder and one warm Python serve all of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from posttrain_verl.cpu import zygote
+from posttrain_verl.run import environment
+from posttrain_verl.run.folder import RunFolder, Status
+
+SECONDS = 300
+TINY = {
+    "rl": [
+        "data.train_batch_size=4",
+        "data.max_prompt_length=48",
+        "data.max_response_length=16",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.optim.lr=1e-2",  # weights must move far enough for a missed update to show
+        f"reward.custom_reward_function.path={Path(__file__).with_name('uneven_reward.py')}",
+    ],
+    "sft": ["data.train_batch_size=8", "data.max_length=96"],
+}
+
+
+@dataclass
+class Run:
+    """A launch that ended: its exit code, what it printed, and its folder."""
+
+    code: int
+    lines: list[str]
+    folder: RunFolder
+    segments: set[str] = field(default_factory=set)
+
+    @property
+    def metrics(self) -> dict[int, dict[str, Any]]:
+        records = map(json.loads, self.folder.metrics.read_text().splitlines())
+        return {record["step"]: record["data"] for record in records}
+
+    @property
+    def status(self) -> Status:
+        return self.folder.read_status()
+
+    def assert_done(self, steps: list[int]) -> None:
+        """It ended well, and each of the steps is in metrics.jsonl."""
+        assert self.code == 0, self.explained()
+        assert self.status.state == "done"
+        assert sorted(self.metrics) == steps
+
+    def assert_rollouts_follow(self) -> None:
+        """The policy changed in every step, and vLLM sampled from the changed weights."""
+        for step, metrics in self.metrics.items():
+            assert metrics["actor/grad_norm"] > 1e-3, f"step {step} trained nothing"
+            assert metrics["training/rollout_actor_probs_pearson_corr"] > 0.99, f"step {step}"
+
+    def explained(self) -> str:
+        return "\n".join(self.lines[-5:] + self.folder.log.read_text(errors="replace").splitlines()[-40:])
+
+
+Launch = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of every run: the cache, and the warm Python."""
+    folder = tmp_path_factory.mktemp("shared")
+    cache = {"POSTTRAIN_CACHE": str(folder / "cache")}
+    variables = environment.of_run(RunFolder(folder), "cpu", local_model=True) | cache
+    with (folder / "zygote.txt").open("ab") as log, zygote.warm(variables, log) as python:
+        yield cache | {"POSTTRAIN_WARM_PYTHON": str(python), "POSTTRAIN_TEST_DATA": str(folder / "data")}
+
+
+@pytest.fixture(scope="session")
+def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """`launch(recipe, *words)` runs it to its end; `at=` is called with the run's folder until it says to interrupt it."""
+
+    def run(recipe: str, *words: str, variables: dict[str, str] | None = None, at: Any = None) -> Run:
+        runs = tmp_path_factory.mktemp("runs")
+        environ = {**os.environ, **shared, **(variables or {})}
+        defaults = [
+            "base_model=tiny", "mix=embedded", f"posttrain.runs_dir={runs}", "posttrain.run_id=it",
+            f"posttrain.data_dir={shared['POSTTRAIN_TEST_DATA']}", "trainer.total_training_steps=2",
+            "trainer.save_freq=2", "trainer.test_freq=-1", *TINY["sft" if recipe.endswith("sft") else "rl"],
+        ]  # fmt: skip
+        named = {word.split("=")[0] for word in words}
+        command = [f"recipe={recipe}", *(word for word in defaults if word.split("=")[0] not in named), *words]
+        folder = RunFolder(runs / recipe / "it")
+        before = set(os.listdir("/dev/shm"))
+        code, lines = _run([sys.executable, "-m", "posttrain_verl.launch", *command], environ, folder, at)
+        ended = Run(code, lines, folder, set(os.listdir("/dev/shm")) - before)
+        assert not _processes_of(folder), "a process of the run is left"
+        return ended
+
+    return run
+
+
+def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any) -> tuple[int, list[str]]:
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            while at is not None and process.poll() is None and not at(folder):
+                time.sleep(0.5)
+            if at is not None:
+                process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=SECONDS)
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=60)
+            raise
+    return process.returncode, output.splitlines()
+
+
+def _processes_of(folder: RunFolder) -> list[str]:
+    """The processes whose environment names the run's metrics: Ray's, the driver, and the clients of the warm Python."""
+    marker = f"VERL_FILE_LOGGER_PATH={folder.metrics}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # ended, or not ours
+            continue
+    return found
