@@ -11,6 +11,7 @@ from reward_fns.math.extract import final_answer
 
 CHOICE = re.compile(r"\(?([A-J])\)?\.?")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
+LEADING_ZERO = re.compile(r"-?0,\d{3,}")  # a decimal comma: neither a thousands group nor a likely list
 TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|mathbf|rm)\s*\{([^{}]*)\}")
 CHOSEN = re.compile(r"(?:^|[\s*(\[]|option\s|choice\s)([A-J])(?=[)\].:,*\s]|$)")
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed|\\begin\{(?:align|equation)")
@@ -32,7 +33,7 @@ def read_gold(ground_truth: str) -> Gold:
     if "####" in text or r"\boxed" in text or "\nA:" in text:
         answer = final_answer(text)
         text = answer.text if len(answer.parts) == 1 else text
-    number = numbers.read(text)
+    number = numbers.read(text.replace(",", ".") if LEADING_ZERO.fullmatch(text) else text)
     if number is not None:
         return Gold(text, "number", number)
     if CHOICE.fullmatch(plain_words(text)):
