@@ -51,7 +51,7 @@ def test_a_program_sees_its_own_processes_only(box):
 def test_environment_and_files_of_the_trainer_are_out_of_sight(box):
     names = run(box, "import os; print(*os.environ)").stdout.split()
     assert set(names) <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PWD", "PYTHONHASHSEED"}
-    for folder in ("/root", "/home", "/etc", "/var", "/opt", "/work"):
+    for folder in ("/root", "/home", "/etc", "/var", "/opt", "/srv"):
         assert run(box, f"open({folder!r})").code == 1
 
 
