@@ -21,6 +21,8 @@ from data_prep.pool import Pool
 from data_prep.sources import KINDS, SourceSpec
 from data_prep.sources.source import Opened
 
+BATCH_BYTES = 2**22  # hashing needs some thirty times as much while it works
+
 
 @dataclass(frozen=True)
 class _Judged:
@@ -57,9 +59,8 @@ class Reading:
     def _read(self, spec: SourceSpec, content: bool) -> dict[str, Any]:
         opened = KINDS[spec.kind].open(spec)
         rows = 0
-        for judged in _in_threads(
-            lambda batch: self._judge(spec, batch, content), _limited(opened, self.mix.read_at_most)
-        ):
+        batches = _bite_sized(_limited(opened, self.mix.read_at_most))
+        for judged in _in_threads(lambda batch: self._judge(spec, batch, content), batches):
             self._store(judged)
             rows += judged.items.num_rows
         self.progress(f"{spec.name}: {rows} rows read")
@@ -127,6 +128,13 @@ def _in_threads(work: Callable[[pa.RecordBatch], _Judged], batches: Iterable[pa.
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _bite_sized(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of at most about BATCH_BYTES, so that memory does not grow with the length of the texts."""
+    for batch in batches:
+        rows = max(1, batch.num_rows // (batch.nbytes // BATCH_BYTES + 1))
+        yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
 
 
 def _limited(opened: Opened, rows: int | None) -> Iterable[pa.RecordBatch]:

@@ -15,20 +15,22 @@ from data_prep.pool import Pool
 from data_prep.splits import Selection
 
 DROPPED = "dropped.parquet"
-BUCKET_ROWS = 65_536  # rows sorted in memory at a time, and the size of a Parquet row group
+BUCKET_ROWS = 65_536  # most rows sorted in memory at a time, and the size of a Parquet row group
+BUCKET_BYTES = 2**27  # and about the most bytes: long reasoning makes smaller buckets
 
 
 def write_split(path: Path, mix: Mix, split: SplitSpec, selection: Selection, pool: Pool) -> None:
     """Write one split. Items are first dealt into buckets by their place in the file, then each bucket is sorted."""
     place = np.full(len(pool), -1, dtype=np.int64)
     place[selection.rows] = np.arange(len(selection.rows))
-    buckets = _deal(path.with_suffix(".buckets"), pool, place, len(selection.rows))
+    size = _bucket_rows_for(pool)
+    buckets = _deal(path.with_suffix(".buckets"), pool, place, len(selection.rows), size)
     target = schema.of_split(split.name)
     with pq.ParquetWriter(str(path), target, compression="zstd", version="2.6", store_schema=False) as writer:
         for bucket in buckets:
             table = pa.ipc.open_file(str(bucket)).read_all()
             if table.num_rows:
-                writer.write_table(_bucket_rows(table, mix, split, selection, pool), row_group_size=BUCKET_ROWS)
+                writer.write_table(_bucket_rows(table, mix, split, selection, pool), row_group_size=size)
             bucket.unlink()
 
 
@@ -48,15 +50,20 @@ def write_dropped(path: Path, mix: Mix, pool: Pool) -> None:
             )
 
 
-def _deal(stem: Path, pool: Pool, place: np.ndarray, rows: int) -> list[Path]:
-    """Copy the chosen items, each with its place, into one Arrow file per BUCKET_ROWS places."""
+def _bucket_rows_for(pool: Pool) -> int:
+    mean_bytes = pool.path.stat().st_size // max(1, len(pool)) + 1
+    return min(BUCKET_ROWS, max(1024, BUCKET_BYTES // mean_bytes))
+
+
+def _deal(stem: Path, pool: Pool, place: np.ndarray, rows: int, size: int) -> list[Path]:
+    """Copy the chosen items, each with its place, into one Arrow file per `size` places."""
     fields = schema.ITEM.append(pa.field("place", pa.int64()))
-    paths = [Path(f"{stem}{number}") for number in range(max(1, -(-rows // BUCKET_ROWS)))]
+    paths = [Path(f"{stem}{number}") for number in range(max(1, -(-rows // size)))]
     writers = [pa.ipc.new_file(str(path), fields) for path in paths]
     for first, batch in pool.batches():
         places = place[first : first + batch.num_rows]
         wide = pa.RecordBatch.from_arrays([*batch.columns, pa.array(places)], schema=fields)
-        bucket_of = np.where(places < 0, -1, places // BUCKET_ROWS)
+        bucket_of = np.where(places < 0, -1, places // size)
         for number in np.unique(bucket_of[bucket_of >= 0]):
             writers[number].write_batch(wide.take(pa.array(np.flatnonzero(bucket_of == number))))
     for writer in writers:
