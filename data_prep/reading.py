@@ -21,7 +21,7 @@ from data_prep.pool import Pool
 from data_prep.sources import KINDS, SourceSpec
 from data_prep.sources.source import Opened
 
-BATCH_BYTES = 2**22  # hashing needs some thirty times as much while it works
+BATCH_BYTES = 2**20  # hashing needs some thirty times as much while it works
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from data_prep.splits import Selection
 
 DROPPED = "dropped.parquet"
 BUCKET_ROWS = 65_536  # most rows sorted in memory at a time, and the size of a Parquet row group
-BUCKET_BYTES = 2**27  # and about the most bytes: long reasoning makes smaller buckets
+BUCKET_BYTES = 2**25  # and about the most bytes: long reasoning makes smaller buckets
 
 
 def write_split(path: Path, mix: Mix, split: SplitSpec, selection: Selection, pool: Pool) -> None:

@@ -22,6 +22,11 @@ def test_weights_are_met_within_rounding(total, weights):
         assert abs(count - total * weights[name] / sum(weights.values())) < 1 + 1e-6 * total
 
 
+def test_the_largest_remainder_gets_the_last_row():
+    assert apportion(1, {"a": 1, "b": 9}) == {"a": 0, "b": 1}
+    assert apportion(3, {"a": 1, "b": 1}) == {"a": 2, "b": 1}
+
+
 @pytest.mark.parametrize("file", MIXES, ids=lambda file: file.stem)
 def test_every_mix_parses_and_is_named_like_its_file(file):
     config = yaml.safe_load(file.read_text())
@@ -78,10 +83,13 @@ def test_the_seed_chooses_the_rows(clean, source, build):
         "sources": {"own": source("own", clean(200))},
         "splits": {"rl_train": {"rows": 50, "sources": {"own": 1}}},
     }
-    first, _ = build(**config, seed=1)
-    again, _ = build(**config, seed=1)
-    other, _ = build(**config, seed=2)
-    assert first["files"] == again["files"] != other["files"]
+    built = [build(**config, seed=seed) for seed in (1, 1, 2)]
+    chosen = []
+    for seed in (1, 2):
+        _, read = build(**config, seed=seed)
+        chosen.append({row["extra_info"]["id"] for row in read("rl_train")})
+    assert built[0][0]["files"] == built[1][0]["files"] != built[2][0]["files"]
+    assert 5 < len(chosen[0] & chosen[1]) < 25  # two draws of 50 from 200 share about 12
 
 
 def test_limit_and_budget_shrink_every_split_in_its_share(clean, source, build):
