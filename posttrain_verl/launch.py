@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import data_prep
 from omegaconf import OmegaConf
 
+import data_prep
 from posttrain_verl import base_models, cli, preflight
 from posttrain_verl.compose import Composed
 from posttrain_verl.cpu import zygote

@@ -41,7 +41,9 @@ class Patch:
             owner = getattr(owner, part, None)
         original = getattr(owner, name, None)
         if original is None:
-            raise PatchTargetMoved(f"{self.module}.{self.attribute} is gone; {self.replace.__name__} ({self.needed_by})")
+            raise PatchTargetMoved(
+                f"{self.module}.{self.attribute} is gone; {self.replace.__name__} ({self.needed_by})"
+            )
         found = tuple(inspect.signature(original).parameters)
         if found != self.parameters:
             raise PatchTargetMoved(

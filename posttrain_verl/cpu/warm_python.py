@@ -58,7 +58,8 @@ def answer(server: socket.socket) -> int:
     last = data.decode().split("\n")[-2].split() if b"\n" in data else ["exit", "1"]
     code = int(last[1]) if last[0] == "exit" else 1
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:  # whose action cannot be set, and needs not be
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 

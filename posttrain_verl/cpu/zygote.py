@@ -276,11 +276,19 @@ def run_as_python(arguments: list[str], python: str) -> None:
         _execute(arguments)
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = _exit_code(end)
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
         _exit(code)
+
+
+def _exit_code(end: SystemExit) -> int:
+    """As the interpreter does it: anything but a number or None is printed, and means 1."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
 
 
 def _execute(arguments: list[str]) -> None:

@@ -85,7 +85,10 @@ def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
     """
     options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     if cpu.is_chosen():
-        options |= {"num_gpus": config.trainer.n_gpus_per_node * config.trainer.nnodes, "num_cpus": num_cpus or LOGICAL_CPUS}
+        options |= {
+            "num_gpus": config.trainer.n_gpus_per_node * config.trainer.nnodes,
+            "num_cpus": num_cpus or LOGICAL_CPUS,
+        }
     return options
 
 

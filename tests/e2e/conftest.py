@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from posttrain_verl.cpu import zygote
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder, Status
 
-SECONDS = 300
+SECONDS = 400  # a run takes about 30 on two idle cores
 TINY = {
     "rl": [
         "data.train_batch_size=4",

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROLLOUT = "actor_rollout_ref.rollout.dtype"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -41,13 +41,15 @@ def two_nodes() -> Iterator[dict[str, str]]:
         stack.enter_context(raylet(head, variables))
         wait_for(address)
         stack.enter_context(raylet([f"--address={address}"], variables))
-        yield variables | {"RAY_ADDRESS": address, "POSTTRAIN_WARM_PYTHON": ""}
+        yield variables | {"RAY_ADDRESS": address}
 
 
 @contextmanager
 def raylet(words: list[str], variables: dict[str, str]) -> Iterator[None]:
     command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--num-cpus=16", *words]
-    with subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True) as node:
+    with subprocess.Popen(
+        command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as node:
         try:
             yield
         finally:

@@ -1,0 +1,167 @@
+"""The warm Python stands for `python`: arguments, streams, exit codes, signals, descriptors, and its end.
+
+The zygote here holds only what every fork needs, so that it is up in a second; tests/e2e uses the whole one.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from posttrain_verl.cpu import zygote
+
+SERVER = """
+import socket
+from posttrain_verl.cpu import zygote
+zygote.preload(("numpy", "torch"))
+zygote.Zygote(socket.socket(fileno={listener})).serve()
+"""
+
+
+class Warm:
+    def __init__(self, folder):
+        address = folder / "socket"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(address))
+        self.listener.listen(8)
+        number = self.listener.fileno()
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER.format(listener=number)], stdin=subprocess.PIPE, pass_fds=[number]
+        )
+        self.python = str(zygote.write_python(folder, address))
+
+    def run(self, *words, **options):
+        return subprocess.run([self.python, *words], capture_output=True, text=True, check=False, timeout=60, **options)
+
+    def start(self, program, **options):
+        return subprocess.Popen([self.python, "-c", program], stdout=subprocess.PIPE, text=True, **options)
+
+    def end(self):
+        self.server.stdin.close()
+        self.server.wait(timeout=30)
+        self.listener.close()
+
+
+@pytest.fixture(scope="module")
+def warm():
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path may be too long for a socket
+        it = Warm(Path(folder))
+        yield it
+        it.end()
+
+
+def gone(pid, seconds=10):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not psutil.pid_exists(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_is_a_fork_of_the_zygote(warm):
+    done = warm.run("-c", "import os, sys; print(os.getppid(), 'torch' in sys.modules)")
+    assert done.stdout.split() == [str(warm.server.pid), "True"]
+
+
+def test_code_module_and_script_get_their_arguments(warm, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys, beside; print(__name__, sys.argv)")
+    (tmp_path / "beside.py").write_text("")
+    assert warm.run("-u", "-c", "import sys; print(sys.argv)", "a", "b").stdout == "['-c', 'a', 'b']\n"
+    assert warm.run(str(script), "a").stdout == f"__main__ ['{script}', 'a']\n"
+    assert warm.run("-m", "json.tool", "--compact", input='{"a": 1}').stdout == '{"a":1}\n'
+
+
+def test_environment_and_folder_are_the_callers(warm, tmp_path):
+    done = warm.run("-c", "import os; print(os.getcwd(), dict(os.environ)['ONLY'], 'HOME' in os.environ)",
+                    cwd=tmp_path, env={"ONLY": "this"})  # fmt: skip
+    assert done.stdout.split() == [str(tmp_path), "this", "False"]
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("pass", 0), ("import sys; sys.exit(7)", 7), ("import sys; sys.exit('why')", 1), ("1/0", 1),
+     ("import os; os._exit(9)", 9), ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL)],
+)  # fmt: skip
+def test_exit_codes(warm, program, code):
+    assert warm.run("-c", program).returncode == code
+
+
+def test_an_exception_prints_its_traceback(warm):
+    assert "ZeroDivisionError" in warm.run("-c", "1/0").stderr
+
+
+def test_the_reason_given_to_exit_is_printed(warm):
+    assert warm.run("-c", "import sys; sys.exit('why')").stderr == "why\n"
+
+
+def test_signals_reach_the_fork(warm):
+    program = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "print('up', flush=True)\ntime.sleep(60)"
+    )
+    with warm.start(program) as process:
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.wait(timeout=20) == 5
+
+
+def test_descriptors_keep_their_numbers(warm):
+    read, write = os.pipe()
+    done = warm.run("-c", f"import os; os.write({write}, b'through')", pass_fds=[write])
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert (done.returncode, pipe.read()) == (0, "through")
+
+
+def test_the_fork_ends_with_its_client(warm):
+    with warm.start("import os, time; print(os.getpid(), flush=True); time.sleep(60)") as process:
+        pid = int(process.stdout.readline())
+        process.kill()
+    assert gone(pid)
+
+
+def test_forks_draw_different_random_numbers(warm):
+    program = "import random, numpy; print(random.random(), numpy.random.rand())"
+    assert not set(warm.run("-c", program).stdout.split()) & set(warm.run("-c", program).stdout.split())
+
+
+def test_multiprocessing_spawns_through_it(warm, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, os\n"
+        "def work(queue):\n    queue.put(os.getppid())\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    queue = context.Queue()\n"
+        "    child = context.Process(target=work, args=(queue,))\n"
+        "    child.start()\n    print(queue.get(timeout=30))\n    child.join()\n    print(child.exitcode)\n"
+    )
+    done = warm.run(str(script))
+    assert done.stdout.split() == [str(warm.server.pid), "0"], done.stderr
+
+
+def test_all_end_with_the_owner_of_the_zygote():
+    with tempfile.TemporaryDirectory() as folder:
+        warm = Warm(Path(folder))
+        with warm.start("import os, time; print(os.getpid(), flush=True); time.sleep(60)") as process:
+            pid = int(process.stdout.readline())
+            warm.end()
+            assert process.wait(timeout=20) != 0
+        assert gone(pid)
+
+
+def test_without_a_zygote_it_is_the_ordinary_python(tmp_path):
+    python = zygote.write_python(tmp_path, tmp_path / "nobody")
+    done = subprocess.run(
+        [python, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == sys.executable

@@ -1,0 +1,50 @@
+"""The run folder: its files, and that a second run cannot have it."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from posttrain_verl.run.folder import RunFolder, Status
+
+
+def test_a_second_run_cannot_have_the_folder(tmp_path):
+    RunFolder.create(tmp_path / "it")
+    with pytest.raises(FileExistsError):
+        RunFolder.create(tmp_path / "it")
+
+
+def test_what_is_written_is_read(tmp_path):
+    folder = RunFolder.create(tmp_path / "recipe" / "it")
+    folder.write_config(OmegaConf.create({"data": {"train_batch_size": 4}, "path": "${data.train_batch_size}"}))
+    folder.write_plan({"stage": "rl"})
+    status = folder.started(17)
+    assert OmegaConf.load(folder.config).path == 4
+    assert folder.read_plan() == {"stage": "rl"}
+    assert folder.read_status() == status == Status("running", pid=17, started=status.started)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plan.json", "status.json"]
+
+
+def checkpoint(folder, step, part, weights=True):
+    path = folder.checkpoints / f"global_step_{step}" / part
+    path.mkdir(parents=True)
+    if weights:
+        (path / "model.safetensors").write_bytes(b"")
+    return path
+
+
+def test_the_newest_checkpoint_with_weights_is_exported(tmp_path):
+    folder = RunFolder(tmp_path)
+    checkpoint(folder, 9, "actor/huggingface")
+    newest = checkpoint(folder, 10, "actor/huggingface")
+    checkpoint(folder, 11, "actor/huggingface", weights=False)
+    assert folder.hf_folder("rl") == newest
+    with pytest.raises(FileNotFoundError, match="hf_model"):
+        folder.hf_folder("sft")
+
+
+def test_status_is_plain_json(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_status(Status("failed", why="no memory", last_step=3))
+    found = json.loads((tmp_path / "status.json").read_text())
+    assert (found["state"], found["why"], found["last_step"]) == ("failed", "no memory", 3)

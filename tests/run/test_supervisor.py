@@ -1,0 +1,140 @@
+"""The supervisor with a driver of the test's own: how it ends is what status.json says, and nothing is left."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import psutil
+import pytest
+
+from posttrain_verl.run import environment, leftovers, supervisor
+from posttrain_verl.run.folder import RunFolder
+
+GOOD = """
+import json, os, sys
+with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as log:
+    for step in (1, 2):
+        log.write(json.dumps({"step": step, "data": {"train/loss": 0.5}}) + "\\n")
+"""
+LEAVES_THINGS = """
+import os, subprocess, sys, tempfile
+from multiprocessing import resource_tracker, shared_memory
+segment = shared_memory.SharedMemory(create=True, size=4096)
+resource_tracker.unregister(segment._name, "shared_memory")
+child = subprocess.Popen(["sleep", "600"], process_group=0)
+open(sys.argv[-1] + "/left", "w").write(f"{child.pid} {segment.name} {tempfile.mkdtemp()}")
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "it")
+
+
+def train(folder, program, tmp_path, report=lambda line: None):
+    """`supervisor.train` with `program` for the driver; it gets the run folder as its last argument."""
+    file = tmp_path / "driver.py"
+    file.write_text(program)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nfor last; do :; done\nexec "{sys.executable}" "{file}" "$last"\n')
+    python.chmod(0o755)
+    variables = {environment.WARM_PYTHON: str(python), "VERL_FILE_LOGGER_PATH": str(folder.metrics)}
+    return supervisor.train(folder, variables, report)
+
+
+def test_done(folder, tmp_path):
+    told = []
+    status = train(folder, GOOD, tmp_path, told.append)
+    assert (status.state, status.last_step) == ("done", 2)
+    assert told == ["step 1: loss 0.5", "step 2: loss 0.5"]
+    assert folder.read_status() == status
+
+
+def test_failed_with_the_reason_from_the_log(folder, tmp_path):
+    status = train(folder, "raise RuntimeError('no such layer')", tmp_path)
+    assert (status.state, status.why) == ("failed", "RuntimeError: no such layer")
+    assert folder.read_status() == status
+
+
+def test_failed_without_a_word(folder, tmp_path):
+    status = train(folder, "import os; os._exit(3)", tmp_path)
+    assert (status.state, status.why) == ("failed", "VeRL ended with exit code 3")
+
+
+def test_a_failed_run_keeps_the_logs_of_ray(folder, tmp_path):
+    program = """
+import os
+session = os.environ["RAY_TMPDIR"] + "/ray/session_1"
+os.makedirs(session + "/logs")
+open(session + "/logs/raylet.out", "w").write("raylet")
+os.symlink(session, os.environ["RAY_TMPDIR"] + "/ray/session_latest")
+os._exit(1)
+"""
+    train(folder, program, tmp_path)
+    assert (folder.path / "ray_logs" / "raylet.out").read_text() == "raylet"
+
+
+def test_interrupted_from_the_keyboard(folder, tmp_path):
+    def interrupt():
+        while not folder.log.exists() or not folder.log.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    status = train(folder, "import time; print('up', flush=True); time.sleep(600)", tmp_path)
+    thread.join()
+    assert status.state == "interrupted"
+    assert not psutil.pid_exists(status.pid)
+
+
+def test_processes_segments_and_temporary_files_are_gone(folder, tmp_path):
+    assert train(folder, LEAVES_THINGS, tmp_path).state == "done"
+    pid, segment, temporary = (folder.path / "left").read_text().split()
+    assert not alive(int(pid))
+    assert not (leftovers.SHARED_MEMORY / segment).exists()
+    assert not Path(temporary).exists()
+
+
+def test_segments_of_others_stay():
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    try:
+        leftovers.unlink_segments(since=time.time() - 60)
+        assert (leftovers.SHARED_MEMORY / segment.name).exists(), "it is mapped"
+    finally:
+        segment.close()
+        segment.unlink()
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+RAY = "\x1b[36m(RewardLoopWorker pid=12)\x1b[0m "
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("all is well\n", ""),
+        (f"{RAY}ValueError: first\nKeyError: 'second'\n", "ValueError: first"),
+        (f"{RAY}ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)\n{RAY}ValueError: why\n", "ValueError: why"),
+        (
+            "ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)\n",
+            "ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)",
+        ),
+        ("torch.OutOfMemoryError: 3 GiB\n", "torch.OutOfMemoryError: 3 GiB"),
+        ("UserWarning: engine missing: ModuleNotFoundError('x')\n", ""),
+    ],
+)
+def test_the_first_error_of_a_log(tmp_path, log, expected):
+    (tmp_path / "log.txt").write_text(log)
+    assert supervisor.first_error(tmp_path / "log.txt") == expected
