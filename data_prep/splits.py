@@ -60,7 +60,7 @@ def _fill(
 ) -> Selection:
     rows, stages = [], []
     counts = _stage_rows(split)
-    if not is_sft(split.name):
+    if split.name.startswith("rl_"):
         free = _one_per_question(free, pool)
     for number, stage in enumerate(split.stages):
         allowed = free & _within(stage, pool.difficulty)

@@ -126,6 +126,19 @@ def test_overlap_left_in_by_choice_is_in_the_manifest(clean, source, build):
     assert not any("Once more" in row["prompt"][0]["content"] for row in read("rl_train"))
 
 
+def test_an_evaluation_set_stays_whole_and_training_rows_give_way(clean, source, build):
+    exam = clean(12, 9)
+    exam += [exam[0], exam[1] | {"answer": "7"}]  # a repeat, and a question with two golds
+    rows = [*clean(30), exam[2], exam[3] | {"answer": "9", "solution": "#### 9"}]
+    manifest, read = build(
+        sources={"own": source("own", rows), "exam": source("exam", exam)},
+        decontaminate={"against": []},
+        splits={"test": {"sources": {"exam": 1}}, "rl_train": {"sources": {"own": 1}}},
+    )
+    assert len(read("test")) == 14 and manifest["sources"]["exam"]["drops"] == {}
+    assert manifest["sources"]["own"]["drops"] == {"conflicting_gold": 1, "duplicate": 1}
+
+
 def test_several_solutions_a_question_serve_sft_and_rl_takes_the_question_once(clean, source, build):
     rows = clean(40)
     twice = rows + [row | {"solution": "In other words:\n" + row["solution"]} for row in rows]
