@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import reward_fns
 from omegaconf import OmegaConf
 
+import reward_fns
 from posttrain_verl import base_models, hardware
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment

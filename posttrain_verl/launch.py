@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -100,7 +101,7 @@ def prepare_model(composed: Composed) -> Path | None:
 
 def prepare_data(composed: Composed) -> None:
     """Build the mix if it is one that needs no network and its Parquet is not there yet."""
-    mix = OmegaConf.to_container(composed.posttrain.mix)
+    mix: Any = OmegaConf.to_container(composed.posttrain.mix)
     if preflight.data.is_offline(composed) and not data_prep.is_complete(composed.data_dir, mix):
         say(f"building the mix {mix['name']} in {composed.data_dir}")
         data_prep.build(mix, composed.data_dir, progress=say)

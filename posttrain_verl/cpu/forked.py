@@ -46,7 +46,7 @@ def run_as_python(arguments: list[str], python: str) -> None:
     except SystemExit as end:
         code = _exit_code(end)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         _exit(code)
 

@@ -62,7 +62,7 @@ class PlatformCPU(PlatformBase):
         """Never auto-detected: the CPU is used when asked for (`VERL_PLATFORM=cpu`), not because a GPU was not seen."""
         return False
 
-    def current_device(self) -> str:  # type: ignore[override]
+    def current_device(self) -> str:
         """`cpu`, not 0: VeRL passes it to `.to(device=...)`, where 0 would mean the first GPU."""
         return "cpu"
 

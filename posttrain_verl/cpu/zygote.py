@@ -21,10 +21,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from posttrain_verl.cpu.forked import run_as_python, take_descriptors
 
@@ -113,8 +113,8 @@ class Zygote:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
-            watched = [0, self._wakeup_read, self._listener, *self._clients.values()]
-            if self._ray_loaded and not Path("/proc", os.environ.get("RAY_RAYLET_PID", "self")).exists():
+            watched: list[Any] = [0, self._wakeup_read, self._listener, *self._clients.values()]
+            if self._ray_loaded and not has_raylet(os.environ):
                 return self._end_all()
             for ready in select.select(watched, [], [], RAYLET_POLL_SECONDS if self._ray_loaded else None)[0]:
                 if ready == 0:
@@ -138,8 +138,10 @@ class Zygote:
             client.close()
         elif self._ray_loaded or key == "-":
             self._fork(request, descriptors, client)
-        else:
+        elif has_raylet(request["environment"]):
             self._pass_on(key, request, descriptors, client)
+        else:  # what is asked for on the way down of a Ray is wanted by nobody
+            client.close()
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -154,7 +156,8 @@ class Zygote:
         if key not in self._by_raylet:
             self._by_raylet[key] = self._start_with_ray(request["environment"])
         message = json.dumps(request).encode() + b"\n"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner:
+        # Its zygote may have ended since; the client then sees its own socket close.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner, suppress(ConnectionError):
             inner.connect(self._by_raylet[key][1])
             sent = socket.send_fds(inner, [message], [client.fileno(), *descriptors])
             if sent < len(message):  # sendall writes even when nothing is left, to a peer that may be content and gone
@@ -185,7 +188,9 @@ class Zygote:
         pid = next((pid for pid, one in self._clients.items() if one is client), None)
         if pid is None:
             return
-        data = client.recv(64)
+        data = b""
+        with suppress(ConnectionError):
+            data = client.recv(64)
         number = int(data.split()[-1]) if data else signal.SIGKILL
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -228,11 +233,19 @@ class Zygote:
         run_as_python(request["arguments"], request["python"])
 
 
+def has_raylet(environment: Mapping[str, str]) -> bool:
+    """Whether the raylet that these variables name is alive; true where they name none."""
+    return Path("/proc", environment.get("RAY_RAYLET_PID", "self")).exists()
+
+
 def receive(client: socket.socket) -> tuple[dict | None, list[int]]:
     """One request with its file descriptors; None where the client left before it was whole."""
     descriptors, data = array.array("i"), b""
     while not data.endswith(b"\n"):
-        part, ancillary, _, _ = client.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * descriptors.itemsize))
+        try:
+            part, ancillary, _, _ = client.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(MAX_FDS * descriptors.itemsize))
+        except ConnectionError:
+            return None, list(descriptors)
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])

@@ -19,7 +19,7 @@ from posttrain_verl.run.folder import RunFolder
 
 def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     """Connect to the cluster of `RAY_ADDRESS`, or start a local one with the devices the config asks for."""
-    options = OmegaConf.to_container(OmegaConf.select(config, "ray_kwargs.ray_init") or OmegaConf.create({}))
+    options: Any = OmegaConf.to_container(OmegaConf.select(config, "ray_kwargs.ray_init") or OmegaConf.create({}))
     extra = {key: value for key, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     runtime_env = {**runtime_env, **extra, "env_vars": {**runtime_env["env_vars"], **extra.get("env_vars", {})}}
     if not (os.environ.get("RAY_ADDRESS") or options.get("address")):
@@ -51,6 +51,7 @@ def train_sft(config: DictConfig) -> None:
 def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     config = OmegaConf.load(folder.config)
+    assert isinstance(config, DictConfig)
     if cpu.is_chosen():
         from posttrain_verl.cpu.verl_plugin import assert_active
 
