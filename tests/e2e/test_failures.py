@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,9 +43,12 @@ def test_a_missing_column_is_found_before_anything_starts(launch, tmp_path):
 
 
 def _any_rows(folder: Path) -> Path:
-    import pyarrow as pa
-
-    row = {"data_source": "embedded/chain_sum", "prompt": [{"role": "user", "content": "1+1="}], "ability": "math",
-           "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": {"split": "rl_train", "index": 0}}  # fmt: skip
+    row = {
+        "data_source": "embedded/chain_sum",
+        "prompt": [{"role": "user", "content": "1+1="}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        "extra_info": {"split": "rl_train", "index": 0},
+    }
     pq.write_table(pa.Table.from_pylist([row] * 16), folder / "whole.parquet")
     return folder / "whole.parquet"
