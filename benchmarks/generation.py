@@ -1,5 +1,6 @@
-"""Tokens a second of vLLM on the CPU with weights that can be updated, against vLLM as it comes: `python benchmarks/generation.py [RUNS]`.
+"""Tokens a second of vLLM on the CPU with weights that can be updated: `python benchmarks/generation.py [RUNS]`.
 
+The peer is vLLM as it comes, which packs its weights once and drops them.
 32 sequences of 96 tokens of SmolLM2-135M, each side in a process of its own, in turn.
 """
 
@@ -41,7 +42,8 @@ def measured(updatable: bool) -> float:
 
 def main() -> None:
     if sys.argv[1:] == ["--side"]:
-        return generate()
+        generate()
+        return
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     pairs = [(measured(True), measured(False)) for _ in range(runs)]
     ours, packed = (statistics.median(values) for values in zip(*pairs, strict=True))

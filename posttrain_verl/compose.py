@@ -69,7 +69,8 @@ class Composed:
 
     def run_dir(self, now: datetime | None = None) -> Path:
         """`<runs_dir>/<recipe>/<run_id>`, absolute; without `posttrain.run_id` the id is the time."""
-        run_id = self.posttrain.run_id or (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        given = self.posttrain.run_id
+        run_id = (now or datetime.now()).strftime("%Y%m%d-%H%M%S") if given is None else given
         return Path(self.posttrain.runs_dir).expanduser().absolute() / self.recipe / str(run_id)
 
     def for_run(self, run_dir: Path, model: str | Path | None = None) -> DictConfig:
