@@ -88,7 +88,7 @@ class RunFolder:
         """The Hugging Face folder of the newest checkpoint, as VeRL lays it out for the stage ("sft" or "rl").
 
         Raises:
-            FileNotFoundError: no checkpoint was saved, or not with `hf_model` among its contents.
+            FileNotFoundError: no checkpoint was saved, or not with `hf_model` among its contents, or of a LoRA run.
         """
         steps = sorted(self.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rsplit("_", 1)[1]))
         part = Path("actor/huggingface") if stage == "rl" else Path("huggingface")
@@ -96,6 +96,11 @@ class RunFolder:
         if not found:
             raise FileNotFoundError(
                 f"{self.checkpoints} holds no Hugging Face weights: save with hf_model among the checkpoint's save_contents"
+            )
+        if (found[-1].parent / "lora_train_meta.json").exists():
+            raise FileNotFoundError(
+                f"{found[-1]} is of a LoRA run: VeRL 0.9.1 writes the layers of base and adapter side by side, which "
+                "transformers would replace by random weights; merge the adapter first"
             )
         return found[-1]
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,13 +32,20 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # a file may vanish while it is being deleted
 
 
-def unlink_segments(since: float, folder: Path = SHARED_MEMORY) -> None:
-    """Delete this user's shared memory made after `since` (seconds since the epoch) that no process maps any more."""
-    made = [path for name in _SEGMENTS for path in folder.glob(name) if _is_own(path, since)]
-    mapped = _mapped() if made else ""
-    for path in made:
-        if str(path) not in mapped:
-            path.unlink(missing_ok=True)
+def unlink_segments(since: float, patience: float = 0.0, folder: Path = SHARED_MEMORY) -> None:
+    """Delete this user's shared memory made after `since` (seconds since the epoch) that no process maps any more.
+
+    Waits up to `patience` seconds for processes that still map some.
+    """
+    until = time.monotonic() + patience
+    while made := [path for name in _SEGMENTS for path in folder.glob(name) if _is_own(path, since)]:
+        mapped = _mapped()
+        for path in made:
+            if str(path) not in mapped:
+                path.unlink(missing_ok=True)
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.5)
 
 
 def kill_session(session: int) -> None:

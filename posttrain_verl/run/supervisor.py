@@ -19,6 +19,7 @@ from posttrain_verl.run.metrics import MetricsTail, step_line
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 20.0
 STOP_SECONDS = 15.0
+CLUSTER_SECONDS = 5.0  # a cluster that goes on ends the workers of a run in its own time
 
 _ACTOR_PREFIX = re.compile(r"\x1b\[\d+m|^\([^)]* pid=\d+[^)]*\)\s*")
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)(?:\([\w.]+\))?: .+")
@@ -40,7 +41,7 @@ def train(folder: RunFolder, variables: dict[str, str], report: Callable[[str], 
             status.state, status.why = INTERRUPTED, "interrupted"
         finally:
             end(process)
-            leftovers.unlink_segments(status.started)
+            leftovers.unlink_segments(status.started, CLUSTER_SECONDS if os.environ.get("RAY_ADDRESS") else 0.0)
         if status.state == FAILED:
             status.why = first_error(folder.log) or f"VeRL ended with exit code {process.returncode}"
             keep_ray_logs(temporary, folder)

@@ -21,6 +21,7 @@ def test_two_nodes_train_and_roll_out_together(launch):
     with two_nodes() as variables:
         run = launch("math_grpo", "trainer.nnodes=2", "trainer.n_gpus_per_node=1", variables=variables)
     run.assert_nothing_runs()
+    assert not run.segments
     run.assert_done([1, 2])
     run.assert_rollouts_follow()
     shards = run.folder.checkpoints.glob("global_step_2/actor/model_world_size_2_rank_*.pt")

@@ -43,6 +43,13 @@ def test_the_newest_checkpoint_with_weights_is_exported(tmp_path):
         folder.hf_folder("sft")
 
 
+def test_weights_that_transformers_cannot_load_are_no_export(tmp_path):
+    folder = RunFolder(tmp_path)
+    (checkpoint(folder, 2, "actor/huggingface").parent / "lora_train_meta.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="merge the adapter"):
+        folder.hf_folder("rl")
+
+
 def test_status_is_plain_json(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_status(Status("failed", why="no memory", last_step=3))
