@@ -78,6 +78,11 @@ def test_all_problems_of_a_mix_come_at_once(clean, source, build):
         assert said in text
 
 
+def test_a_weight_of_0_beside_others(clean, source, build):
+    sources = {"a": source("a", clean(3)), "b": source("b", clean(3, 2))}
+    assert "splits.rl_train.sources.b: has weight 0" in errors(build, sources=sources, splits=split(a=1, b=0))
+
+
 def test_reward_that_does_not_exist(clean, source, build):
     assert "no reward is registered" in errors(
         build, sources={"own": source("own", clean(3), data_source="x/y")}, splits=split(own=1)
