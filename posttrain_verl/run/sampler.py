@@ -1,19 +1,49 @@
-"""VeRL's replay buffer, looked into more often.
+"""VeRL's replay buffer, looked into more often, and with the parts of the grades among the metrics.
 
 VeRL 0.9.1 polls for finished rollouts every 2.0 s, a default that no key of its config reaches, so the generation time of a
-step is rounded up to a multiple of it. The hook is `trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no
-group filter: recipes with `algorithm.filter_groups` (DAPO) keep VeRL's own.
+step is rounded up to a multiple of it; and of a grade it logs the score alone. The hook for both is
+`trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no group filter: recipes with `algorithm.filter_groups`
+(DAPO) keep VeRL's own.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 POLL_SECONDS = 0.1
 
 
 class PromptReplayBuffer(ReplayBuffer):
-    """`ReplayBuffer` of the synchronous trainer with a poll every `POLL_SECONDS`."""
+    """`ReplayBuffer` of the synchronous trainer: polls every `POLL_SECONDS`, adds `reward/<part>/mean` to a step's metrics."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **(kwargs | {"poll_interval": POLL_SECONDS}))
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        if partition_id == "train" and batch.keys:
+            metrics = {**metrics, **means(grades_of(batch))}
+        return batch, metrics
+
+
+def grades_of(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
+    """What the reward function returned for each rollout of a sampled batch, but for the score."""
+    fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    extras = [getattr(extra, "data", extra) for extra in fields["extra_fields"]]
+    return [extra.get("reward_extra_info", {}) for extra in extras]
+
+
+def means(grades: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each numeric part over the grades that have it, as `reward/<part>/mean`."""
+    parts: dict[str, list[float]] = {}
+    for grade in grades:
+        for key, value in grade.items():
+            if isinstance(value, int | float):
+                parts.setdefault(key, []).append(float(value))
+    return {f"reward/{key}/mean": fmean(values) for key, values in parts.items()}
