@@ -72,9 +72,7 @@ def _missing(composed: Composed, file: Path) -> list[Problem]:
     if is_offline(composed):
         return []
     build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
-    bring = "this mix has no sources: put the Parquet there (docs/data.md lists the columns)"
-    remedy = build if "sources" in composed.posttrain.mix else bring
-    return [Problem(f"{file} is missing", f"{remedy}\nor train on the offline mix: mix=embedded")]
+    return [Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")]
 
 
 def _flaws(composed: Composed, schema: pa.Schema) -> list[str]:

@@ -61,7 +61,7 @@ def test_data_of_an_offline_mix_is_launchs_to_build(tmp_path):
 def test_missing_data_names_the_command_that_builds_it(tmp_path):
     text = whats(data.check(launch(tmp_path, mix="math")))
     assert f"{tmp_path}/data/math/sft_train.parquet is missing" in text
-    assert "put the Parquet there" in text and "mix=embedded" in text
+    assert "python -m posttrain_verl.prep mix=math" in text and "mix=embedded" in text
 
 
 def test_a_file_of_the_users_own_that_is_missing(tmp_path, sft):
