@@ -36,7 +36,9 @@ def measured(updatable: bool) -> float:
     environment.pop("VERL_PLATFORM", None)
     if updatable:
         environment["VERL_PLATFORM"] = "cpu"
-    output = subprocess.run([sys.executable, __file__, "--side"], env=environment, capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, __file__, "--side"], env=environment, capture_output=True, text=True, check=True
+    )
     return float(next(line for line in output.stdout.splitlines() if line.startswith("tokens/s")).split()[1])
 
 
@@ -47,7 +49,9 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     pairs = [(measured(True), measured(False)) for _ in range(runs)]
     ours, packed = (statistics.median(values) for values in zip(*pairs, strict=True))
-    print(f"updatable weights {ours:.0f} tokens/s, packed only {packed:.0f} tokens/s, ratio {ours / packed:.2f} ({runs} runs)")
+    print(
+        f"updatable weights {ours:.0f} tokens/s, packed only {packed:.0f} tokens/s, ratio {ours / packed:.2f} ({runs} runs)"
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ def ours(folder: Path, steps: int) -> list[float]:
              f"trainer.total_training_steps={steps}"]  # fmt: skip
     subprocess.run([sys.executable, "-m", "posttrain_verl.launch", *words], check=True)
     records = [data for _, data in MetricsTail(folder / "runs/math_grpo/0/metrics.jsonl").read()]
-    parts = {key.removeprefix("timing_s/"): round(value, 2) for key, value in records[-1].items() if key.startswith("timing_s/")}
+    parts = {
+        key.removeprefix("timing_s/"): round(value, 2)
+        for key, value in records[-1].items()
+        if key.startswith("timing_s/")
+    }
     print(f"  parts of our last step, seconds: {parts}")
     return [data["timing_s/step"] for data in records[1:]]
 

@@ -26,7 +26,9 @@ class Clock(TrainerCallback):
 
 
 def ends_right(completions: list[list[dict[str, str]]], gold: list[str], **_: object) -> list[float]:
-    return [float(answer[-1]["content"].strip().endswith(right)) for answer, right in zip(completions, gold, strict=True)]
+    return [
+        float(answer[-1]["content"].strip().endswith(right)) for answer, right in zip(completions, gold, strict=True)
+    ]
 
 
 def main() -> None:

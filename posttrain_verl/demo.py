@@ -47,7 +47,12 @@ def run(model: str, seed: int, overrides: list[str]) -> Path:
 
 def train_and_evaluate(home: Path, model: str, seed: int, overrides: list[str]) -> None:
     """SFT, GRPO from its checkpoint, and the three evaluations, all in `home`."""
-    common = [f"posttrain.runs_dir={home}", f"posttrain.data_dir=data/seed{seed}", f"posttrain.mix.seed={seed}", *overrides]
+    common = [
+        f"posttrain.runs_dir={home}",
+        f"posttrain.data_dir=data/seed{seed}",
+        f"posttrain.mix.seed={seed}",
+        *overrides,
+    ]
     sft, grpo = RECIPES[model]
     first = stage(compose([f"recipe={sft}", "posttrain.run_id=0", *common]))
     second = stage(compose([f"recipe={grpo}", "posttrain.run_id=0", f"base_model={first}", f"data.seed={seed}",
@@ -118,7 +123,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     Console().print(table(home))
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes; runs and evaluations lie in {home}, data in data/seed{seed}")
+    print(
+        f"{(time.monotonic() - started) / 60:.1f} minutes; runs and evaluations lie in {home}, data in data/seed{seed}"
+    )
     return 0
 
 

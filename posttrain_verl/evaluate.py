@@ -72,7 +72,9 @@ def read_arguments(words: list[str]) -> tuple[str, Path, Path | None, int]:
     given = OmegaConf.from_dotlist(words)
     problems = [Problem(f"{key}= is missing", f"add {key}=...") for key in ("base_model", "eval") if key not in given]
     if "eval" in given and not Path(given.eval).is_file():
-        problems.append(Problem(f"{given.eval} is no file", "name a Parquet in the RL schema, e.g. data/embedded/test.parquet"))
+        problems.append(
+            Problem(f"{given.eval} is no file", "name a Parquet in the RL schema, e.g. data/embedded/test.parquet")
+        )
     if "base_model" in given and not (base_models.is_embedded(given.base_model) or Path(given.base_model).is_dir()):
         problems.append(Problem(f"{given.base_model} is neither an embedded model nor a folder",
                                 f"embedded: {', '.join(base_models.EMBEDDED)}"))  # fmt: skip
@@ -88,7 +90,9 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    os.environ.update(environment.of_processes(hardware.detect().name, local_model=True), VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    os.environ.update(
+        environment.of_processes(hardware.detect().name, local_model=True), VLLM_ENABLE_V1_MULTIPROCESSING="0"
+    )
     result = evaluate(base_models.ensure(name, print), questions, out, max_tokens)
     print(json.dumps(result["accuracy"]))
     return 0
