@@ -43,9 +43,11 @@ def ours(folder: Path, steps: int) -> list[float]:
 
 def trl(folder: Path, steps: int) -> list[float]:
     """The same with TRL's GRPOTrainer, in its own environment."""
-    if not (PEER / "bin" / "python").exists():
-        venv.create(PEER, with_pip=True)
+    complete = PEER / ".complete"  # written last: an installation that was cut off is made again
+    if not complete.exists():
+        venv.create(PEER, with_pip=True, clear=True)
         subprocess.run([PEER / "bin" / "pip", "install", "-q", *REQUIREMENTS], check=True)
+        complete.touch()
     side = Path(__file__).with_name("grpo_step_trl.py")
     arguments = [str(base_models.ensure("smollm2_135m")), str(folder / "data/embedded/rl_train.parquet"), str(steps)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
