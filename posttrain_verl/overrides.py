@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from posttrain_verl import paths
 from posttrain_verl.problem import InputError, Problem
 
-OUR_GROUPS = ("recipe", "base_model", "mix", "hardware")
+OUR_GROUPS = ("recipe", "base_model", "mix", "hardware", "cluster", "watch")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ everything that imports torch or VeRL happens here.
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from posttrain_verl import cpu
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder
 
+JOIN_SECONDS = 300.0  # for the nodes of a cluster to join, and for the devices of a run before this one to come free
+
 
 def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     """Connect to the cluster of `RAY_ADDRESS`, or start a local one with the devices the config asks for."""
@@ -25,6 +28,26 @@ def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     if not (os.environ.get("RAY_ADDRESS") or options.get("address")):
         options |= environment.local_cluster(config, options.get("num_cpus"))
     ray.init(**options, runtime_env=runtime_env, log_to_driver=True)
+
+
+def wait_for_devices(config: DictConfig, seconds: float = JOIN_SECONDS, poll: float = 1.0) -> None:
+    """Wait until the cluster has the devices free that the run asks for.
+
+    VeRL looks once, and gives up on a cluster whose last node joins a second later.
+
+    Raises:
+        RuntimeError: they are not there after `seconds`.
+    """
+    wanted = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    until = time.monotonic() + seconds
+    while (free := ray.available_resources().get("GPU", 0)) < wanted:
+        if time.monotonic() > until:
+            has = ray.cluster_resources().get("GPU", 0)
+            raise RuntimeError(
+                f"the cluster has {has:g} GPUs, {free:g} of them free, after {seconds:g} s; the run asks for "
+                f"trainer.nnodes={config.trainer.nnodes} x trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}"
+            )
+        time.sleep(poll)
 
 
 def train_rl(config: DictConfig) -> None:
@@ -58,6 +81,7 @@ def main() -> None:
         assert_active()
     start_ray(config, environment.runtime_env(config))
     try:
+        wait_for_devices(config)
         {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
     finally:
         ray.shutdown()
