@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from posttrain_verl.problem import InputError, Problem
+
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 
@@ -41,6 +43,23 @@ class RunFolder:
         """
         path.mkdir(parents=True)
         return cls(path)
+
+    @classmethod
+    def find(cls, name: str, runs_dir: str | Path = "runs") -> RunFolder:
+        """The run that `name` means: a folder, `<recipe>/<id>`, an `<id>`, or a recipe, whose newest run it is then.
+
+        Raises:
+            InputError: no run, or runs of several recipes, with that name.
+        """
+        if (Path(name) / "config.yaml").is_file():
+            return cls(Path(name).absolute())
+        home = Path(runs_dir).expanduser().absolute()
+        named = [config.parent for config in [*home.glob(f"{name}/config.yaml"), *home.glob(f"*/{name}/config.yaml")]]
+        if not named:
+            named = sorted((config.parent for config in home.glob(f"{name}/*/config.yaml")), key=_written)[-1:]
+        if len(named) != 1:
+            raise InputError("no such run", [_no_single_run(name, home, named)])
+        return cls(named[0])
 
     @property
     def config(self) -> Path:
@@ -103,6 +122,21 @@ class RunFolder:
                 "transformers would replace by random weights; merge the adapter first"
             )
         return found[-1]
+
+
+def _written(run: Path) -> float:
+    return (run / "config.yaml").stat().st_mtime
+
+
+def _no_single_run(name: str, home: Path, named: list[Path]) -> Problem:
+    if named:
+        meant = ", ".join(str(run.relative_to(home)) for run in sorted(named))
+        return Problem(f"run={name} means several runs", f"name one: {meant}")
+    newest = sorted((config.parent for config in home.glob("*/*/config.yaml")), key=_written)[-5:]
+    known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
+    return Problem(
+        f"run={name} is no run in {home}", f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
+    )
 
 
 def replace(path: Path, text: str) -> None:

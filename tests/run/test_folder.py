@@ -1,10 +1,12 @@
 """The run folder: its files, and that a second run cannot have it."""
 
 import json
+import os
 
 import pytest
 from omegaconf import OmegaConf
 
+from posttrain_verl.problem import InputError
 from posttrain_verl.run.folder import RunFolder, Status
 
 
@@ -55,3 +57,18 @@ def test_status_is_plain_json(tmp_path):
     folder.write_status(Status("failed", why="no memory", last_step=3))
     found = json.loads((tmp_path / "status.json").read_text())
     assert (found["state"], found["why"], found["last_step"]) == ("failed", "no memory", 3)
+
+
+def test_a_run_is_found_by_its_names(tmp_path):
+    home = tmp_path / "runs"
+    for recipe, run_id, written in [("sft", "a", 1), ("sft", "b", 2), ("grpo", "b", 3)]:
+        folder = RunFolder.create(home / recipe / run_id)
+        folder.write_config(OmegaConf.create({}))
+        os.utime(folder.config, (written, written))
+    for name in (str(home / "sft" / "a"), "sft/a", "a"):
+        assert RunFolder.find(name, home).path == home / "sft" / "a"
+    assert RunFolder.find("sft", home).path == home / "sft" / "b", "the newest of the recipe"
+    with pytest.raises(InputError, match="grpo/b, sft/b"):
+        RunFolder.find("b", home)
+    with pytest.raises(InputError, match="newest runs there: grpo/b, sft/b, sft/a"):
+        RunFolder.find("nothing", home)
