@@ -12,6 +12,7 @@ import sys
 from posttrain_verl import cli, preflight
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import batch, data
+from posttrain_verl.preflight.report import Report
 
 
 def check(composed: Composed, json: bool = False) -> int:
@@ -20,15 +21,16 @@ def check(composed: Composed, json: bool = False) -> int:
     Raises:
         InputError: there are problems.
     """
-    preflight.require(preflight.check(composed), composed)
+    report = preflight.run(composed)
+    preflight.require(report.problems, composed)
     if json:
-        print(json_format.dumps(_facts(composed), indent=2))
+        print(json_format.dumps(_facts(composed, report), indent=2))
     else:
-        print("\n".join(_lines(composed)))
+        print("\n".join(_lines(composed, report)))
     return 0
 
 
-def _facts(composed: Composed) -> dict[str, object]:
+def _facts(composed: Composed, report: Report) -> dict[str, object]:
     return {
         "ok": True,
         "recipe": composed.recipe,
@@ -40,16 +42,18 @@ def _facts(composed: Composed) -> dict[str, object]:
         "to_build": [str(file) for file in _to_build(composed)],
         "changes": [vars(change) for change in composed.changes],
         "problems": [],
+        "warnings": [vars(problem) for problem in report.problems],
+        "checks": report.as_dict()["checks"],
     }
 
 
-def _lines(composed: Composed) -> list[str]:
-    facts = _facts(composed)
+def _lines(composed: Composed, report: Report) -> list[str]:
+    facts = _facts(composed, report)
     lines = ["recipe {recipe} ({stage}): model {model}, mix {mix}, hardware {hardware}".format(**facts)]
     lines += [f"  {change}" for change in composed.changes]
     lines.append(str(facts["batch"]))
     lines += [f"launch will build {file}" for file in _to_build(composed)]
-    return [*lines, f"recipe '{composed.recipe}' can launch"]
+    return [*lines, *report.lines(), f"recipe '{composed.recipe}' can launch"]
 
 
 def _to_build(composed: Composed) -> list[object]:

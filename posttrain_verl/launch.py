@@ -47,9 +47,13 @@ def launch(composed: Composed) -> Status:
         with removed_on_failure(folder):
             model = prepare_model(composed)
             prepare_data(composed)
-            preflight.require(preflight.check(composed, skip=("run_folder",)), composed)
+            report = preflight.run(composed, skip=("run_folder",))
+            preflight.require(report.problems, composed)
         folder.write_config(composed.for_run(folder.path, model=model))
         folder.write_plan(plan_of(composed, model))
+        report.write(folder.path)
+        for line in report.lines():
+            say(line)
         say(f"run folder {folder.path}")
         status = supervisor.train(folder, variables, say)
     say(conclusion(folder, status))

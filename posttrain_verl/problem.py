@@ -1,14 +1,30 @@
 """A user's mistake: what is wrong, and what to do about it. Collected, then shown at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`what` says where and what was seen, in one line; `remedy` what to do, in one line."""
+    """`what` says where and what was seen, in one line; `remedy` what to do, in one line.
+
+    A warning is shown and keeps nothing from starting.
+    """
 
     what: str
     remedy: str = ""
+    level: Literal["problem", "warning"] = "problem"
+
+
+def warning(what: str, remedy: str = "") -> Problem:
+    """A problem that is shown and keeps nothing from starting."""
+    return Problem(what, remedy, "warning")
+
+
+def blocking(found: Sequence[Problem]) -> list[Problem]:
+    """Those that keep something from starting."""
+    return [problem for problem in found if problem.level == "problem"]
 
 
 class InputError(Exception):
@@ -17,20 +33,30 @@ class InputError(Exception):
     `title` names what cannot be done, e.g. "recipe 'math_grpo' cannot launch".
     """
 
-    def __init__(self, title: str, problems: list[Problem]):
+    def __init__(self, title: str, problems: Sequence[Problem]):
         super().__init__(title)
         self.title = title
-        self.problems = problems
+        self.problems = list(problems)
 
     def __str__(self) -> str:
         return render(self.title, self.problems)
 
 
-def render(title: str, problems: list[Problem]) -> str:
-    """The title with the number of problems, then each problem with its remedy on a line of its own."""
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    lines = [f"{title} ({count}):"]
-    for number, problem in enumerate(problems, start=1):
+def render(title: str, problems: Sequence[Problem]) -> str:
+    """The title with the number of problems, each problem with its remedy on a line of its own, then the warnings."""
+    counted = blocking(problems)
+    lines = [f"{title} ({len(counted)} problem{'s' if len(counted) != 1 else ''}):"]
+    for number, problem in enumerate(counted, start=1):
         lines.append(f"  {number}. {problem.what}")
         lines += [f"     {line}" for line in problem.remedy.splitlines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *warning_lines(problems)])
+
+
+def warning_lines(problems: Sequence[Problem]) -> list[str]:
+    """The warnings among the problems, as lines to print."""
+    lines = []
+    for problem in problems:
+        if problem.level == "warning":
+            lines.append(f"  warning: {problem.what}")
+            lines += [f"     {line}" for line in problem.remedy.splitlines()]
+    return lines

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
+
+from omegaconf import ListConfig
 
 from posttrain_verl.compose import Composed
+from posttrain_verl.overrides import nearest
 from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule, shape
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.preflight.report import Check, Report, Verdict, look
+from posttrain_verl.problem import InputError, Problem, blocking
 
-CHECKS: dict[str, Callable[[Composed], list[Problem]]] = {
+# The first two see to it that the others can read the tree.
+CHECKS: dict[str, Check] = {
     "keys": keys.check,
     "shape": shape.check,
     "model": model.check,
@@ -18,20 +23,52 @@ CHECKS: dict[str, Callable[[Composed], list[Problem]]] = {
     "disk": disk.check,
     "run_folder": run_folder.check,
 }
+GATES = ("keys", "shape")
+
+
+def run(composed: Composed, skip: Container[str] = ()) -> Report:
+    """Run every check but those in `skip` and in `posttrain.skip`, in the order of CHECKS.
+
+    Data of an offline mix and embedded models that are not built yet are no problem: launch builds them. Call again
+    after building, and they are checked like any other. On a tree that has not VeRL's form only the gates look.
+    """
+    wanted = _wished(composed)
+    verdicts = [look("skip", lambda _: _unknown(wanted), composed)] if wanted else []
+    formed = True
+    for name, check in CHECKS.items():
+        if name in skip or (name in wanted and name != "shape"):
+            verdicts.append(Verdict(name, "skipped", note="posttrain.skip" if name in wanted else "not needed here"))
+        elif not formed and name not in GATES:
+            verdicts.append(Verdict(name, "unseen", note="the config has not VeRL's form"))
+        else:
+            verdicts.append(look(name, check, composed))
+            formed = formed and not (name == "shape" and blocking(verdicts[-1].problems))
+    return Report(verdicts)
 
 
 def check(composed: Composed, skip: Container[str] = ()) -> list[Problem]:
-    """What keeps this launch from running, found by every check but those in `skip`, in the order of CHECKS.
-
-    Data of an offline mix and embedded models that are not built yet are no problem: launch builds them. Call again
-    after building, and they are checked like any other.
-    """
-    if malformed := shape.check(composed):  # the checks after it would read nonsense
-        return keys.check(composed) + malformed
-    return [problem for name, family in CHECKS.items() if name not in skip for problem in family(composed)]
+    """The problems and warnings that `run` finds."""
+    return run(composed, skip).problems
 
 
 def require(problems: list[Problem], composed: Composed) -> None:
-    """Raise `InputError` with all the problems, if there is one."""
-    if problems:
+    """Raise `InputError` with all that was found, if there is a problem among it; warnings alone pass."""
+    if blocking(problems):
         raise InputError(f"recipe '{composed.recipe}' cannot launch", problems)
+
+
+def _wished(composed: Composed) -> list[str]:
+    """The checks that the user does not want."""
+    value = composed.posttrain.skip
+    return [str(name) for name in value] if isinstance(value, ListConfig) else [str(value)] if value else []
+
+
+def _unknown(names: list[str]) -> list[Problem]:
+    problems = []
+    for name in names:
+        if name not in CHECKS:
+            hint = f"did you mean {near}? " if (near := nearest(name, list(CHECKS))) else ""
+            problems.append(Problem(f"posttrain.skip names no check {name}", f"{hint}there are: {', '.join(CHECKS)}"))
+        elif name == "shape":
+            problems.append(Problem("posttrain.skip=[shape]: the other checks need it", "leave shape out of it"))
+    return problems
