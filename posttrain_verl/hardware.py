@@ -67,12 +67,17 @@ def _devices_torch_sees() -> int:
 
 
 def choices(facts: DictConfig, chosen: DictConfig, user: set[str]) -> list[Change]:
-    """The options of our groups that the hardware replaces: those it cannot carry and the user did not name."""
-    return [
-        Change(entry.group, chosen[entry.group], entry.value, entry.why)
-        for entry in facts.choices
-        if entry.group not in user and chosen[entry.group] not in entry["keep"]
-    ]
+    """The options of our groups that the hardware replaces: those it cannot carry and the user did not name.
+
+    Of several entries of a group the first that fits counts.
+    """
+    changes: dict[str, Change] = {}
+    for entry in facts.choices:
+        old = chosen[entry.group]
+        fits = old in entry["of"] if "of" in entry else old not in entry["keep"]
+        if fits and entry.group not in user:
+            changes.setdefault(entry.group, Change(entry.group, old, entry.value, entry.why))
+    return list(changes.values())
 
 
 def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) -> list[Change]:
@@ -81,6 +86,7 @@ def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) ->
     entries = [entry for part in parts for entry in facts.settings[part]]
     if tree.posttrain.sized_for != facts.name:
         entries += [entry for part in parts for entry in facts.sizes[part]]
+    entries = [entry for entry in entries if "value" in entry or OmegaConf.select(tree, entry.key) is not None]
     changes = [_apply_one(tree, entry.key, _target(tree, entry), entry.why, user_keys) for entry in entries]
     for key, value, why in _counts(facts, found):
         changes.append(_apply_one(tree, key, value, why, user_keys))

@@ -19,6 +19,7 @@ MODULES = (
     "gsm8k",
     "humaneval",
     "kodcode",
+    "linear_functions",
     "math",
     "math_500",
     "mbpp",

@@ -2,8 +2,8 @@
 
 VeRL 0.9.1 polls for finished rollouts every 2.0 s, a default that no key of its config reaches, so the generation time of a
 step is rounded up to a multiple of it; and of a grade it logs the score alone. The hook for both is
-`trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no group filter: recipes with `algorithm.filter_groups`
-(DAPO) keep VeRL's own.
+`trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no group filter (DAPO's dynamic sampling), so conf/rl.yaml
+passes it as `sampler_kwargs`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,30 @@ class PromptReplayBuffer(ReplayBuffer):
     """`ReplayBuffer` of the synchronous trainer: polls every `POLL_SECONDS`, adds `reward/<part>/mean` to a step's metrics."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **(kwargs | {"poll_interval": POLL_SECONDS}))
+        filtering = group_filter(kwargs["sampler_kwargs"])
+        super().__init__(*args, **(kwargs | filtering | {"poll_interval": POLL_SECONDS}))
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
         if partition_id == "train" and batch.keys:
             metrics = {**metrics, **means(grades_of(batch))}
         return batch, metrics
+
+
+def group_filter(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `ReplayBuffer` that say which groups are dropped and replaced, from our `sampler_kwargs`.
+
+    As VeRL 0.9.1 derives them for its own buffer (`PPOTrainer._build_replay_buffer`); a custom one gets none.
+    """
+    groups, failed = given.get("filter_groups") or {}, bool(given.get("refill_failed_groups"))
+    filters, batch = bool(groups.get("enable")), given.get("train_batch_size")
+    return {
+        "filter_groups_metric": str(groups["metric"]) if filters else None,
+        "max_inflight_gen_batches": groups["max_inflight_gen_batches"] if filters else 1,
+        "sync_refill_failed_groups": failed,
+        "train_batch_size": batch,
+        "gen_batch_size": 1 if filters or failed else batch,
+    }
 
 
 def grades_of(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
