@@ -35,7 +35,7 @@ def run(verb: Verb, argv: list[str], flags: tuple[str, ...] = ()) -> int:
     chosen = {flag: getattr(arguments, flag) for flag in flags}
     try:
         if arguments.multirun:
-            return sweep(module, arguments.overrides, [f"--{flag}" for flag in flags if chosen[flag]])
+            return sweep(module, arguments.overrides, [_option(flag) for flag in flags if chosen[flag]])
         composed = compose.compose(arguments.overrides)
         if arguments.cfg:
             return show(composed, arguments.resolve)
@@ -92,8 +92,12 @@ def _parser(module: str, flags: tuple[str, ...]) -> argparse.ArgumentParser:
     parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
     parser.add_argument("-m", "--multirun", action="store_true", help="one run for each of the values a=1,2 b=3,4")
     for flag in flags:
-        parser.add_argument(f"--{flag}", action="store_true")
+        parser.add_argument(_option(flag), action="store_true")
     return parser
+
+
+def _option(flag: str) -> str:
+    return "--" + flag.replace("_", "-")
 
 
 def _module_of(verb: Verb) -> str:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 import data_prep
 from posttrain_verl import base_models, cli, preflight
+from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
 from posttrain_verl.cpu import zygote
 from posttrain_verl.problem import InputError, Problem
@@ -143,10 +144,14 @@ def conclusion(folder: RunFolder, status: Status) -> str:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
-    return cli.run(launch_words, sys.argv[1:])
+    return cli.run(launch_words, sys.argv[1:], flags=("dry_run",))
 
 
-def launch_words(composed: Composed) -> int:
+def launch_words(composed: Composed, dry_run: bool = False) -> int:
+    if composed.posttrain.cluster.name != "local":
+        return clusters.submit(composed, say, dry_run)
+    if dry_run:
+        clusters.refuse_dry_run()
     return EXIT_CODES.get(launch(composed).state, 1)
 
 

@@ -52,7 +52,7 @@ def rewrite(word: str) -> list[str]:
         folder = Path(value).expanduser().absolute()
         return ["base_model=folder", f"++posttrain.base_model.path={_quoted(str(folder))}",
                 f"++posttrain.base_model.name={_quoted(folder.name)}"]  # fmt: skip
-    plain = key.lstrip("+")
+    plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
     if not value or key.startswith("~") or _is_group_key(plain):
         return [word]
     return [f"++{plain}={value}"]

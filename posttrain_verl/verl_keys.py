@@ -39,10 +39,12 @@ READ_UNLISTED = frozenset(
 FREE_FORM = frozenset({"ray_init", "teacher_models", "mbridge_config", "fused_kernel_options", "kw_args",
                        "controller_nsight_options", "worker_nsight_options", "override_config"})  # fmt: skip
 
+OUR_FREE_FORM = frozenset({"posttrain.cluster.env", "posttrain.cluster.node_selector"})
+
 
 def is_free_form(path: str) -> bool:
     """Whether any key may stand below `path`, e.g. actor_rollout_ref.rollout.engine_kwargs.vllm."""
-    return any(
+    return path in OUR_FREE_FORM or any(
         name in FREE_FORM or name.endswith("_kwargs") or name.startswith("override_") for name in path.split(".")
     )
 

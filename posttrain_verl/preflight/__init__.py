@@ -6,6 +6,7 @@ from collections.abc import Container
 
 from omegaconf import ListConfig
 
+from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
 from posttrain_verl.overrides import nearest
 from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule, shape
@@ -22,6 +23,7 @@ CHECKS: dict[str, Check] = {
     "schedule": schedule.check,
     "disk": disk.check,
     "run_folder": run_folder.check,
+    "cluster": auth.check,
 }
 GATES = ("keys", "shape")
 
@@ -32,12 +34,14 @@ def run(composed: Composed, skip: Container[str] = ()) -> Report:
     Data of an offline mix and embedded models that are not built yet are no problem: launch builds them. Call again
     after building, and they are checked like any other. On a tree that has not VeRL's form only the gates look.
     """
-    wanted = _wished(composed)
+    wanted, there = _wished(composed), composed.posttrain.cluster.get("checked_there") or ()
     verdicts = [look("skip", lambda _: _unknown(wanted), composed)] if wanted else []
     formed = True
     for name, check in CHECKS.items():
         if name in skip or (name in wanted and name != "shape"):
             verdicts.append(Verdict(name, "skipped", note="posttrain.skip" if name in wanted else "not needed here"))
+        elif name in there:
+            verdicts.append(Verdict(name, "skipped", note=f"the cluster sees to it: {composed.posttrain.cluster.name}"))
         elif not formed and name not in GATES:
             verdicts.append(Verdict(name, "unseen", note="the config has not VeRL's form"))
         else:

@@ -18,7 +18,10 @@ RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 @dataclass
 class Status:
-    """`status.json`: `why` says why the run ended, times are seconds since the epoch, `pid` is the process that trains."""
+    """`status.json`: `why` says why the run ended, times are seconds since the epoch, `pid` is the process that trains.
+
+    `job` is what `clusters.job.Job` takes, where the run is a job of a Ray cluster.
+    """
 
     state: str
     pid: int | None = None
@@ -26,6 +29,7 @@ class Status:
     ended: float | None = None
     last_step: int | None = None
     why: str = ""
+    job: dict[str, str] | None = None
 
 
 class RunFolder:
@@ -70,6 +74,10 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -92,10 +100,10 @@ class RunFolder:
         return json.loads(self.plan.read_text())
 
     def write_status(self, status: Status) -> None:
-        replace(self.path / "status.json", json.dumps(asdict(status), indent=2) + "\n")
+        replace(self.status, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> Status:
-        return Status(**json.loads((self.path / "status.json").read_text()))
+        return Status(**json.loads(self.status.read_text()))
 
     def started(self, pid: int) -> Status:
         """Record that the process `pid` now trains."""

@@ -1,0 +1,1 @@
+"""Where a launch runs when it is not here: a Ray cluster, an allocation of Slurm, Kubernetes. One module each."""

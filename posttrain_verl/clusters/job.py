@@ -1,0 +1,189 @@
+"""A job of a Ray cluster, seen through the HTTP address of its dashboard: state, log, stop, and the files it left.
+
+Ray is imported when the first job is asked for: the process that launches stays light until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import shlex
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from posttrain_verl.clusters import auth
+from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PROBE_SECONDS = 5.0
+LOST_SECONDS = 60.0  # a head that is silent for so long is given up; the job may go on
+POLL_SECONDS = 1.0
+STATES = {"PENDING": RUNNING, "RUNNING": RUNNING, "SUCCEEDED": DONE, "FAILED": FAILED, "STOPPED": INTERRUPTED}
+_LARGEST_FILE = "50M"
+_BEGIN, _END = "-----begin run folder-----", "-----end run folder-----"
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the head whose dashboard is at `address`, e.g. http://10.0.0.1:8265.
+
+    Raises:
+        InputError: it does not answer within PROBE_SECONDS, is no Ray, or refuses our token.
+    """
+    _probe(address)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        raise _unreachable(address, "the head refuses the token of this shell", auth.MAKE_TOKEN) from None
+    except (RuntimeError, ConnectionError) as error:
+        raise _unreachable(address, str(error).splitlines()[0]) from None
+
+
+def _probe(address: str) -> None:
+    """Ask for the version once, with a time limit; Ray's own client has none."""
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise _unreachable(address, "that is no http://HOST:PORT")
+    if missing := auth.missing_token(url.hostname):
+        raise InputError(f"the Ray cluster at {address} cannot be used", missing)
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=PROBE_SECONDS) as answer:
+            json.load(answer)["ray_version"]
+    except urllib.error.HTTPError as error:  # it answers; the token comes with Ray's client
+        if error.code not in (401, 403):
+            raise _unreachable(address, f"it answers {error.code}, so it is no Ray dashboard") from None
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        raise _unreachable(address, f"no answer within {PROBE_SECONDS:g} s ({reason})") from None
+    except (ValueError, KeyError, TypeError):
+        raise _unreachable(address, "what answers is no Ray dashboard") from None
+
+
+def _unreachable(address: str, what: str, remedy: str = "") -> InputError:
+    remedy = remedy or ("is the head up, with its dashboard? ray start --head --dashboard-host=...; from outside its network:\n"
+                        "ssh -N -L 8265:127.0.0.1:8265 HEAD, and address=http://127.0.0.1:8265")  # fmt: skip
+    return InputError(f"the Ray cluster at {address} cannot be used", [Problem(f"{address}: {what}", remedy)])
+
+
+class Job:
+    """One job: `id` is Ray's submission id, `folder` the run folder on the cluster."""
+
+    def __init__(self, address: str, id: str, folder: str):
+        self.address, self.id, self.folder = address, id, folder
+
+    @cached_property
+    def client(self) -> JobSubmissionClient:
+        return connect(self.address)
+
+    def state(self) -> str:
+        """running, done, failed or interrupted, as of a run."""
+        return STATES[str(self.client.get_job_status(self.id).value)]
+
+    def exit_code(self) -> int | None:
+        """The exit code of the launch on the cluster; None while it runs, or if it never started."""
+        return self.client.get_job_info(self.id).driver_exit_code
+
+    def message(self) -> str:
+        """What Ray says of the job, in one line."""
+        return (self.client.get_job_info(self.id).message or "").strip().splitlines()[0]
+
+    def logs(self) -> str:
+        """All that the launch on the cluster has printed."""
+        return self.client.get_job_logs(self.id)
+
+    def stop(self, seconds: float = 90.0) -> str:
+        """End the run there as Ctrl-C would, wait for it up to `seconds`, and return its state."""
+        if self.state() == RUNNING:
+            self.client.stop_job(self.id)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> str:
+        """The state once the job has ended, or after `seconds`."""
+        until = time.monotonic() + seconds
+        while (state := self.state()) == RUNNING and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+        return state
+
+    def follow(self) -> Iterator[str]:
+        """The lines of its log from the first on, until it has ended; a connection that broke is made again.
+
+        Raises:
+            ConnectionError: the head has been silent for LOST_SECONDS.
+        """
+        seen, rest = 0, ""
+        while True:
+            read = 0
+            for chunk in self._tail():
+                read += len(chunk)
+                fresh, seen = chunk[max(0, len(chunk) - max(0, read - seen)) :], max(seen, read)
+                *lines, rest = (rest + fresh).split("\n")
+                yield from lines
+            if self._state_when_back() != RUNNING:
+                yield from [rest] if rest else []
+                return
+
+    def _tail(self) -> Iterator[str]:
+        """Chunks of the log from its start, until Ray closes the stream or the head is gone."""
+        import aiohttp
+
+        with asyncio.Runner() as runner:
+            stream = self.client.tail_job_logs(self.id).__aiter__()
+            while True:
+                try:
+                    chunk = runner.run(_within(stream, LOST_SECONDS))
+                except (StopAsyncIteration, TimeoutError, RuntimeError, OSError, aiohttp.ClientError):
+                    return
+                yield chunk
+
+    def _state_when_back(self) -> str:
+        until = time.monotonic() + LOST_SECONDS
+        while True:
+            try:
+                _probe(self.address)
+                return self.state()
+            except (InputError, OSError, RuntimeError):
+                if time.monotonic() > until:
+                    raise ConnectionError(f"{self.address} has been silent for {LOST_SECONDS:g} s") from None
+            time.sleep(POLL_SECONDS)
+
+    def fetch(self, target: Path) -> bool:
+        """Copy the small files of the run folder (config, plan, status, metrics, log, validation) to `target`.
+
+        They travel in the log of a second, short job: no storage need be shared. False if the run has no folder there.
+        """
+        inside = ("find . -maxdepth 2 -type f -size -" + _LARGEST_FILE
+                  + " -not -path './checkpoints/*' -not -path './rollouts/*' -not -path './ray_logs/*' -print0"
+                  + " | tar -cz --null -T - | base64 -w 0")  # fmt: skip
+        script = f"cd {_quoted(self.folder)} && echo '{_BEGIN}' && {inside} && echo && echo '{_END}'"
+        copy = Job(self.address, self.client.submit_job(entrypoint=script), self.folder)
+        if copy.wait(LOST_SECONDS) != DONE:
+            return False
+        packed = copy.logs().split(_BEGIN)[-1].split(_END)[0]
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+            archive.extractall(target, filter="data")
+        return True
+
+
+async def _within(stream: Any, seconds: float) -> str:
+    return await asyncio.wait_for(anext(stream), seconds)
+
+
+def _quoted(path: str) -> str:
+    """Quoted for a shell, but for a leading tilde."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)

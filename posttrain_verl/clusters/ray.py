@@ -1,0 +1,157 @@
+"""`cluster=ray`: the launch runs as a job on the head of a Ray cluster that is already up, and is followed from here.
+
+There it is an ordinary `launch` with a run folder of its own below `posttrain.cluster.runs_dir`. The run folder here
+holds config, plan, status (with Ray's job id), metrics and log, fetched through the Job API when the run has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posttrain_verl import preflight
+from posttrain_verl.clusters import job, parcel, words
+from posttrain_verl.clusters.job import Job
+from posttrain_verl.compose import Composed
+from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status
+
+Say = Callable[[str], None]
+STOP_SECONDS = 60  # for the launch on the head to end its run; Ray's own default of 3 s leaves processes behind
+EXIT_CODES = {DONE: 0, FAILED: 1, INTERRUPTED: 130}
+
+
+def submit(composed: Composed, say: Say, dry_run: bool = False) -> int:
+    """Submit the launch, follow it to its end (unless `posttrain.detach`), and return the exit code it had there.
+
+    Ctrl-C stops the job. Losing the head does not: the job may go on, and `status` finds it again.
+
+    Raises:
+        InputError: the head cannot be used, or the recipe has problems; nothing was submitted and nothing is left.
+    """
+    if dry_run:
+        raise InputError("nothing to print", [Problem("cluster=ray submits at once: there is no script", "")])
+    client = job.connect(_address(composed))
+    preflight.require(preflight.check(composed), composed)
+    folder = RunFolder.create(composed.run_dir())
+    try:
+        status = _start(composed, client, folder)
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
+    running = of_folder(folder)
+    say(f"job {running.id} at {running.address}; run folder {folder.path} here, {running.folder} there")
+    if composed.posttrain.detach:
+        return 0
+    return _follow(running, folder, status, say)
+
+
+def of_folder(folder: RunFolder) -> Job:
+    """The job of a run folder whose status.json names one."""
+    named: Any = folder.read_status().job
+    return Job(**named)
+
+
+def refresh(folder: RunFolder) -> Status:
+    """What is known of the run now, asked of the cluster; once it has ended its files are fetched into `folder`.
+
+    Raises:
+        InputError: the cluster does not answer.
+    """
+    status, running = folder.read_status(), of_folder(folder)
+    if status.state != RUNNING or (state := running.state()) == RUNNING:
+        return status
+    return _conclude(running, folder, status, state)
+
+
+def devices(address: str) -> int:
+    """How many GPUs (logical ones on the CPU backend) the nodes of the cluster have together."""
+    job.connect(address)
+    from ray.util.state import list_nodes
+
+    nodes = list_nodes(address=address, filters=[("state", "=", "ALIVE")], detail=True)
+    return int(sum(node.resources_total.get("GPU", 0) for node in nodes))
+
+
+def _address(composed: Composed) -> str:
+    address = composed.posttrain.cluster.address or os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not address:
+        problem = Problem(
+            "cluster=ray needs the address of a head", "add address=http://HOST:8265, that of its dashboard"
+        )
+        raise InputError(f"recipe '{composed.recipe}' cannot launch", [problem])
+    return str(address)
+
+
+def _start(composed: Composed, client: Any, folder: RunFolder) -> Status:
+    """Send the parcel, submit the job, and write what the run folder can hold by now."""
+    cluster = composed.posttrain.cluster
+    with tempfile.TemporaryDirectory(prefix="posttrain-") as place:
+        replaced = {**parcel.pack(composed, Path(place)), "posttrain.runs_dir": cluster.runs_dir}
+        there = words.there(composed, folder.path.name, replaced)
+        submission = client.submit_job(
+            entrypoint=words.command(cluster.python, there),
+            submission_id=f"{composed.recipe}-{folder.path.name}-{secrets.token_hex(3)}",
+            runtime_env={"working_dir": place, "env_vars": _variables(composed)},
+            metadata={"run": f"{composed.recipe}/{folder.path.name}"},
+        )
+    folder.write_config(composed.for_run(folder.path))
+    folder.write_plan({"recipe": composed.recipe, "stage": composed.stage, "overrides": composed.overrides})
+    home = f"{cluster.runs_dir}/{composed.recipe}/{folder.path.name}"
+    named = {"address": str(client.get_address()), "id": submission, "folder": home}
+    status = Status(RUNNING, started=time.time(), job=named)
+    folder.write_status(status)
+    return status
+
+
+def _variables(composed: Composed) -> dict[str, str]:
+    cluster = composed.posttrain.cluster
+    forwarded = {name: os.environ[name] for name in cluster.forward if name in os.environ}
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the driver repeats variables of the job, which Ray calls a conflict
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+        "POSTTRAIN_CACHE": f"{cluster.runs_dir}/cache",  # an embedded model is built where every node sees it
+        **forwarded,
+        **words.setting(composed, "env"),
+    }
+
+
+def _follow(running: Job, folder: RunFolder, status: Status, say: Say) -> int:
+    try:
+        with folder.log.open("a") as log:
+            for line in running.follow():
+                say(line)
+                log.write(line + "\n")
+                log.flush()
+        state = running.state()
+    except KeyboardInterrupt:
+        say(f"stopping job {running.id}")
+        state = running.stop(STOP_SECONDS + 30)
+    except ConnectionError as error:
+        say(f"{error}; the job may go on: python -m posttrain_verl.status {folder.path}")
+        return 1
+    code = running.exit_code()
+    _conclude(running, folder, status, state)
+    return EXIT_CODES[state] if state != FAILED else code or 1
+
+
+def _conclude(running: Job, folder: RunFolder, status: Status, state: str) -> Status:
+    """Fetch the run's files and write the last status: that of the run there, with the job of here."""
+    status.state, status.ended = state, time.time()
+    with tempfile.TemporaryDirectory(prefix="posttrain-") as place:
+        fetched = RunFolder(Path(place))
+        if running.fetch(fetched.path) and fetched.status.exists():
+            there = fetched.read_status()
+            status.why, status.last_step = there.why, there.last_step
+            shutil.copytree(place, folder.path, ignore=shutil.ignore_patterns("status.json"), dirs_exist_ok=True)
+        elif state == FAILED:
+            status.why = running.message()
+    folder.write_status(status)
+    return status
