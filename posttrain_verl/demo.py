@@ -27,7 +27,7 @@ from posttrain_verl.evaluate import verdicts
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import DONE, RunFolder
-from posttrain_verl.statistics import accuracy, paired
+from posttrain_verl.statistics import paired, share
 
 RECIPES = {"nano_2m": ("demo_sft", "demo_grpo"), "smollm2_135m": ("demo_smollm2_sft", "demo_smollm2_grpo")}
 
@@ -96,7 +96,7 @@ def table(home: Path) -> Table:
     before = None
     for name in ("base", "sft", "grpo"):
         right = verdicts(home / "eval" / f"{name}.json")
-        measured = accuracy(list(right.values()))
+        measured = share(list(right.values()))
         cells = ["", "", ""]
         if before is not None:
             test = paired(before, right)

@@ -1,100 +1,162 @@
-"""Greedy accuracy of a model on a Parquet of questions: `python -m posttrain_verl.evaluate base_model=M eval=FILE`.
+"""Evaluate a model: `python -m posttrain_verl.evaluate base_model=NAME|FOLDER eval=NAME|FILE.parquet [key=value ...]`.
 
-`base_model` is an embedded name or a Hugging Face folder, `eval` a Parquet in the RL schema (prompt, data_source,
-reward_model, extra_info.id), such as a mix's test.parquet. Answers come from vLLM under the model's own chat template and
-are graded by `reward_fns`; `posttrain.out=FILE` keeps every item with its verdict, so that two evaluations can be paired.
+`run=ID` takes the newest Hugging Face folder of a run. The set is one of conf/eval, or a Parquet in the RL schema. The whole
+set is answered greedily unless told otherwise: k=8 temperature=0.8 top_p= max_tokens= seed= for the sampling, rows=N or
+seconds=S for a stratified sample. Also: label= stratify=COLUMN path=FILE (the set's rows, offline) replicas= tensor_parallel=
+chat_template=FILE posttrain.out=FILE posttrain.data_dir= posttrain.runs_dir=. An evaluation that was killed goes on where it was.
+Exit codes: 0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from omegaconf import OmegaConf
+from rich.console import Console
+from tqdm import tqdm
 
 import reward_fns
-from posttrain_verl import base_models, hardware
+from posttrain_verl.evaluation import grading, job, questions, replicas, show, strata
+from posttrain_verl.evaluation.answers import Answer, AnswerLog, fingerprint
+from posttrain_verl.evaluation.engine import Work
+from posttrain_verl.evaluation.job import Job
+from posttrain_verl.evaluation.questions import Question
+from posttrain_verl.evaluation.replicas import EngineFailed, Layout
+from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, read, write
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run import environment
-from posttrain_verl.run.folder import replace
-from posttrain_verl.statistics import accuracy
+from reward_fns.code.sandbox import SandboxUnavailable
 
-MAX_TOKENS = 512  # of an answer
+AT_ONCE = {"cpu": 64}  # answers in an engine at a time; 256 on a GPU
 
 
-def evaluate(model: Path, questions: Path, out: Path | None, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
-    """Answer and grade every question; returns the accuracy and the items, and writes them to `out`."""
-    rows = pq.read_table(questions).to_pylist()
-    answers = generate(model, [row["prompt"] for row in rows], max_tokens)
-    items = [graded(row, answer) for row, answer in zip(rows, answers, strict=True)]
-    reward_fns.close()
-    result = {"model": str(model), "questions": str(questions),
-              "accuracy": asdict(accuracy([item["acc"] == 1 for item in items])), "items": items}  # fmt: skip
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace(out, json.dumps(result, indent=1) + "\n")
+def evaluate(asked: Job) -> Result:
+    """Answer and grade the questions, and write the file of results; returns what stands in it.
+
+    Answers lie in `<out>.answers.jsonl` as they come. Those of an earlier call with the same model, questions and sampling
+    are not asked for again, and where all are there no engine starts: the answers are graded anew.
+
+    Raises:
+        InputError: the questions cannot be read, or programs cannot be isolated on this machine.
+        EngineFailed: an engine ended early. A further call goes on.
+    """
+    everything = questions.read(asked.eval.file)
+    by = strata.column(everything, asked.stratify)
+    groups = strata.strata(everything, by)
+    places = strata.order(everything, groups)[: asked.rows]
+    wanted = [everything[place] for place in places]
+    stratum = {everything[place].id: groups[place] for place in places}
+    pool = ThreadPoolExecutor(max_workers=8)
+    try:
+        grades = [pool.submit(grading.graded, question, stratum[question.id], answer)
+                  for question, answer in _answers(asked, wanted)]  # fmt: skip
+        items = _complete(_results(grades), everything, asked.sampling["k"])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        reward_fns.close()
+    result = _result(asked, items, len(everything), by)
+    write(result, asked.out)
     return result
 
 
-def generate(model: Path, prompts: list[list[dict[str, str]]], max_tokens: int) -> list[str]:
-    """Greedy answers, one for each list of chat messages."""
-    from vllm import LLM, SamplingParams
+def _answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Question, Answer]]:
+    """Every answer with its question: first those that lie on disk, then new ones as they come."""
+    by_id = {question.id: question for question in wanted}
+    with AnswerLog(asked.out.with_suffix(".answers.jsonl"), _belongs_to(asked, wanted)) as log:
+        k = asked.sampling["k"]
+        there = [answer for answer in log.done.values() if answer.id in by_id and answer.sample < k]
+        yield from ((by_id[answer.id], answer) for answer in there)
+        missing = [(one.id, one.messages, [n for n in range(k) if (one.id, n) not in log.done]) for one in wanted]
+        missing = [each for each in missing if each[2]]
+        if not missing:
+            return
+        plan = replicas.layout(asked.replicas, asked.tensor_parallel)
+        with _progress(len(wanted) * k, len(there), asked) as bar:
+            tokens = 0
+            for answer in replicas.answer(_work(asked, plan, missing), plan, asked.out.with_suffix(".log")):
+                log.add(answer)
+                tokens += answer.tokens
+                bar.set_postfix_str(f"{tokens} tokens", refresh=False)
+                bar.update()
+                yield by_id[answer.id], answer
 
-    engine = LLM(str(model), dtype="float32" if hardware.detect().name == "cpu" else "auto", enforce_eager=True,
-                 max_model_len=2048 + max_tokens, enable_prefix_caching=False)  # fmt: skip
-    sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    return [output.outputs[0].text for output in engine.chat(prompts, sampling, use_tqdm=True)]
+
+def _belongs_to(asked: Job, wanted: list[Question]) -> dict[str, Any]:
+    """What an answer follows from: whatever is in here differs, it is no answer to this question."""
+    sampling = {key: asked.sampling[key] for key in ("temperature", "top_p", "max_tokens", "seed")}
+    return {"schema": SCHEMA, "model": fingerprint(asked.model), "questions": questions.digest(asked.eval.file),
+            "chat_template": asked.chat_template, **sampling}  # fmt: skip
 
 
-def graded(row: dict[str, Any], answer: str) -> dict[str, Any]:
-    """One item of the result: its id, the answer and the grade."""
-    gold = row["reward_model"]["ground_truth"]
-    grade = reward_fns.grade(row["data_source"], answer, gold, row["extra_info"])
-    return {"id": str(row["extra_info"]["id"]), "answer": answer, "gold": gold, **grade}
+def _work(asked: Job, plan: Layout, missing: list[tuple[str, list[dict[str, str]], list[int]]]) -> Work:
+    drawn = asked.sampling
+    return Work(asked.model, missing, drawn["temperature"], drawn["top_p"], drawn["max_tokens"], drawn["seed"],
+                dtype="float32" if plan.on_cpu else "auto", eager=plan.on_cpu, tensor_parallel=plan.tensor_parallel,
+                at_once=AT_ONCE.get(plan.machine.name, 256), seconds=asked.seconds,
+                chat_template=asked.chat_template)  # fmt: skip
+
+
+def _progress(total: int, there: int, asked: Job) -> tqdm[Any]:
+    return tqdm(total=total, initial=there, desc=f"{asked.label} on {asked.eval.name}", unit="answer")
+
+
+def _results(grades: list[Future[Item]]) -> list[Item]:
+    try:
+        return [grade.result() for grade in grades]
+    except SandboxUnavailable as error:
+        raise InputError("programs cannot be graded", [Problem(str(error))]) from None
+
+
+def _complete(items: list[Item], everything: list[Question], k: int) -> list[Item]:
+    """The items of the questions that have all their answers, in the order of the set: a time budget leaves some without."""
+    place = {question.id: number for number, question in enumerate(everything)}
+    kept = [item for group in grading.by_question(items).values() if len(group) == k for item in group]
+    return sorted(kept, key=lambda item: (place[item["id"]], item["sample"]))
+
+
+def _result(asked: Job, items: list[Item], population: int, by: str | None) -> Result:
+    used = len({item["id"] for item in items})
+    return {
+        "schema": SCHEMA, "model": asked.model, "label": asked.label, "eval": asked.eval.name,
+        "questions": str(asked.eval.file), "sampling": asked.sampling, "population": population, "n": used,
+        "stratified_by": by if used < population else None, "noise": used < FEWEST,
+        "metrics": grading.metrics(items, asked.sampling["k"]), "errors": grading.error_counts(items), "items": items,
+    }  # fmt: skip
 
 
 def verdicts(out: Path) -> dict[str, bool]:
-    """The verdict of each item of a written evaluation, by its id."""
-    return {item["id"]: item["acc"] == 1 for item in json.loads(out.read_text())["items"]}
-
-
-def read_arguments(words: list[str]) -> tuple[str, Path, Path | None, int]:
-    """`base_model=`, `eval=`, `posttrain.out=` and `max_tokens=` of the command line.
-
-    Raises:
-        InputError: one of the first two is missing, or the file is not there.
-    """
-    given = OmegaConf.from_dotlist(words)
-    problems = [Problem(f"{key}= is missing", f"add {key}=...") for key in ("base_model", "eval") if key not in given]
-    if "eval" in given and not Path(given.eval).is_file():
-        problems.append(
-            Problem(f"{given.eval} is no file", "name a Parquet in the RL schema, e.g. data/embedded/test.parquet")
-        )
-    if "base_model" in given and not (base_models.is_embedded(given.base_model) or Path(given.base_model).is_dir()):
-        problems.append(Problem(f"{given.base_model} is neither an embedded model nor a folder",
-                                f"embedded: {', '.join(base_models.EMBEDDED)}"))  # fmt: skip
-    if problems:
-        raise InputError("nothing to evaluate", problems)
-    out = OmegaConf.select(given, "posttrain.out")
-    return given.base_model, Path(given.eval), Path(out) if out else None, given.get("max_tokens", MAX_TOKENS)
+    """Whether each item of a written evaluation of one answer a question is right, by its id."""
+    return {item["id"]: item["acc"] == 1 for item in read(out)["items"]}
 
 
 def main() -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.evaluate", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser.add_argument("--json", action="store_true", help="print the results without the items as JSON")
+    given = parser.parse_intermixed_args()
     try:
-        name, questions, out, max_tokens = read_arguments(sys.argv[1:])
+        asked = job.read(given.words, report=lambda line: print(line, file=sys.stderr, flush=True))
+        result = evaluate(asked)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    os.environ.update(
-        environment.of_processes(hardware.detect().name, local_model=True), VLLM_ENABLE_V1_MULTIPROCESSING="0"
-    )
-    result = evaluate(base_models.ensure(name, print), questions, out, max_tokens)
-    print(json.dumps(result["accuracy"]))
+    except EngineFailed as error:
+        print(f"{error}\nthe same command goes on with the answers that are there", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the answers that are there", file=sys.stderr)
+        return 130
+    if given.json:
+        print(json.dumps({key: value for key, value in result.items() if key != "items"} | {"out": str(asked.out)}))
+    else:
+        show.evaluation(result, Console())
+        print(f"every answer lies in {asked.out}")
     return 0
 
 

@@ -1,26 +1,37 @@
-"""Accuracy on a set of items, with what its size allows to say."""
+"""What a number of items allows to say: shares with intervals, pass@k, and two models on the same items.
+
+The unit is the item (a question), since questions are what was sampled: k answers to one question are one observation,
+their mean. So every figure starts from one value an item. docs/statistics.md has the reasons and the measured coverage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import comb
+from scipy.stats import norm, t, ttest_rel
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
+
+CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
+POWER = 0.8  # with which the detectable difference would be found
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """The share of right items with its 95 % Wilson interval (Wilson 1927, by statsmodels); all from 0 to 1."""
+class Share:
+    """The mean over `n` items and its 95 % interval, all from 0 to 1."""
 
-    n: int
-    correct: int
+    value: float
     low: float
     high: float
-
-    @property
-    def value(self) -> float:
-        return self.correct / self.n
+    n: int
 
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
@@ -28,33 +39,134 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the same items: how many only the second got right, only the first, and the exact McNemar p."""
+    """Two models on the same `n` items, the second against the first.
 
+    `difference` of the means with its 95 % interval `low` to `high`, `gained` and `lost` items (the second better, worse),
+    `p` of "no difference", by `test`; `detectable` is the smallest difference that `n` such items show in four cases of five.
+    """
+
+    n: int
+    difference: float
+    low: float
+    high: float
     gained: int
     lost: int
     p: float
+    detectable: float
+    test: str
 
 
-def accuracy(right: Sequence[bool]) -> Accuracy:
-    """Accuracy over items, one verdict each.
+def share(values: Sequence[float]) -> Share:
+    """The mean of one value from 0 to 1 for each item, with Wilson's interval (Wilson 1927, by statsmodels).
+
+    For values of 0 and 1 that is the plain Wilson interval. For means of k answers the binomial n is replaced by the number
+    of independent answers that would vary as much as the items do, at least the number of items (k equal answers to a
+    question are one), and less what the normal quantile forgets of few items (the effective sample size of cluster sampling,
+    Kish 1965, with the correction of Korn and Graubard 1998).
 
     Raises:
         ValueError: there is no item.
     """
-    if not right:
+    if not len(values):
         raise ValueError("no item was evaluated")
-    low, high = proportion_confint(sum(right), len(right), method="wilson")
-    return Accuracy(len(right), sum(right), float(low), float(high))
+    given = np.asarray(values, dtype=float)
+    mean, n = float(given.mean()), len(given)
+    effective = n if are_verdicts(given) else _effective(given, mean)
+    low, high = proportion_confint(mean * effective, effective, alpha=ALPHA, method="wilson")
+    return Share(mean, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
-def paired(first: dict[str, bool], second: dict[str, bool]) -> Paired:
-    """Exact McNemar test on the items of both, keyed by item id (McNemar 1947, the binomial form, by statsmodels).
+def are_verdicts(values: np.ndarray) -> bool:
+    """Whether all values are 0 or 1."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _effective(values: np.ndarray, mean: float) -> float:
+    """How many independent answers have a mean that varies as much as this one: p (1 - p) / n is their variance."""
+    n = len(values)
+    variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
+    if variance == 0.0:
+        return n
+    few = norm.ppf(1 - ALPHA / 2) / t.ppf(1 - ALPHA / 2, n - 1)
+    return float(max(n, mean * (1 - mean) / variance) * few**2)
+
+
+def pass_at(right: int, drawn: int, k: int) -> float:
+    """The probability that one of `k` of the `drawn` answers is among the `right` ones, without bias: 1 - C(drawn - right,
+    k) / C(drawn, k) (Chen et al. 2021, "Evaluating large language models trained on code", equation 1).
 
     Raises:
-        ValueError: the two did not answer the same items.
+        ValueError: fewer than k answers were drawn.
+    """
+    if not 0 < k <= drawn:
+        raise ValueError(f"pass@{k} needs at least {k} answers an item; there are {drawn}")
+    return 1.0 - float(comb(drawn - right, k, exact=True)) / comb(drawn, k, exact=True)
+
+
+def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
+    """Compare two models on the same items, each given as the value (0 to 1) of each item by its id.
+
+    Values of 0 and 1 (one answer an item): exact McNemar test (McNemar 1947, binomial form, by statsmodels) and the interval
+    of Agresti and Min (2005). Means of k answers: paired t test and its interval (by scipy), which is the cluster-robust one.
+
+    Raises:
+        ValueError: there is no item, or the two did not answer the same items.
     """
     if first.keys() != second.keys():
         raise ValueError(f"the two evaluations differ in {len(first.keys() ^ second.keys())} items")
-    gained = sum(second[item] and not first[item] for item in first)
-    lost = sum(first[item] and not second[item] for item in first)
-    return Paired(gained, lost, float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue))
+    if not first:
+        raise ValueError("no item was evaluated")
+    one = np.array(list(first.values()), dtype=float)
+    two = np.array([second[item] for item in first], dtype=float)
+    return _paired_verdicts(one, two) if are_verdicts(np.concatenate([one, two])) else _paired_means(one, two)
+
+
+def _paired_verdicts(one: np.ndarray, two: np.ndarray) -> Paired:
+    n, gained, lost = len(one), int((two > one).sum()), int((two < one).sum())
+    low, high = agresti_min(gained, lost, n)
+    p = float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
+    # Half an item more on each side: where no item differed, that is no proof that none ever will.
+    detectable = detectable_difference(n, (gained + lost + 1) / (n + 2))
+    return Paired(n, (gained - lost) / n, low, high, gained, lost, p, detectable, "exact McNemar")
+
+
+def _paired_means(one: np.ndarray, two: np.ndarray) -> Paired:
+    n, gaps = len(one), two - one
+    spread = float(gaps.std(ddof=1)) if n > 1 else math.nan
+    gained, lost, mean = int((gaps > 0).sum()), int((gaps < 0).sum()), float(gaps.mean())
+    if not spread > 0:
+        return Paired(n, mean, math.nan, math.nan, gained, lost, 1.0 if mean == 0 else math.nan, math.nan, "paired t")
+    test = ttest_rel(two, one)
+    low, high = test.confidence_interval(CONFIDENCE)
+    effect = TTestPower().solve_power(effect_size=None, nobs=n, alpha=ALPHA, power=POWER)
+    return Paired(
+        n, mean, float(low), float(high), gained, lost, float(test.pvalue), float(effect) * spread, "paired t"
+    )
+
+
+def agresti_min(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """95 % interval of (gained - lost) / n: Wald's with half an item added to each cell of the 2 x 2 table (Agresti and Min
+    2005, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24)."""
+    up, down, total = gained + 0.5, lost + 0.5, n + 2
+    middle = (up - down) / total
+    half = norm.ppf(1 - ALPHA / 2) * math.sqrt((up + down) / total - middle**2) / math.sqrt(total)
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def detectable_difference(n: int, discordant: float) -> float:
+    """The difference that McNemar's test at 5 % finds in 80 % of samples of `n` items, when a share `discordant` of the
+    items has different verdicts (Connor 1987, "Sample size for testing differences in proportions for the paired-sample
+    design", Biometrics 43). 1.0 where no difference is large enough."""
+    z_alpha, z_power = norm.ppf(1 - ALPHA / 2), norm.ppf(POWER)
+
+    def missing(difference: float) -> float:
+        most = max(discordant, difference)  # a difference needs as many items that differ
+        spread = z_alpha * math.sqrt(most) + z_power * math.sqrt(most - difference**2)
+        return spread - difference * math.sqrt(n)
+
+    return float(brentq(missing, 0.0, 1.0)) if missing(1.0) < 0 else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being several (Holm 1979, by statsmodels), in the order given."""
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]] if len(p_values) else []

@@ -63,7 +63,7 @@ class Item(TypedDict):
 
 
 class Result(TypedDict):
-    """A whole evaluation. `n` of `population` questions were used; `noise` is true below FEWEST of them, unless they are all.
+    """A whole evaluation. `n` of `population` questions were used; `noise` is true below FEWEST.
 
     `metrics` has accuracy, strict_accuracy, flexible_accuracy, format, truncated, unanswered and verifier_error, and with
     k > 1 pass@1 to pass@k and, for math, maj@k. `errors` counts the wrong answers of each kind.

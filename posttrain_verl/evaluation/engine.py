@@ -1,0 +1,158 @@
+"""One vLLM engine that answers questions: the process of a replica, on this machine or in a Ray task.
+
+As a process (`python -m posttrain_verl.evaluation.engine`) it reads its `Work` as one line of JSON, writes one line of JSON
+for each answer, and ends when its standard input does: so it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain_verl.evaluation.answers import Answer
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one engine has to do: `asked` holds (id, messages, numbers of the samples wanted) of each question.
+
+    `seconds` bounds the time in which questions are begun; what was begun is finished. `at_once` is the most answers in the
+    engine at a time.
+    """
+
+    model: str
+    asked: list[tuple[str, list[dict[str, str]], list[int]]]
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    dtype: str = "auto"
+    eager: bool = False
+    tensor_parallel: int = 1
+    at_once: int = 256
+    seconds: float | None = None
+    chat_template: str | None = None
+
+
+def answers(work: Work) -> Iterator[Answer]:
+    """Answer everything asked; each answer comes when it is finished, in no order."""
+    prompts = _prompts(work)
+    room = _context(work, max(map(len, prompts.values()), default=1))
+    engine = _engine(work, room)
+    waiting, running = deque(work.asked), 0
+    until = time.monotonic() + (float("inf") if work.seconds is None else work.seconds)
+    while waiting or running:
+        while waiting and running < work.at_once:
+            if time.monotonic() > until:
+                waiting.clear()
+                break
+            name, _, samples = waiting.popleft()
+            for sample in samples:
+                left = room - len(prompts[name])
+                if left < 1:  # no room for an answer: cut off before its first token
+                    yield Answer(name, sample, "", 0, True)
+                    continue
+                parameters = _sampling(work, min(left, work.max_tokens), name, sample)
+                engine.add_request(json.dumps([name, sample]), {"prompt_token_ids": prompts[name]}, parameters)
+                running += 1
+        for output in engine.step() if running else ():
+            if output.finished:
+                running -= 1
+                yield _answer(output)
+
+
+def _prompts(work: Work) -> dict[str, list[int]]:
+    """The token ids of each question under the model's chat template, as VeRL's rollouts make them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(work.model)
+    if work.chat_template is not None:
+        tokenizer.chat_template = work.chat_template
+    return {
+        name: tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        for name, messages, _ in work.asked
+    }
+
+
+def _context(work: Work, longest: int) -> int:
+    """Tokens of prompt and answer together: what the longest prompt needs, at most what the model was made for."""
+    from transformers import AutoConfig
+
+    own = getattr(AutoConfig.from_pretrained(work.model), "max_position_embeddings", None)
+    needed = longest + work.max_tokens
+    return min(needed, own) if own else needed
+
+
+def _engine(work: Work, room: int) -> Any:
+    from vllm import EngineArgs, LLMEngine
+
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model=work.model,
+            dtype=work.dtype,
+            enforce_eager=work.eager,
+            tensor_parallel_size=work.tensor_parallel,
+            max_model_len=room,
+            max_num_seqs=work.at_once,
+            disable_log_stats=True,
+        )
+    )
+
+
+def _sampling(work: Work, max_tokens: int, name: str, sample: int) -> Any:
+    """The sampling of one answer. Each has a seed of its own, which follows from the evaluation's: which answers were
+    there already, or how many engines there are, then changes none."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    own = hashlib.blake2b(f"{work.seed} {sample} {name}".encode(), digest_size=4).digest()
+    seed = int.from_bytes(own, "big") if work.temperature > 0 else None
+    return SamplingParams(temperature=work.temperature, top_p=work.top_p, max_tokens=max_tokens, seed=seed,
+                          output_kind=RequestOutputKind.FINAL_ONLY)  # fmt: skip
+
+
+def _answer(output: Any) -> Answer:
+    # vLLM may add a suffix of its own to the id it was given.
+    (name, sample), _ = json.JSONDecoder().raw_decode(output.request_id)
+    said = output.outputs[0]
+    return Answer(name, sample, said.text, len(said.token_ids), said.finish_reason == "length")
+
+
+def main() -> int:
+    """The process of a replica."""
+    work = Work(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # vLLM and its libraries print to standard output; the answers get a descriptor of their own.
+    with os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as out:
+        os.dup2(2, 1)
+        for answer in answers(work):
+            out.write(json.dumps(asdict(answer)) + "\n")
+        out.write("done\n")
+    return 0
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def has_chat_template(model: Path | str) -> bool:
+    """Whether a model folder brings a chat template; true for what is not on this disk."""
+    folder = Path(model)
+    config = folder / "tokenizer_config.json"
+    if not folder.is_dir() or (folder / "chat_template.jinja").is_file():
+        return True
+    return config.is_file() and bool(json.loads(config.read_text()).get("chat_template"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Engines side by side, each with its share of the questions: one process a device here, one Ray task each on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from posttrain_verl import hardware
+from posttrain_verl.evaluation.answers import Answer
+from posttrain_verl.evaluation.engine import Work, answers
+from posttrain_verl.hardware import Machine
+from posttrain_verl.run import environment
+
+
+class EngineFailed(Exception):
+    """An engine ended before its work did; the message names its log."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`replicas` engines of `tensor_parallel` devices each; `on_ray` when they are tasks of the cluster at RAY_ADDRESS."""
+
+    machine: Machine
+    replicas: int
+    tensor_parallel: int
+    on_ray: bool
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.machine.name == "cpu"
+
+
+def layout(replicas: int | None, tensor_parallel: int) -> Layout:
+    """As many engines as the devices of the machine, or of the Ray cluster at RAY_ADDRESS, have room for; one on a CPU."""
+    machine, on_ray = hardware.detect(), bool(os.environ.get("RAY_ADDRESS"))
+    devices = _cluster_devices() if on_ray else machine.devices
+    return Layout(machine, replicas or max(1, devices // tensor_parallel), tensor_parallel, on_ray)
+
+
+def answer(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
+    """The answers to everything asked, from all engines, as they come. What the engines print goes to `log`.
+
+    Raises:
+        EngineFailed: an engine ended early.
+    """
+    shares = [replace(work, asked=work.asked[first :: plan.replicas]) for first in range(plan.replicas)]
+    shares = [share for share in shares if share.asked]
+    with ExitStack() as stack, log.open("wb") as out:
+        if plan.on_ray:
+            streams = _on_ray(shares, plan)
+        else:
+            streams = [stack.enter_context(_process(share, plan, place, out)) for place, share in enumerate(shares)]
+        try:
+            yield from merged(streams)
+        except EngineFailed as error:
+            raise EngineFailed(f"{error}; the log is {log}") from error
+
+
+def merged(streams: list[Iterator[Answer]]) -> Iterator[Answer]:
+    """What all the streams bring, as it comes; an exception of one is raised here."""
+    came: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
+
+    def drain(stream: Iterator[Answer]) -> None:
+        try:
+            for item in stream:
+                came.put(item)
+            came.put(None)
+        except Exception as error:  # crosses the thread, and is raised below
+            came.put(error)
+
+    for stream in streams:
+        threading.Thread(target=drain, args=(stream,), daemon=True).start()
+    left = len(streams)
+    while left:
+        item = came.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            left -= 1
+        else:
+            yield item
+
+
+@contextmanager
+def _process(work: Work, plan: Layout, place: int, log: Any) -> Iterator[Iterator[Answer]]:
+    """An engine in a process of its own, which ends when the block does."""
+    command = [environment.python(), "-m", "posttrain_verl.evaluation.engine"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                               env={**os.environ, **_variables(work, plan, place)}, start_new_session=True)  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        with suppress(BrokenPipeError):  # it ended already, which its reader reports
+            process.stdin.write(json.dumps(asdict(work)) + "\n")
+            process.stdin.flush()
+        yield _lines(process)
+    finally:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
+        process.terminate()
+        process.wait()
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[Answer]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "done\n":
+            return
+        yield Answer(**json.loads(line))
+    raise EngineFailed(f"an engine ended early with exit code {process.wait()}")
+
+
+def _variables(work: Work, plan: Layout, place: int) -> dict[str, str]:
+    """The variables of one engine's process: its share of the devices, or of the cores."""
+    variables = environment.of_processes(plan.machine.name, local_model=Path(work.model).is_dir())
+    if plan.on_cpu:
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        cores = sorted(os.sched_getaffinity(0))
+        mine = cores[place :: plan.replicas] or cores
+        if plan.replicas > 1:
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, mine))
+    else:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(plan.machine.devices)))
+        first = place * plan.tensor_parallel
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + plan.tensor_parallel])
+    return variables
+
+
+def _cluster_devices() -> int:
+    _join_ray({})
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _join_ray(variables: dict[str, str]) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=os.environ["RAY_ADDRESS"], runtime_env={"env_vars": variables}, log_to_driver=False)
+
+
+def _on_ray(shares: list[Work], plan: Layout) -> list[Iterator[Answer]]:
+    """One task an engine; Ray finds the nodes, and the model must lie where each of them sees it."""
+    import ray
+
+    variables = environment.of_processes(plan.machine.name, local_model=Path(shares[0].model).is_dir())
+    _join_ray(variables)
+    task = ray.remote(num_gpus=plan.tensor_parallel, num_cpus=1, max_retries=0)(answers)
+    task = task.options(num_returns="streaming", runtime_env={"env_vars": variables})
+
+    def results(work: Work) -> Iterator[Answer]:
+        try:
+            for reference in task.remote(work):
+                yield ray.get(reference)
+        except ray.exceptions.RayError as error:
+            raise EngineFailed(f"an engine's Ray task failed: {error}") from error
+
+    return [results(share) for share in shares]
