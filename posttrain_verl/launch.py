@@ -129,6 +129,7 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
         "overrides": composed.overrides,
         "hardware": composed.posttrain.hardware.name,
         "mix": composed.posttrain.mix.name,
+        "base_model": composed.posttrain.base_model.name,
         "model": str(model or composed.model),
         "changes": [vars(change) for change in composed.changes],
     }

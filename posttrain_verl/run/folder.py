@@ -111,6 +111,34 @@ class RunFolder:
         self.write_status(status)
         return status
 
+    def checkpoint_step(self, stage: str) -> int:
+        """The step of the newest checkpoint with whole shards.
+
+        Raises:
+            InputError: there is none.
+        """
+        steps = [int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*")]
+        saved = [step for step in sorted(steps) if (self._shards(stage, step) / "fsdp_config.json").is_file()]
+        if not saved:
+            what = f"{self.checkpoints} holds no checkpoint"
+            raise InputError("no checkpoint", [Problem(what, "set trainer.save_freq to a number of steps")])
+        return saved[-1]
+
+    def checkpoint(self, stage: str, step: int) -> Path:
+        """The folder with the actor's shards of a step.
+
+        Raises:
+            InputError: that step was not saved.
+        """
+        folder = self._shards(stage, step)
+        if not folder.is_dir():
+            steps = sorted(int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*"))
+            raise InputError("no checkpoint", [Problem(f"step {step} was not saved", f"there are: {steps}")])
+        return folder
+
+    def _shards(self, stage: str, step: int) -> Path:
+        return self.checkpoints / f"global_step_{step}" / ("actor" if stage == "rl" else "")
+
     def hf_folder(self, stage: str) -> Path:
         """The Hugging Face folder of the newest checkpoint, as VeRL lays it out for the stage ("sft" or "rl").
 

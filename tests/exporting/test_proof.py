@@ -1,0 +1,41 @@
+"""The proof fails where an export is not the trained model."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from posttrain_verl import export
+from posttrain_verl.exporting import proof
+from posttrain_verl.problem import InputError
+
+
+def test_other_log_probabilities_are_noticed():
+    assert proof.agreement("", [-1.0, -2.0], [-1.0, -2.0005], "float32").passed
+    assert not proof.agreement("", [-1.0, -2.0], [-1.0, -2.1], "float32").passed
+
+
+def test_unchanged_weights_are_noticed():
+    base = {"a": torch.ones(3), "b": torch.ones(2)}
+    assert not proof.change(base, {"a": torch.ones(3), "b": torch.ones(2)}).passed
+    moved = proof.change(base, {"a": torch.ones(3), "b": torch.full((2,), 1.1)})
+    assert moved.passed
+    assert moved.saw.startswith("1 of 2 tensors differ")
+
+
+def test_a_lost_end_of_text_is_noticed():
+    facts = {"eos_token_id": 2, "pad_token_id": 0, "chat_template": "t", "eos_token": "</s>", "pad_token": "<pad>"}
+    assert proof.tokens_kept(SimpleNamespace(**facts), SimpleNamespace(**facts)).passed
+    lost = proof.tokens_kept(SimpleNamespace(**facts), SimpleNamespace(**(facts | {"eos_token_id": 0})))
+    assert not lost.passed
+    assert "eos_token_id" in lost.saw
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [([], "run= is missing"), (["run=x", "form=half"], "form=half"), (["run=x", "dtype=int4"], "dtype=int4"),
+     (["run=x", "stp=4"], "stp= is unknown")],
+)  # fmt: skip
+def test_unknown_words_are_named(words, named):
+    with pytest.raises(InputError, match=named):
+        export.read_arguments(words)
