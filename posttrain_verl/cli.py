@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable
-from datetime import datetime
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from posttrain_verl import compose, overrides, paths, preflight
+from posttrain_verl import compose, overrides, preflight, sweep
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError
 
@@ -35,7 +31,7 @@ def run(verb: Verb, argv: list[str], flags: tuple[str, ...] = ()) -> int:
     chosen = {flag: getattr(arguments, flag) for flag in flags}
     try:
         if arguments.multirun:
-            return sweep(module, arguments.overrides, [_option(flag) for flag in flags if chosen[flag]])
+            return sweep.run(module, arguments.overrides, [_option(flag) for flag in flags if chosen[flag]])
         composed = compose.compose(arguments.overrides)
         if arguments.cfg:
             return show(composed, arguments.resolve)
@@ -53,31 +49,6 @@ def show(composed: Composed, resolve: bool = False) -> int:
     preflight.require(preflight.keys.check(composed), composed)
     print(OmegaConf.to_yaml(composed.for_run(composed.run_dir()), resolve=resolve), end="")
     return 0
-
-
-def sweep(module: str, words: list[str], flags: list[str]) -> int:
-    """Launch one job for each combination of the values in `words`, one after another, and return the worst exit code.
-
-    Hydra's sweeper makes the combinations. Each job is a process of its own, since a process holds one Ray and one run.
-    """
-    asked = overrides.read(words, sweep=True)
-    compose.register_recipes(overrides.names("recipe"))
-    started = datetime.now().strftime("%Y%m%d-%H%M%S")
-    codes: list[int] = []
-
-    def job(config: DictConfig) -> int:
-        number = HydraConfig.get().job.num
-        run_id = f"{config.posttrain.run_id or started}-{number}"
-        own = [word for word in HydraConfig.get().overrides.task if not word.startswith("++posttrain.run_id=")]
-        print(f"job {number}: {' '.join(own)}", flush=True)
-        command = [sys.executable, "-m", module, *own, f"posttrain.run_id={run_id}", *flags]
-        codes.append(subprocess.run(command, check=False).returncode)
-        return codes[-1]
-
-    entry = hydra.main(config_path=str(paths.conf_dir()), config_name="launch", version_base=compose.VERSION_BASE)(job)
-    sys.argv = [module, "--multirun", *map(overrides.as_sweep, asked.words)]  # hydra.main reads its words from there
-    entry()
-    return max(codes, default=0)
 
 
 def _parser(module: str, flags: tuple[str, ...]) -> argparse.ArgumentParser:

@@ -53,7 +53,7 @@ def rewrite(word: str) -> list[str]:
         return ["base_model=folder", f"++posttrain.base_model.path={_quoted(str(folder))}",
                 f"++posttrain.base_model.name={_quoted(folder.name)}"]  # fmt: skip
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
-    if not value or key.startswith("~") or _is_group_key(plain):
+    if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
         return [word]
     return [f"++{plain}={value}"]
 
@@ -94,7 +94,7 @@ def _quoted(text: str) -> str:
 
 def _is_group_key(key: str) -> bool:
     group = key.partition("@")[0]
-    return group in OUR_GROUPS or group.startswith("hydra") or (paths.verl_config_dir() / group).is_dir()
+    return group in OUR_GROUPS or group.startswith("hydra/") or (paths.verl_config_dir() / group).is_dir()
 
 
 def _values(override: Override) -> list[str]:

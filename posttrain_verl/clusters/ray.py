@@ -37,7 +37,7 @@ def submit(composed: Composed, say: Say, dry_run: bool = False) -> int:
     """
     if dry_run:
         raise InputError("nothing to print", [Problem("cluster=ray submits at once: there is no script", "")])
-    client = job.connect(_address(composed))
+    client = job.connect(address_of(composed))
     preflight.require(preflight.check(composed), composed)
     folder = RunFolder.create(composed.run_dir())
     try:
@@ -79,7 +79,12 @@ def devices(address: str) -> int:
     return int(sum(node.resources_total.get("GPU", 0) for node in nodes))
 
 
-def _address(composed: Composed) -> str:
+def address_of(composed: Composed) -> str:
+    """The address of the head, from the config or from Ray's own variable.
+
+    Raises:
+        InputError: there is neither.
+    """
     address = composed.posttrain.cluster.address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
         problem = Problem(

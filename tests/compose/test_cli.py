@@ -96,8 +96,7 @@ def test_multirun_runs_a_job_for_each_combination(tmp_path):
     words = ["-m", "recipe=math_sft,demo_sft", "base_model=tiny", "mix=embedded", "optim.lr=2e-5", "posttrain.run_id=s"]
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    jobs = [line for line in done.stdout.splitlines() if line.startswith("job ")]
-    assert len(jobs) == 2 and "recipe=demo_sft" in jobs[1] and "optim.lr=2e-05" in jobs[1]
+    assert "member 0: recipe=math_sft\n" in done.stdout and "member 1: recipe=demo_sft\n" in done.stdout
     assert done.stdout.count("can launch") == 2
 
 
@@ -111,4 +110,4 @@ def test_multirun_returns_the_worst_exit_code(tmp_path):
 def test_multirun_refuses_unknown_options_before_any_job(tmp_path):
     done = command("-m", "recipe=math_sft,math_stf", "optim.lr=1,2", cwd=tmp_path)
     assert done.returncode == 2
-    assert "did you mean recipe=math_sft?" in done.stderr and "job 0" not in done.stdout
+    assert "did you mean recipe=math_sft?" in done.stderr and "member 0" not in done.stdout

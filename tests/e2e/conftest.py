@@ -72,7 +72,8 @@ class Run:
         assert not found, "processes of the run are left"
 
     def explained(self) -> str:
-        return "\n".join(self.lines[-5:] + self.folder.log.read_text(errors="replace").splitlines()[-40:])
+        log = self.folder.log.read_text(errors="replace").splitlines() if self.folder.log.exists() else []
+        return "\n".join(self.lines[-5:] + log[-40:])
 
 
 Launch = Callable[..., Run]

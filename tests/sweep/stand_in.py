@@ -1,0 +1,38 @@
+"""Stands for `launch`: leaves a run folder whose validation follows from the learning rate, in a moment.
+
+`python -m stand_in key=value ...`; a learning rate of 1 fails, one of 9 waits to be interrupted.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+words = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:])
+folder = Path(words["posttrain.runs_dir"], words["recipe"], words["posttrain.run_id"])
+rate = float(words.get("optim.lr", words.get("actor_rollout_ref.actor.optim.lr", "0.5")))
+state, why, code = "done", "", 0
+
+
+def leave(state: str, why: str) -> None:
+    (folder / "status.json").write_text(json.dumps({"state": state, "why": why, "started": time.time()}))
+
+
+folder.mkdir(parents=True)
+(folder / "words.json").write_text(json.dumps(sys.argv[1:]))
+leave("running", "")
+try:
+    time.sleep(60 if rate == 9 else float(words.get("trainer.total_epochs", "0")))
+    if rate == 1:
+        state, why, code = "failed", "ValueError: lr", 1
+except KeyboardInterrupt:
+    state, why, code = "interrupted", "interrupted", 130
+if state == "done":
+    if words["recipe"].endswith("grpo"):
+        (folder / "validation").mkdir()
+        lines = [{"input": f"q{i}", "score": 1.0, "acc": float(i < 200 * rate), "step": 4} for i in range(200)]
+        (folder / "validation/4.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "data": {"val/loss": rate}}) + "\n")
+leave(state, why)
+sys.exit(code)

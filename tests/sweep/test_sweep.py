@@ -1,0 +1,113 @@
+"""A sweep runs its members, survives one that fails, and goes on where it ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from posttrain_verl.problem import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_member_for_each_combination(run, record, tmp_path):
+    assert run("optim.lr=0.2,0.4", "data.train_batch_size=8,16") == 0
+    said = record()
+    assert [member["state"] for member in said["members"]] == ["done"] * 4
+    assert said["members"][3]["folder"] == f"{tmp_path}/runs/math_sft/s-3"
+    words = json.loads((tmp_path / "runs/math_sft/s-3/words.json").read_text())
+    assert {"recipe=math_sft", "++optim.lr=0.4", "++data.train_batch_size=16", "posttrain.run_id=s-3"} <= set(words)
+    assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
+
+
+def test_a_failed_member_does_not_end_the_others(run, record, capsys):
+    assert run("optim.lr=0.2,1,0.4") == 1
+    assert [(member["state"], member["why"]) for member in record()["members"]] == [
+        ("done", ""), ("failed", "ValueError: lr"), ("done", "")]  # fmt: skip
+    assert "1 not done; go on with them: -m posttrain.sweep=s" in capsys.readouterr().out
+
+
+def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
+    run("optim.lr=0.2,1,0.4")
+    before = (tmp_path / "runs/math_sft/s-0/words.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(recipe="", id="posttrain.sweep=s") == 1
+    said = capsys.readouterr().out
+    assert "member 0 is done already" in said and "member 2 is done already" in said
+    assert (tmp_path / "runs/math_sft/s-0/words.json").stat().st_mtime_ns == before
+    assert [Path(member["folder"]).name for member in record()["members"]] == ["s-0", "s-1-2", "s-2"]
+    assert (tmp_path / "runs/math_sft/s-1-2/status.json").exists()
+
+
+def test_going_on_takes_the_same_words_or_none(run):
+    run("optim.lr=0.2,0.4")
+    assert run("optim.lr=0.2,0.4", id="posttrain.sweep=s") == 0
+    with pytest.raises(InputError, match=r"the sweep s has other words"):
+        run("optim.lr=0.3", id="posttrain.sweep=s")
+    with pytest.raises(InputError, match=r"there are: s"):
+        run("optim.lr=0.3", id="posttrain.sweep=t")
+    with pytest.raises(InputError, match=r"holds a sweep already"):
+        run("optim.lr=0.3")
+
+
+def test_members_at_once(run, record, tmp_path):
+    started = time.monotonic()
+    assert run("optim.lr=0.1,0.2,0.3,0.4", "trainer.total_epochs=3", "posttrain.at_once=4") == 0
+    seconds = [member["seconds"] for member in record()["members"]]
+    assert time.monotonic() - started < sum(seconds) and min(seconds) > 3
+    assert (tmp_path / "runs/multirun/s/member-3.txt").exists()
+
+
+def test_ctrl_c_ends_the_members_and_keeps_what_is_done(tmp_path):
+    words = ["recipe=math_sft", "base_model=tiny", "hardware=cpu", f"posttrain.runs_dir={tmp_path}/runs",
+             "posttrain.run_id=s", "optim.lr=0.2,9,0.3"]  # fmt: skip
+    code = f"from posttrain_verl import sweep; sweep.run('stand_in', {words}, [])"
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+    waiting = tmp_path / "runs/math_sft/s-1/status.json"
+    while not waiting.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    said = json.loads((tmp_path / "runs/multirun/s/sweep.json").read_text())
+    assert [member["state"] for member in said["members"]] == ["done", "interrupted", "waiting"]
+    assert "2 not done" in out
+
+
+def test_optuna_searches_and_goes_on(run, record, capsys):
+    words = [
+        "optim.lr=interval(0.01,0.9)",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=1",
+    ]
+    assert run(*words) == 0
+    rates = [value(member, "optim.lr") for member in record()["members"]]
+    assert len(set(rates)) == 3 and all(0.01 <= rate <= 0.9 for rate in rates)
+    capsys.readouterr()
+    assert run(*words, id="posttrain.sweep=s") == 0
+    assert capsys.readouterr().out.count("is done already") == 3
+    assert [value(member, "optim.lr") for member in record()["members"]] == rates
+
+
+def test_optuna_learns_from_the_measure(run, tmp_path):
+    run("optim.lr=choice(0.2,0.4,1)", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=3")
+    best = (tmp_path / "runs/multirun/s/optimization_results.yaml").read_text()
+    assert "best_value: 0.2" in best, "the smallest loss; the member that failed measured nothing"
+
+
+def value(member: dict, key: str) -> float:
+    return next(float(word.partition("=")[2]) for word in member["overrides"] if word.lstrip("+").startswith(key + "="))
+
+
+def test_threads_do_not_outlive_a_sweep(run):
+    before = threading.active_count()
+    run("optim.lr=0.2,0.4", "posttrain.at_once=2")
+    assert threading.active_count() == before
