@@ -95,9 +95,8 @@ def _belongs_to(asked: Job, wanted: list[Question]) -> dict[str, Any]:
 def _work(asked: Job, plan: Layout, missing: list[tuple[str, list[dict[str, str]], list[int]]]) -> Work:
     drawn = asked.sampling
     return Work(asked.model, missing, drawn["temperature"], drawn["top_p"], drawn["max_tokens"], drawn["seed"],
-                dtype="float32" if plan.on_cpu else "auto", eager=plan.on_cpu, tensor_parallel=plan.tensor_parallel,
-                at_once=AT_ONCE.get(plan.machine.name, 256), seconds=asked.seconds,
-                chat_template=asked.chat_template)  # fmt: skip
+                on_cpu=plan.on_cpu, tensor_parallel=plan.tensor_parallel, seconds=asked.seconds,
+                at_once=AT_ONCE.get(plan.machine.name, 256), chat_template=asked.chat_template)  # fmt: skip
 
 
 def _progress(total: int, there: int, asked: Job) -> tqdm[Any]:

@@ -20,6 +20,8 @@ from typing import Any
 
 from posttrain_verl.evaluation.answers import Answer
 
+CPU_BATCH = 4096  # tokens of a step on a CPU
+
 
 @dataclass(frozen=True)
 class Work:
@@ -35,8 +37,7 @@ class Work:
     top_p: float
     max_tokens: int
     seed: int
-    dtype: str = "auto"
-    eager: bool = False
+    on_cpu: bool = False
     tensor_parallel: int = 1
     at_once: int = 256
     seconds: float | None = None
@@ -95,17 +96,15 @@ def _context(work: Work, longest: int) -> int:
 def _engine(work: Work, room: int) -> Any:
     from vllm import EngineArgs, LLMEngine
 
-    return LLMEngine.from_engine_args(
-        EngineArgs(
-            model=work.model,
-            dtype=work.dtype,
-            enforce_eager=work.eager,
-            tensor_parallel_size=work.tensor_parallel,
-            max_model_len=room,
-            max_num_seqs=work.at_once,
-            disable_log_stats=True,
-        )
-    )
+    common: dict[str, Any] = {
+        "model": work.model, "max_model_len": room, "max_num_seqs": work.at_once, "disable_log_stats": True,
+        "tensor_parallel_size": work.tensor_parallel,
+    }  # fmt: skip
+    if work.on_cpu:
+        # Whole prompts: a prompt in pieces turns back the generator of a seeded answer, which vLLM 0.27 can on GPUs only.
+        common |= {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False,
+                   "max_num_batched_tokens": max(room, CPU_BATCH)}  # fmt: skip
+    return LLMEngine.from_engine_args(EngineArgs(**common))
 
 
 def _sampling(work: Work, max_tokens: int, name: str, sample: int) -> Any:
