@@ -45,10 +45,22 @@ class Work:
 
 
 def answers(work: Work) -> Iterator[Answer]:
-    """Answer everything asked; each answer comes when it is finished, in no order."""
+    """Answer everything asked; each answer comes when it is finished, in no order. The last line of the log says how fast."""
+    started = time.monotonic()
     prompts = _prompts(work)
     room = _context(work, max(map(len, prompts.values()), default=1))
+    prepared = time.monotonic() - started
     engine = _engine(work, room)
+    begun, tokens = time.monotonic(), 0
+    for answer in rolling(engine, work, prompts, room):
+        tokens += answer.tokens
+        yield answer
+    facts = {"tokens": tokens, "seconds": round(prepared + time.monotonic() - begun, 2)}
+    print(f"answered: {json.dumps(facts)}", file=sys.stderr)
+
+
+def rolling(engine: Any, work: Work, prompts: dict[str, list[int]], room: int) -> Iterator[Answer]:
+    """Keep the engine filled until nothing is left or the time is over. `room` is tokens of prompt and answer together."""
     waiting, running = deque(work.asked), 0
     until = time.monotonic() + (float("inf") if work.seconds is None else work.seconds)
     while waiting or running:
@@ -57,14 +69,14 @@ def answers(work: Work) -> Iterator[Answer]:
                 waiting.clear()
                 break
             name, _, samples = waiting.popleft()
+            left = min(room - len(prompts[name]), work.max_tokens)
+            if left < 1:  # cut off before their first token
+                yield from (Answer(name, sample, "", 0, True) for sample in samples)
+                continue
             for sample in samples:
-                left = room - len(prompts[name])
-                if left < 1:  # no room for an answer: cut off before its first token
-                    yield Answer(name, sample, "", 0, True)
-                    continue
-                parameters = _sampling(work, min(left, work.max_tokens), name, sample)
+                parameters = _sampling(work, left, name, sample)
                 engine.add_request(json.dumps([name, sample]), {"prompt_token_ids": prompts[name]}, parameters)
-                running += 1
+            running += len(samples)
         for output in engine.step() if running else ():
             if output.finished:
                 running -= 1

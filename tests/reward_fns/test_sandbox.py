@@ -213,3 +213,14 @@ def test_the_wire_strips_subclasses():
         __hash__ = int.__hash__
 
     assert type(wire.decode(wire.encode(Liar(1), id), id)) is int
+
+
+@pytest.mark.usefixtures("sandboxed")
+@pytest.mark.parametrize(("body", "verifier_error"), [("x + 1", 1.0), ("x", 1.0), ("__import__('absent').x", 0.0)])
+def test_a_module_that_the_tests_lack_is_the_verifiers_failure_and_one_that_the_program_lacks_is_not(
+    body, verifier_error
+):
+    lacking = "import absent\n" if verifier_error else ""
+    tests = {"functional": f"{lacking}for x in (1, 2):\n    assert f(x) == x + 1"}
+    grade = reward_fns.grade("mbpp", f"```python\ndef f(x):\n    return {body}\n```", json.dumps(tests))
+    assert (grade["acc"], grade["verifier_error"]) == (0.0, verifier_error)

@@ -138,10 +138,18 @@ def judge(spec: dict[str, object], channel: socket.socket) -> dict[str, object]:
         except BaseException as error:  # any end of a test but its regular one is a failure of that test
             passed.append(False)
             verdict["why"] = verdict["why"] or f"{type(error).__name__}: {error}"[:300]
-            verdict["unsupported"] = verdict["unsupported"] or isinstance(error, Unsupported)
+            verdict["unsupported"] = verdict["unsupported"] or is_of_the_verifier(error)
             if spec.get("all_or_nothing") or isinstance(error, wire.Closed):
                 break
     return {**verdict, "passed": passed}
+
+
+def is_of_the_verifier(error: BaseException) -> bool:
+    """Whether a test failed for want of something here: what it passes cannot be sent, or what it imports is not installed.
+
+    A program's own ModuleNotFoundError arrives as text and has no name.
+    """
+    return isinstance(error, Unsupported) or (isinstance(error, ModuleNotFoundError) and error.name is not None)
 
 
 def called(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
