@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 WORLD ?= cpu
 READY := .venv/.ready-$(WORLD)
 
-.PHONY: demo setup test check lock
+.PHONY: demo setup test nightly check lock
 
 demo: setup
 	.venv/bin/python -m posttrain_verl.demo
@@ -15,7 +15,10 @@ $(READY): requirements/setup.sh requirements/$(WORLD).lock pyproject.toml
 	touch $@
 
 test: setup
-	.venv/bin/python -m pytest -m "not gpu"
+	.venv/bin/python -m pytest -m "not gpu and not nightly"
+
+nightly: setup
+	.venv/bin/python -m pytest -m nightly
 
 check: setup
 	.venv/bin/ruff check .

@@ -1,7 +1,8 @@
 """Check a recipe without starting anything: `python -m posttrain_verl.check recipe=math_grpo [key=value ...]`.
 
 Composes it, checks keys, model, data, batch arithmetic, schedule, disk and run folder, and prints all problems at once.
-Exit code 0 when it can launch, 2 when it cannot.
+Exit code 0 when it can launch, 2 when it cannot. With `--rehearse` two steps, a checkpoint and a resume are run on the CPU
+backend with a tiny model of the same architecture (docs/rehearsal.md); exit code 1 when they failed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from posttrain_verl.preflight import batch, data
 from posttrain_verl.preflight.report import Report
 
 
-def check(composed: Composed, json: bool = False) -> int:
-    """Print what was found about a composed launch.
+def check(composed: Composed, json: bool = False, rehearse: bool = False) -> int:
+    """Print what was found about a composed launch, or rehearse it.
 
     Raises:
         InputError: there are problems.
     """
+    if rehearse:
+        from posttrain_verl import rehearsal  # a check that starts nothing should not pay for it
+
+        return rehearsal.rehearse(composed)
     report = preflight.run(composed)
     preflight.require(report.problems, composed)
     if json:
@@ -62,7 +67,7 @@ def _to_build(composed: Composed) -> list[object]:
 
 def main() -> int:
     """The verb."""
-    return cli.run(check, sys.argv[1:], flags=("json",))
+    return cli.run(check, sys.argv[1:], flags=("json", "rehearse"))
 
 
 if __name__ == "__main__":

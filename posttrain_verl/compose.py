@@ -100,8 +100,10 @@ class Composed:
                          "trainer.validation_data_dir": str(run_dir / "validation")}  # fmt: skip
 
 
-def compose(overrides: list[str]) -> Composed:
+def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Composed:
     """Compose a launch from the words of the command line, e.g. `["recipe=math_grpo", "base_model=tiny"]`.
+
+    The hardware touches no key of `fixed`; by default those are all that the words set.
 
     Raises:
         InputError: a word that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
@@ -115,7 +117,7 @@ def compose(overrides: list[str]) -> Composed:
     title = f"recipe '{recipe}' does not compose"
     try:
         tree = _compose_tree("launch", paths.conf_dir(), words)
-        changes = _replace_options(tree, asked) + hardware.apply(tree, asked.keys, found)
+        changes = _replace_options(tree, asked) + hardware.apply(tree, asked.keys if fixed is None else fixed, found)
         return _split(tree, overrides, asked.keys, changes)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(title, [Problem(" ".join(str(error).split()))]) from error

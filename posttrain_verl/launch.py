@@ -41,6 +41,11 @@ def launch(composed: Composed) -> Status:
     """
     for line in introduction(composed):
         say(line)
+    return start(composed)
+
+
+def start(composed: Composed) -> Status:
+    """As `launch`, without the introduction."""
     preflight.require(preflight.check(composed), composed)
     folder = new_folder(composed)
     variables = environment.of_run(folder, composed.posttrain.hardware.name, is_local(composed))

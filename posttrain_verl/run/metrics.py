@@ -38,6 +38,14 @@ class MetricsTail:
                 yield int(record["step"]), record["data"]
 
 
+def by_step(path: Path) -> dict[int, dict[str, Any]]:
+    """What was measured in each step, in its order; a validation is a line of its own in the file."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in map(json.loads, path.read_text().splitlines()):
+        found.setdefault(int(record["step"]), {}).update(record["data"])
+    return dict(sorted(found.items()))
+
+
 def step_line(step: int, metrics: dict[str, Any]) -> str:
     """One line for a reader: the step and what of `SHOWN` it measured."""
     parts = [f"{word} {metrics[key]:.4g}" for key, word in SHOWN.items() if isinstance(metrics.get(key), int | float)]

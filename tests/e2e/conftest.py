@@ -99,7 +99,7 @@ def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
         defaults = [
             "base_model=tiny", "mix=embedded", f"posttrain.runs_dir={runs}", "posttrain.run_id=it",
             f"posttrain.data_dir={shared['POSTTRAIN_TEST_DATA']}", "trainer.total_training_steps=2",
-            "trainer.save_freq=2", "trainer.test_freq=-1", *TINY["sft" if recipe.endswith("sft") else "rl"],
+            "trainer.save_freq=2", "trainer.test_freq=-1", *TINY["sft" if "sft" in recipe else "rl"],
         ]  # fmt: skip
         named = {word.split("=")[0] for word in words}
         command = [f"recipe={recipe}", *(word for word in defaults if word.split("=")[0] not in named), *words]

@@ -61,7 +61,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sft = {"messages": [question, answer], "extra_info": extra}
     for stage, row in (("rl", rl), ("sft", sft)):
         pq.write_table(pa.Table.from_pylist([row] * ROWS), folder / f"{stage}.parquet")
-    for mix in ("math", "gsm8k", "math_l3to5", "dapo_math", "code"):
+    for mix in ("math", "math_rl", "gsm8k", "math_l3to5", "dapo_math", "code"):
         (folder / mix).mkdir()
         for file in ("rl_train", "rl_val", "sft_train", "sft_val"):
             (folder / mix / f"{file}.parquet").hardlink_to(folder / f"{file.partition('_')[0]}.parquet")
