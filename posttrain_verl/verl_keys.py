@@ -85,27 +85,32 @@ def dataclass_fields(target: str) -> dict[str, str]:
 
     Fields of base classes are included. A class that is not found, or no class at all (""), has none.
     """
-    if not target:
-        return {}
-    module, _, name = target.rpartition(".")
-    return _fields_of(name, _classes(module))
-
-
-def _fields_of(name: str, classes: dict[str, ast.ClassDef]) -> dict[str, str]:
-    node = classes.get(name)
+    node = class_of(target)
     if node is None:
         return {}
     fields: dict[str, str] = {}
     for base in node.bases:
-        fields |= _fields_of(ast.unparse(base).rpartition(".")[2], classes)
+        fields |= dataclass_fields(f"{target.rpartition('.')[0]}.{ast.unparse(base).rpartition('.')[2]}")
     annotated = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
     return fields | {ast.unparse(statement.target): ast.unparse(statement.annotation) for statement in annotated}
+
+
+def class_of(target: str) -> ast.ClassDef | None:
+    """The class at `target` as syntax; None when there is none."""
+    module, _, name = target.rpartition(".")
+    return _classes(module).get(name) if module else None
 
 
 @cache
 def _classes(module: str) -> dict[str, ast.ClassDef]:
     """Classes defined in a module, or in any file of a package (VeRL's packages export by `from .x import *`)."""
+    return {node.name: node for tree in syntax_trees(module) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def syntax_trees(module: str, word: str = "") -> list[ast.Module]:
+    """The parsed file of a module, or the files of a package; those that hold `word`. None when it is not installed."""
     place = paths.verl_config_dir().parents[2].joinpath(*module.split("."))
     files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    return [ast.parse(text) for text in texts if word in text]

@@ -30,6 +30,16 @@ def is_embedded(name_or_path: str) -> bool:
     return name_or_path in EMBEDDED
 
 
+def built(name: str) -> Path | None:
+    """The folder of an embedded model, if it was built already."""
+    folder = _place(name)
+    return folder if folder.is_dir() else None
+
+
+def _place(name: str) -> Path:
+    return cache_dir() / "base_models" / f"{name}-{_FORMAT}"
+
+
 def ensure(name_or_path: str | Path, report: Report = print) -> Path:
     """The Hugging Face folder of an embedded model (built if the cache lacks it) or of a model on disk.
 
@@ -42,7 +52,7 @@ def ensure(name_or_path: str | Path, report: Report = print) -> Path:
     name = str(name_or_path)
     if not is_embedded(name):
         return _checked_folder(name)
-    folder = cache_dir() / "base_models" / f"{name}-{_FORMAT}"
+    folder = _place(name)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,24 @@ from omegaconf import ListConfig
 from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
 from posttrain_verl.overrides import nearest
-from posttrain_verl.preflight import batch, data, disk, keys, model, run_folder, schedule, shape
+from posttrain_verl.preflight import (
+    batch,
+    data,
+    disk,
+    engine,
+    keys,
+    lengths,
+    manifest,
+    model,
+    rewards,
+    run_folder,
+    schedule,
+    services,
+    shape,
+    tokenizer,
+    training,
+    values,
+)
 from posttrain_verl.preflight.report import Check, Report, Verdict, look
 from posttrain_verl.problem import InputError, Problem, blocking
 
@@ -17,11 +34,22 @@ from posttrain_verl.problem import InputError, Problem, blocking
 CHECKS: dict[str, Check] = {
     "keys": keys.check,
     "shape": shape.check,
+    "values": values.check,
     "model": model.check,
     "data": data.check,
+    "tokenizer": tokenizer.check,
+    "lengths": lengths.check,
+    "rewards": rewards.check,
+    "manifest": manifest.check,
     "batch": batch.check,
+    "engine": engine.check,
+    "training": training.check,
     "schedule": schedule.check,
     "disk": disk.check,
+    "shared_memory": services.check_shared_memory,
+    "ports": services.check_ports,
+    "ray": services.check_ray,
+    "wandb": services.check_wandb,
     "run_folder": run_folder.check,
     "cluster": auth.check,
 }

@@ -34,7 +34,10 @@ SFT_NUMBERS = (
     "trainer.n_gpus_per_node",
     "trainer.nnodes",
 )
-GROUP_BASELINES = ("grpo", "grpo_passk", "rloo", "opo", "gpg")
+GROUP_BASELINES = ("grpo", "grpo_passk", "grpo_vectorized", "gdpo", "rloo", "rloo_vectorized", "opo", "gpg",
+                   "reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline")  # fmt: skip
+DEPRECATED = ("actor_rollout_ref.actor.ppo_micro_batch_size", "actor_rollout_ref.ref.log_prob_micro_batch_size",
+              "actor_rollout_ref.rollout.log_prob_micro_batch_size", "critic.ppo_micro_batch_size")  # fmt: skip
 
 
 def check(composed: Composed) -> list[Problem]:
@@ -75,8 +78,9 @@ def _sft(config: DictConfig) -> Iterator[Problem]:
     batch = config.data.train_batch_size
     yield from _divides("data.train_batch_size", batch, ranks, "data-parallel GPUs")
     if config.data.use_dynamic_bsz:
-        budget = config.data.max_token_len_per_gpu
-        yield from _fits("data.max_token_len_per_gpu", budget, "data.max_length", config.data.max_length)
+        parallel = config.engine.ulysses_sequence_parallel_size
+        yield from _fits("data.max_token_len_per_gpu", config.data.max_token_len_per_gpu, parallel,
+                         "data.max_length", config.data.max_length)  # fmt: skip
     elif batch % ranks == 0:
         yield from _micro("data.micro_batch_size_per_gpu", config.data.micro_batch_size_per_gpu,
                           batch // ranks, "rows a GPU")  # fmt: skip
@@ -85,20 +89,35 @@ def _sft(config: DictConfig) -> Iterator[Problem]:
 def _rl(config: DictConfig) -> Iterator[Problem]:
     ranks, uneven = _ranks(config, config.actor_rollout_ref.actor.ulysses_sequence_parallel_size)
     yield from uneven
-    yield from _rollout(config)
+    yield from _deprecated(config)
+    yield from _whole_batch(config)
+    yield from _group(config)
     yield from _mini("actor_rollout_ref.actor", config.actor_rollout_ref.actor, config, ranks)
     yield from _log_prob(config, ranks)
     if uses_critic(config):
         yield from _mini("critic", config.critic, config, ranks)
 
 
-def _rollout(config: DictConfig) -> Iterator[Problem]:
-    rollout, per_node = config.actor_rollout_ref.rollout, config.trainer.n_gpus_per_node
-    replica = "GPUs a replica (actor_rollout_ref.rollout.tensor_model_parallel_size)"
-    yield from _divides("trainer.n_gpus_per_node", per_node, rollout.tensor_model_parallel_size, replica)
-    estimator = config.algorithm.adv_estimator
-    if estimator in GROUP_BASELINES and rollout.n < 2:
-        what = f"actor_rollout_ref.rollout.n={rollout.n}: {estimator} compares the answers of a group, and one has none"
+def _deprecated(config: DictConfig) -> Iterator[Problem]:
+    for key in DEPRECATED:
+        if OmegaConf.select(config, key) is not None:
+            what = f"{key} counts over all GPUs and is no longer read by VeRL's workers"
+            yield Problem(what, f"set {key}_per_gpu in its place")
+
+
+def _whole_batch(config: DictConfig) -> Iterator[Problem]:
+    """validate_config asks for a multiple of the GPUs, whatever they share, unless batches are dynamic."""
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    sequences = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    if not config.actor_rollout_ref.actor.use_dynamic_bsz and sequences % gpus:
+        what = f"data.train_batch_size x rollout.n = {sequences} sequences do not divide by {gpus} GPUs"
+        yield Problem(what, f"make the product a multiple of {gpus}")
+
+
+def _group(config: DictConfig) -> Iterator[Problem]:
+    estimator, n = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    if estimator in GROUP_BASELINES and n < 2:
+        what = f"actor_rollout_ref.rollout.n={n}: {estimator} compares the answers of a group, and one has none"
         yield Problem(what, "set actor_rollout_ref.rollout.n to 4 or more")
 
 
@@ -114,9 +133,9 @@ def _mini(name: str, role: DictConfig, config: DictConfig, ranks: int) -> Iterat
         what = f"{key}={mini} prompts x {n} rollouts = {mini * n} sequences do not divide by {ranks} data-parallel GPUs"
         yield Problem(what, f"make the product a multiple of {ranks}")
     elif role.use_dynamic_bsz:
-        tokens = config.data.max_prompt_length + config.data.max_response_length
-        longest = "data.max_prompt_length + data.max_response_length"
-        yield from _fits(f"{name}.ppo_max_token_len_per_gpu", role.ppo_max_token_len_per_gpu, longest, tokens)
+        budget = role.ppo_max_token_len_per_gpu
+        parallel = role.get("ulysses_sequence_parallel_size", 1)
+        yield from _fits(f"{name}.ppo_max_token_len_per_gpu", budget, parallel, *_longest(config))
     else:
         yield from _micro(f"{name}.ppo_micro_batch_size_per_gpu", role.ppo_micro_batch_size_per_gpu,
                           mini * n // ranks, "sequences a GPU in a mini batch")  # fmt: skip
@@ -129,7 +148,11 @@ def _log_prob(config: DictConfig, ranks: int) -> Iterator[Problem]:
     needs_ref = config.algorithm.use_kl_in_reward or actor.use_kl_loss
     for name in ("rollout", "ref") if needs_ref else ("rollout",):
         role, key = config.actor_rollout_ref[name], f"actor_rollout_ref.{name}.log_prob_micro_batch_size_per_gpu"
-        if not role.log_prob_use_dynamic_bsz and sequences % ranks == 0:
+        if role.log_prob_use_dynamic_bsz:
+            parallel = actor.get("ulysses_sequence_parallel_size", 1)
+            budget = f"actor_rollout_ref.{name}.log_prob_max_token_len_per_gpu"
+            yield from _fits(budget, role.log_prob_max_token_len_per_gpu, parallel, *_longest(config))
+        elif sequences % ranks == 0:
             total = sequences // ranks
             yield from _micro(key, role.log_prob_micro_batch_size_per_gpu, total, "sequences a GPU in a batch")
 
@@ -158,6 +181,15 @@ def _micro(key: str, micro: int | None, total: int, unit: str) -> Iterator[Probl
         yield Problem(f"{key}={micro} does not divide {total} {unit}", f"{key}={fitting} would")
 
 
-def _fits(key: str, budget: int, longest: str, tokens: int) -> Iterator[Problem]:
-    if budget < tokens:
-        yield Problem(f"{key}={budget} is less than one sequence ({longest}={tokens})", f"set {key}={tokens} or more")
+def _longest(config: DictConfig) -> tuple[str, int]:
+    """The longest sequence there can be: in words, and in tokens."""
+    tokens = config.data.max_prompt_length + config.data.max_response_length
+    return "data.max_prompt_length + data.max_response_length", tokens
+
+
+def _fits(key: str, budget: int, parallel: int, longest: str, tokens: int) -> Iterator[Problem]:
+    """GPUs that share a sequence (Ulysses) add up their budgets (verl.workers.engine.utils.prepare_micro_batches)."""
+    if budget * parallel < tokens:
+        shared = f" x {parallel} GPUs that share it" if parallel > 1 else ""
+        what = f"{key}={budget}{shared} is less than one sequence ({longest}={tokens})"
+        yield Problem(what, f"set {key}={-(-tokens // parallel)} or more")

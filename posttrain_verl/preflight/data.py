@@ -15,7 +15,7 @@ from posttrain_verl.problem import Problem
 def check(composed: Composed) -> list[Problem]:
     """Problems of every file in data.train_files and data.val_files; addresses such as s3://... are not looked at."""
     problems = [problem for file in files(composed) for problem in _check_file(composed, file)]
-    return problems or _check_rows(composed)
+    return _none_given(composed) + (problems or _check_rows(composed))
 
 
 def files(composed: Composed) -> list[Path]:
@@ -35,15 +35,27 @@ def rows(composed: Composed, key: str) -> int | None:
     found = local(composed, key)
     if not found or not all(_is_parquet(file) for file in found):
         return None
-    total = sum(pq.read_metadata(file).num_rows for file in found)
+    total = sum(_rows_in(file) for file in found)
     limit = composed.verl.data.get(key.replace("files", "max_samples"), -1)
     return min(total, limit) if isinstance(limit, int) and limit > 0 else total
+
+
+def readable(composed: Composed, key: str) -> list[Path]:
+    """The local files of `data.train_files` or `data.val_files` that are Parquet with rows."""
+    return [file for file in local(composed, key) if _is_parquet(file) and _rows_in(file)]
 
 
 def is_offline(composed: Composed) -> bool:
     """Whether launch can build the mix of this launch without a network."""
     mix = composed.posttrain.mix
     return bool(mix.get("offline", mix.name == "embedded"))
+
+
+def _rows_in(file: Path) -> int:
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowInvalid, OSError):
+        return 0  # `check` says so
 
 
 def _is_parquet(file: Path) -> bool:
@@ -64,6 +76,18 @@ def _check_file(composed: Composed, file: Path) -> list[Problem]:
         return [Problem(f"{file} is no readable Parquet file: {error}", "build it again or give another file")]
     problems = [Problem(f"{file} {flaw}", _columns_remedy(composed)) for flaw in _flaws(composed, schema)]
     return problems if count else [*problems, Problem(f"{file} has no rows", "build the data again, or another mix")]
+
+
+def _none_given(composed: Composed) -> list[Problem]:
+    """SFT can do without validation; VeRL's RL trainer opens both sets."""
+    keys = ("train_files",) if composed.stage == "sft" else ("train_files", "val_files")
+    return [
+        Problem(
+            f"data.{key}={composed.verl.data.get(key)} names no file", f"leave data.{key} out, or give a Parquet file"
+        )
+        for key in keys
+        if not composed.verl.data.get(key)
+    ]
 
 
 def _missing(composed: Composed, file: Path) -> list[Problem]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.preflight import model, schedule
+from posttrain_verl.preflight import machine, model, schedule
 from posttrain_verl.problem import Problem
 
 GB = 10**9
@@ -17,6 +17,7 @@ BYTES = {"model": 4, "optimizer": 8, "hf_model": 4}
 
 def check(composed: Composed) -> list[Problem]:
     """A problem if the disk of `posttrain.runs_dir` has less room than the run will need."""
+    machine.require_here(composed)
     place = _existing(composed.run_dir())
     free, needed = shutil.disk_usage(place).free, needs(composed)
     if free >= needed:
@@ -29,11 +30,9 @@ def check(composed: Composed) -> list[Problem]:
 def needs(composed: Composed) -> int:
     """Bytes that the run will write: every checkpoint that stays, and a floor for everything else.
 
-    Parameters are counted where the model is a folder of safetensors; for a hub id only the floor is known.
+    Parameters are counted where the model's weights are on this machine; else only the floor is known.
     """
-    folder = Path(composed.model).expanduser()
-    parameters = model.parameters(folder) if folder.is_dir() else None
-    return FLOOR + (parameters or 0) * _bytes_a_parameter(composed) * _checkpoints(composed)
+    return FLOOR + (model.size(composed) or 0) * _bytes_a_parameter(composed) * _checkpoints(composed)
 
 
 def _bytes_a_parameter(composed: Composed) -> int:

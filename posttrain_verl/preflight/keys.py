@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain_verl.compose import Composed, our_tree, plain, verl_tree, verl_version
+from posttrain_verl.compose import Composed, our_tree, plain, verl_version
+from posttrain_verl.preflight.tree import known as known_tree
 from posttrain_verl.problem import Problem
 from posttrain_verl.verl_keys import READ_UNLISTED, dataclass_fields, is_free_form
 
@@ -29,7 +30,7 @@ DEAD = {
 def check(composed: Composed) -> list[Problem]:
     """Every key of the launch that VeRL (or we) would ignore, with the nearest key that is read."""
     tree = plain(composed.verl)
-    known = verl_tree(composed.stage, composed.choices)
+    known = known_tree(composed)
     problems = _dead(tree) if composed.stage == "rl" else []
     live = {key: value for key, value in tree.items() if composed.stage != "rl" or key.split(".")[0] not in _DEAD_ROOTS}
     candidates = [path for path in _paths(known) if path.split(".")[0] not in _DEAD_ROOTS]

@@ -1,22 +1,113 @@
-"""The model folder: config, weights and tokenizer are there. Embedded models and hub ids are not folders yet."""
+"""The model: its folder has config, weights and tokenizer, or the hub can be asked for it.
+
+An embedded model that is not built yet is no problem; launch builds it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
+from posttrain_verl.base_models import built, is_embedded
 from posttrain_verl.compose import Composed
 from posttrain_verl.overrides import names, nearest
+from posttrain_verl.preflight import machine
 from posttrain_verl.problem import Problem
 
+HUB_SECONDS = 2.0
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 def check(composed: Composed) -> list[Problem]:
     """Problems of every model folder that the launch names."""
-    folders = dict.fromkeys(path for path in composed.models if _is_folder_path(path))
-    return [problem for path in folders for problem in check_folder(Path(path).expanduser())]
+    found = []
+    for path in dict.fromkeys(composed.models):
+        if _is_folder_path(path):
+            found += check_folder(Path(path).expanduser())
+        elif not is_embedded(path):
+            found += _check_hub(path, composed)
+    return found
+
+
+def folder_of(path: str) -> Path | None:
+    """The folder of a model on this machine: its own, the one built in the cache, or a snapshot of the hub."""
+    if is_embedded(path):
+        return built(path)
+    if _is_folder_path(path):
+        return Path(path).expanduser() if Path(path).expanduser().is_dir() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = _repository(path) and try_to_load_from_cache(path, "config.json")
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def facts(composed: Composed) -> dict[str, Any]:
+    """The model's config.json, or what conf/base_model says of it; empty when neither is known."""
+    folder = folder_of(composed.model)
+    if folder is not None and (file := folder / "config.json").is_file():
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError:
+            return {}  # `check` says so
+    ours = composed.posttrain.base_model
+    return dict(ours.get("config") or {}) if ours.get("path") == composed.model else {}
+
+
+def size(composed: Composed) -> int | None:
+    """Parameters of the trained model, where its weights are on this machine."""
+    folder = folder_of(composed.model)
+    return parameters(folder) if folder is not None else None
+
+
+def _repository(name: str) -> bool:
+    """Whether a name can be a repository of the hub: `Model` or `Organisation/Model`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _check_hub(name: str, composed: Composed) -> list[Problem]:
+    """A snapshot in the cache is enough; else the hub must answer, and know the model, when it is trained here."""
+    if not _repository(name):
+        return [Problem(f"{name} is neither a folder nor Organisation/Model of the hub", _HUB)]
+    if folder_of(name) is not None:
+        return []
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        what = f"model {name} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it"
+        return [Problem(what, f"unset HF_HUB_OFFLINE, or first: hf download {name}")]
+    if not machine.is_here(composed):
+        return []
+    return _ask_hub(name)
+
+
+def _ask_hub(name: str) -> list[Problem]:
+    import httpx
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_SECONDS)
+    except GatedRepoError:
+        return [
+            Problem(f"model {name} is gated", f"accept its licence on the hub, then: hf auth login; hf download {name}")
+        ]
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        return [Problem(f"the hub does not give out model {name} (HTTP {status})", "check its name, and hf auth login")]
+    except (httpx.HTTPError, OSError) as error:
+        what = f"model {name} is not on this machine, and the hub cannot be reached ({error})"
+        return [
+            Problem(what, f"connect, or copy a snapshot: hf download {name} on another machine; or base_model=/folder")
+        ]
+    return []
 
 
 def check_folder(folder: Path) -> list[Problem]:
@@ -36,6 +127,9 @@ def check_folder(folder: Path) -> list[Problem]:
         if not there
     ]
     lacking += [f"no {shard}, which its index lists" for shard in _missing_shards(folder)]
+    lacking += [
+        f"an unreadable {name}" for name in ("config.json", "tokenizer_config.json") if not _is_json(folder / name)
+    ]
     remedy = "give the folder that save_pretrained wrote; a checkpoint of ours has it in its huggingface/ folder"
     return [Problem(f"model folder {folder} has {', '.join(lacking)}", remedy)] if lacking else []
 
@@ -61,6 +155,16 @@ def _elements(file: Path) -> int:
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _is_json(file: Path) -> bool:
+    """Whether a file that is there holds a JSON object."""
+    if not file.is_file():
+        return True
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
 
 
 def _missing_shards(folder: Path) -> list[str]:

@@ -51,8 +51,13 @@ class Report:
 
     def lines(self) -> list[str]:
         """What is worth saying of a preflight that found no problem: warnings, and what was not looked at."""
-        aside = [v for v in self.verdicts if v.verdict in ("skipped", "unseen")]
-        return warning_lines(self.problems) + [f"  {v.verdict}: {v.check} ({v.note})" for v in aside]
+        aside: dict[tuple[str, str], list[str]] = {}
+        for each in self.verdicts:
+            if each.verdict in ("skipped", "unseen"):
+                aside.setdefault((each.verdict, each.note), []).append(each.check)
+        return warning_lines(self.problems) + [
+            f"  {v}: {', '.join(names)} ({note})" for (v, note), names in aside.items()
+        ]
 
 
 def look(name: str, check: Check, composed: Composed) -> Verdict:

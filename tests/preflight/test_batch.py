@@ -42,7 +42,6 @@ def test_a_sound_launch(stage):
         ({"actor_rollout_ref__ref__log_prob_micro_batch_size_per_gpu": 5}, "ref.log_prob_micro_batch_size_per_gpu=5"),
         ({"actor_rollout_ref__rollout__log_prob_micro_batch_size_per_gpu": 64}, "does not divide 32 sequences a GPU"),
         ({"critic__ppo_micro_batch_size_per_gpu": 7}, "critic.ppo_micro_batch_size_per_gpu=7 does not divide 8"),
-        ({"actor_rollout_ref__rollout__tensor_model_parallel_size": 3}, "n_gpus_per_node=8 does not divide by 3 GPUs"),
         ({"actor_rollout_ref__actor__ulysses_sequence_parallel_size": 3}, "8 GPUs do not divide by ulysses"),
         ({"algorithm__adv_estimator": "grpo"}, "rollout.n=1: grpo compares the answers of a group"),
         ({"actor_rollout_ref__actor__use_dynamic_bsz": True, "data__max_prompt_length": 16000},

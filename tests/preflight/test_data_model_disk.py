@@ -12,7 +12,7 @@ import pytest
 from posttrain_verl import preflight
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.preflight import data, disk, model, run_folder, schedule
-from posttrain_verl.problem import InputError
+from posttrain_verl.problem import InputError, blocking
 
 CPU = ("hardware=cpu", "base_model=tiny")
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -26,10 +26,20 @@ RL_SCHEMA = pa.schema(
 SFT_SCHEMA = pa.schema([("messages", CHAT)])
 
 
+QUESTION = {"role": "user", "content": "2 + 3?"}
+SOUND = {
+    "data_source": "embedded/chain_sum",
+    "prompt": [QUESTION],
+    "reward_model": {"style": "rule", "ground_truth": "5"},
+    "messages": [QUESTION, {"role": "assistant", "content": "#### 5"}],
+}
+
+
 def write(path: Path, schema: pa.Schema, rows: int) -> None:
+    """Rows that are sound where the schema is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = [pa.nulls(rows, type=field.type) for field in schema]
-    pq.write_table(pa.table(columns, schema=schema), path)
+    row = {name: SOUND.get(name) if schema.field(name).type != pa.string() else "embedded/x" for name in schema.names}
+    pq.write_table(pa.Table.from_pylist([row] * rows, schema=schema), path)
 
 
 def launch(tmp_path: Path, *words: str, recipe: str = "math_sft", mix: str = "embedded") -> Composed:
@@ -51,7 +61,7 @@ def whats(problems) -> str:
 
 
 def test_sound_data(tmp_path, sft):
-    assert preflight.check(launch(tmp_path)) == []
+    assert blocking(preflight.check(launch(tmp_path))) == []
 
 
 def test_data_of_an_offline_mix_is_launchs_to_build(tmp_path):
@@ -91,7 +101,7 @@ def test_every_missing_column_is_named(tmp_path):
 def test_sound_rl_data(tmp_path):
     for name in ("rl_train", "rl_val"):
         write(tmp_path / f"data/embedded/{name}.parquet", RL_SCHEMA, 64)
-    assert preflight.check(launch(tmp_path, recipe="math_grpo")) == []
+    assert blocking(preflight.check(launch(tmp_path, recipe="math_grpo"))) == []
 
 
 def test_an_empty_set(tmp_path, sft):

@@ -86,7 +86,14 @@ def test_an_unknown_name_is_a_problem(launch):
 
 
 def test_the_form_of_the_tree_is_always_checked(launch):
-    words = ["recipe=math_sft", "hardware=cpu", "base_model=tiny", "mix=embedded", "posttrain.skip=[shape]", "data=3"]
+    words = [
+        "recipe=math_sft",
+        "hardware=cpu",
+        "base_model=tiny",
+        "mix=embedded",
+        "posttrain.skip=[shape]",
+        "data.max_length=[]",
+    ]
     found = {verdict.check: verdict for verdict in preflight.run(compose(words)).verdicts}
     assert found["skip"].verdict == "failed" and found["shape"].verdict == "failed"
     assert found["batch"].verdict == "unseen"

@@ -1,0 +1,35 @@
+"""The two trees that checks compare: the launch's own with every interpolation resolved, and VeRL's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from posttrain_verl.compose import Composed, verl_tree
+
+
+def known(composed: Composed) -> dict[str, Any]:
+    """VeRL's own tree of the stage, as it is written; read once for the same choices."""
+    return _known(composed.stage, tuple(sorted(composed.choices.items())))
+
+
+@cache
+def _known(stage: str, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    return verl_tree(stage, dict(choices))
+
+
+def resolved(composed: Composed) -> dict[str, Any]:
+    """The launch's tree with interpolations resolved. Raises OmegaConfBaseException where one cannot be."""
+    return cast(dict[str, Any], OmegaConf.to_container(composed.verl, resolve=True))
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value below `node` that is no mapping, with its dotted path; an empty mapping is one, too."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
