@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +52,11 @@ class Composed:
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     user_keys: frozenset[str] = frozenset()
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """`verl` as dicts and lists, every interpolation resolved. Raises OmegaConfBaseException where one cannot be."""
+        return cast(dict[str, Any], OmegaConf.to_container(self.verl, resolve=True))
 
     @property
     def model(self) -> str:

@@ -50,7 +50,7 @@ DECLARED = {
 def check(composed: Composed) -> list[Problem]:
     """Every place where the form of the tree is not VeRL's."""
     try:
-        ours = tree.resolved(composed)
+        ours = composed.resolved
     except OmegaConfBaseException as error:
         what = f"an interpolation cannot be resolved: {' '.join(str(error).split())}"
         return [Problem(what, "correct the key, or give a plain value")]

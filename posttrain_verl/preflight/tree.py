@@ -1,12 +1,10 @@
-"""The two trees that checks compare: the launch's own with every interpolation resolved, and VeRL's."""
+"""VeRL's own tree, with which checks compare the launch's, and the values in a tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from posttrain_verl.compose import Composed, verl_tree
 
@@ -19,11 +17,6 @@ def known(composed: Composed) -> dict[str, Any]:
 @cache
 def _known(stage: str, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return verl_tree(stage, dict(choices))
-
-
-def resolved(composed: Composed) -> dict[str, Any]:
-    """The launch's tree with interpolations resolved. Raises OmegaConfBaseException where one cannot be."""
-    return cast(dict[str, Any], OmegaConf.to_container(composed.verl, resolve=True))
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ Names = Callable[[], tuple[str, ...]]
 def check(composed: Composed) -> list[Problem]:
     """Every value that is none of the names, or outside the range, that its key allows."""
     theirs = dict(tree.leaves(tree.known(composed)))
-    changed = [(p, v) for p, v in tree.leaves(tree.resolved(composed)) if v is not None and v != theirs.get(p)]
+    changed = [(p, v) for p, v in tree.leaves(composed.resolved) if v is not None and v != theirs.get(p)]
     found = [problem for path, value in changed for problem in (*_names(path, value), *_range(path, value))]
     return found + list(_compared(composed)) + list(_packages(composed))
 
@@ -160,7 +160,7 @@ def _unknown(path: str, word: Any, known: tuple[Any, ...]) -> Problem:
 
 def _compared(composed: Composed) -> Iterator[Problem]:
     """Fields that a dataclass compares with a list when VeRL makes it."""
-    yield from _compared_below(tree.resolved(composed), tree.known(composed), "")
+    yield from _compared_below(composed.resolved, tree.known(composed), "")
 
 
 def _compared_below(ours: dict[str, Any], theirs: dict[str, Any], path: str) -> Iterator[Problem]:
