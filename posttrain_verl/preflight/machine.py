@@ -9,14 +9,17 @@ from posttrain_verl.preflight.report import CannotTell
 
 
 def is_here(composed: Composed) -> bool:
-    """Whether it is: planned for a CPU, or this machine has an NVIDIA driver."""
-    return composed.posttrain.hardware.name == "cpu" or _has_driver()
+    """Whether it is: no cluster is named, and it is planned for a CPU, or this machine has an NVIDIA driver."""
+    ours = composed.posttrain
+    return ours.cluster.get("name", "local") == "local" and (ours.hardware.name == "cpu" or _has_driver())
 
 
 def require_here(composed: Composed) -> None:
     """Raise `CannotTell` when the launch is planned for another machine."""
     if not is_here(composed):
-        raise CannotTell(f"hardware={composed.posttrain.hardware.name} is another machine")
+        ours = composed.posttrain
+        where = f"hardware={ours.hardware.name}" if ours.cluster.name == "local" else f"cluster={ours.cluster.name}"
+        raise CannotTell(f"{where} is another machine")
 
 
 @cache

@@ -33,7 +33,7 @@ def check(composed: Composed) -> list[Problem]:
     if composed.stage == "sft":
         return []
     function = composed.verl.reward.custom_reward_function
-    if broken := [*_function(function), *_shaping(_options(composed))]:
+    if broken := [*_function(function), *_manager(composed), *_shaping(_options(composed))]:
         return broken
     if function.path != OURS:
         raise CannotTell(f"{function.path or 'the reward of VeRL'} is not ours: its answers are not known here")
@@ -78,11 +78,30 @@ def _names(file: Path) -> set[str]:
 
 
 def _options(composed: Composed) -> dict[str, Any]:
-    """What VeRL passes to the reward besides the row."""
-    reward = composed.verl.reward
-    nodes = (reward.custom_reward_function.get("reward_kwargs"), reward.get("reward_kwargs"))
-    plain = [OmegaConf.to_container(node, resolve=True) for node in nodes if OmegaConf.is_dict(node)]
-    return {str(key): value for node in plain if isinstance(node, dict) for key, value in node.items()}
+    """What VeRL passes to the function besides the row (verl.trainer.ppo.reward.get_custom_reward_fn)."""
+    return _plain(composed.verl.reward.custom_reward_function.get("reward_kwargs"))
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else {}
+    return dict(plain)
+
+
+def _manager(composed: Composed) -> Iterator[Problem]:
+    """`reward.reward_kwargs` are the manager's own: DAPO's reads two of them, the others none (VeRL 0.9.1)."""
+    given, manager = _plain(composed.verl.reward.get("reward_kwargs")), composed.verl.reward.reward_manager
+    read_by_dapo = ("overlong_buffer_cfg", "max_resp_len") if manager.name == "dapo" else ()
+    for key in given if manager.source == "register" else ():
+        if key not in read_by_dapo:
+            yield Problem(f"reward.reward_kwargs.{key} is not read by the reward manager {manager.name}",
+                          f"an option of the function goes into reward.custom_reward_function.reward_kwargs.{key}")  # fmt: skip
+    buffer, longest = given.get("overlong_buffer_cfg"), given.get("max_resp_len")
+    if not read_by_dapo or not isinstance(buffer, dict) or not buffer.get("enable"):
+        return
+    length = buffer.get("len")
+    if not (isinstance(length, int) and isinstance(longest, int) and 0 < length <= longest):
+        what = f"reward.reward_kwargs.overlong_buffer_cfg.len={length} does not lie in 1..max_resp_len={longest}"
+        yield Problem(what, "set max_resp_len='${data.max_response_length}', and len to a quarter of it")
 
 
 def _shaping(options: dict[str, Any]) -> list[Problem]:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
 
+from posttrain_verl.clusters.auth import is_on as auth_is_on
+from posttrain_verl.clusters.auth import missing_token
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import machine
 from posttrain_verl.problem import Problem, warning
@@ -44,18 +46,8 @@ def check_ray(composed: Composed) -> list[Problem]:
     address = os.environ.get("RAY_ADDRESS") or OmegaConf.select(composed.verl, "ray_kwargs.ray_init.address")
     if not address or address == "local":
         return found
-    return found + list(_token(str(address))) + list(_answers(str(address)))
-
-
-def _token(address: str) -> Iterator[Problem]:
-    """Ray since 2.60 refuses a client without the cluster's token, where it does not run without authentication."""
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(given).expanduser() if given else Path.home() / ".ray" / "auth_token"
-    if not file.is_file():
-        yield Problem(f"the Ray cluster {address} asks for a token, and {file} does not exist",
-                      "copy the token of the head node there (ray get-auth-token), or set RAY_AUTH_TOKEN")  # fmt: skip
+    token = missing_token(str(address)) if auth_is_on() else []
+    return found + token + list(_answers(str(address)))
 
 
 def _answers(address: str) -> Iterator[Problem]:

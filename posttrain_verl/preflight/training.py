@@ -119,13 +119,14 @@ def _groups(config: DictConfig) -> Iterator[Problem]:
     filtering: Any = config.algorithm.get("filter_groups") or {}
     if not filtering.get("enable"):
         return
-    sampler = config.trainer.v1.sampler.custom_sampler
+    sampler = config.trainer.v1.sampler
     if config.actor_rollout_ref.rollout.n < 2:
         yield Problem("algorithm.filter_groups drops groups without variance, and a group of one has none: no batch "
                       "would ever be full", "actor_rollout_ref.rollout.n=8, or filter_groups.enable=false")  # fmt: skip
-    if sampler.path and sampler.name == "PromptReplayBuffer":
+    passed_on = (sampler.sampler_kwargs.get("filter_groups") or {}).get("enable")
+    if sampler.custom_sampler.path and sampler.custom_sampler.name and not passed_on:
         yield Problem("algorithm.filter_groups is ignored: VeRL hands a custom sampler no filter",
-                      "trainer.v1.sampler.custom_sampler.path=null trainer.v1.sampler.custom_sampler.name=null")  # fmt: skip
+                      "set trainer.v1.sampler.sampler_kwargs.filter_groups as in conf/rl.yaml")  # fmt: skip
     metric, own = filtering.get("metric"), config.reward.custom_reward_function.path == "pkg://reward_fns"
     known = ("reward", *(key for key in reward_fns.KEYS if key != "pred"))
     if not metric or (own and metric not in known):

@@ -7,13 +7,14 @@ from posttrain_verl import paths
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.overrides import OUR_GROUPS, names
 from posttrain_verl.preflight import batch, keys, schedule
+from posttrain_verl.problem import Problem, blocking
 
 RECIPES = sorted(path.stem for path in paths.recipes_dir().glob("*.yaml"))
 GROUPS = [group for group in OUR_GROUPS if group != "recipe"]
 OPTIONS = [(group, path) for group in GROUPS for path in sorted((paths.conf_dir() / group).glob("*.yaml"))]
 
 
-def problems(composed: Composed) -> list[object]:
+def problems(composed: Composed) -> list[Problem]:
     return keys.check(composed) + batch.check(composed) + schedule.check(composed)
 
 
@@ -30,7 +31,7 @@ def test_recipe_is_short_and_its_header_says_how_to_run_it(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_composes_on_the_cpu(name):
     composed = compose([f"recipe={name}", "hardware=cpu"])
-    assert problems(composed) == []
+    assert blocking(problems(composed)) == []
     assert composed.posttrain.mix.name in ("embedded", "embedded_code")
     assert composed.posttrain.base_model.embedded
 
