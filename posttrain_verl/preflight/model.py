@@ -45,7 +45,11 @@ def folder_of(path: str) -> Path | None:
 
 
 def facts(composed: Composed) -> dict[str, Any]:
-    """The model's config.json, or what conf/base_model says of it; empty when neither is known."""
+    """The model's config.json, or what conf/base_model says of it, under the recipe's own `override_config`."""
+    return {**_described(composed), **_overridden(composed)}
+
+
+def _described(composed: Composed) -> dict[str, Any]:
     folder = folder_of(composed.model)
     if folder is not None and (file := folder / "config.json").is_file():
         try:
@@ -54,6 +58,12 @@ def facts(composed: Composed) -> dict[str, Any]:
             return {}  # `check` says so
     ours = composed.posttrain.base_model
     return dict(ours.get("config") or {}) if ours.get("path") == composed.model else {}
+
+
+def _overridden(composed: Composed) -> dict[str, Any]:
+    owner = composed.verl if composed.stage == "sft" else composed.verl.actor_rollout_ref
+    given = owner.model.get("override_config") or {}
+    return dict(given.get("model_config") or given)
 
 
 def size(composed: Composed) -> int | None:
