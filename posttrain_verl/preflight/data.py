@@ -41,8 +41,9 @@ def rows(composed: Composed, key: str) -> int | None:
 
 
 def readable(composed: Composed, key: str) -> list[Path]:
-    """The local files of `data.train_files` or `data.val_files` that are Parquet with rows."""
-    return [file for file in local(composed, key) if _is_parquet(file) and _rows_in(file)]
+    """The local files of `data.train_files` or `data.val_files` that are Parquet with rows and the columns of the stage."""
+    found = [file for file in local(composed, key) if _is_parquet(file) and _rows_in(file)]
+    return [file for file in found if not _flaws(composed, pq.read_schema(file))]
 
 
 def is_offline(composed: Composed) -> bool:
