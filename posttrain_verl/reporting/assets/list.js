@@ -61,13 +61,13 @@ class VirtualList {
   }
 
   select(at) {
-    if (!this.items.length) return;
+    if (!this.items.length) return undefined;
     this.at = Math.max(0, Math.min(this.items.length - 1, at));
     const top = this.at * VirtualList.HEIGHT, bottom = top + VirtualList.HEIGHT;
     if (top < this.root.scrollTop) this.root.scrollTop = top;
     else if (bottom > this.root.scrollTop + this.root.clientHeight) this.root.scrollTop = bottom - this.root.clientHeight;
     this.draw();
-    this.choose(this.items[this.at]);
+    return this.choose(this.items[this.at]);
   }
 
   key(event) {
