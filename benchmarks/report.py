@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from posttrain_verl import report  # noqa: E402
 
-WORDS = 320  # of a made response
+WORDS = 330  # of a made response
 MOMENTS = """
 const moment = (name) => Math.round(performance.getEntriesByName(name)[0]?.startTime ?? NaN);
 const loaded = Math.round(performance.getEntriesByType('navigation')[0].loadEventEnd);

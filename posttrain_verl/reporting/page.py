@@ -15,8 +15,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from posttrain_verl.evaluation import comparison
+from posttrain_verl.evaluation.comparison import Comparison
 from posttrain_verl.reporting import verdict
-from posttrain_verl.reporting.evaluations import ERROR_KINDS, Comparison, Evaluation
+from posttrain_verl.reporting.evaluations import MEANINGS, Evaluation
 from posttrain_verl.reporting.facts import Row, Tile
 from posttrain_verl.reporting.files import Record
 from posttrain_verl.reporting.rollouts import Rollouts
@@ -119,9 +121,9 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"interval": verdict.interval, "percent": verdict.percent, "points": verdict.points,
+    environment.filters |= {"interval": verdict.interval, "percent": verdict.percent, "points": comparison.points,
                             "p_value": verdict.p_value, "duration": verdict.duration, "data": data, "glued": glued}  # fmt: skip
-    environment.globals |= {"style": _style, "scripts": _scripts, "policy": policy, "error_kinds": ERROR_KINDS}
+    environment.globals |= {"style": _style, "scripts": _scripts, "policy": policy, "error_kinds": MEANINGS}
     return environment
 
 

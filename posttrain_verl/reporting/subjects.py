@@ -48,39 +48,41 @@ class Reader:
         return self._run(self.read(folder), self.read(other) if other else None)
 
     def _run(self, one: Run, other: Run | None) -> Page:
-        compared = evaluations.comparisons(one.evaluations, other.evaluations if other else ())
+        shown = against(one.evaluations, one.name, other.evaluations, other.name) if other else one.evaluations
+        compared = evaluations.compare(shown, one.files)
         part = part_of(one)
         parts = [part]
         if other:
             named = [(one.name, one.metrics), (other.name, other.metrics)]
             parts.insert(0, Part(f"Against {other.name}", "vs-", figures.compared(named, "vs-")))
             part.heading = one.name
-        return Page("run", one.name, str(one.path), one.state, verdict.of_run(one, compared), facts.tiles(one),
-                    [*(other.evaluations if other else ()), *one.evaluations], compared, [], parts,
+        return Page("run", one.name, str(one.path), one.state, verdict.of_run(one, shown, compared), facts.tiles(one),
+                    shown, compared, [], parts,
                     rollouts.read(one.path, one.evaluations, self._limit), one.files.flaws)  # fmt: skip
 
     def _pipeline(self, files: Files, other: Path | None) -> Page:
         described = files.json(PIPELINE)
         stages = [self._member(files.path, stage) for stage in described.get("stages", [])]
         found = evaluations.read(files)
-        compared = evaluations.comparisons(found, evaluations.read(Files(other)) if other else ())
+        shown = against(found, "this", evaluations.read(Files(other)), other.name) if other else found
+        compared = evaluations.compare(shown, files)
         trained = [stage for stage in stages if stage["read"]]
         parts = [part_of(stage["read"], f"{stage['name']}-", stage["name"]) for stage in trained]
         ends = ", ".join(f"{stage['name']} {stage['state']}" for stage in stages)
         state = _worst([stage["state"] for stage in stages])
         answered = trained[-1]["read"].path if trained else files.path
         return Page("pipeline", f"pipeline {files.path.parent.name}/{files.path.name}", str(files.path), state,
-                    verdict.of_pipeline(found, compared, f"The stages: {ends}."), [], found, compared, stages, parts,
+                    verdict.of_pipeline(shown, compared, f"The stages: {ends}."), [], shown, compared, stages, parts,
                     rollouts.read(answered, found, self._limit), [*files.flaws, *_flaws(trained)])  # fmt: skip
 
     def _sweep(self, files: Files) -> Page:
         members = [self._member(files.path, member) for member in files.json(SWEEP).get("members", [])]
         known = [member for member in members if member["read"]]
         named = [(member["name"], member["read"].metrics) for member in known]
-        results: list[Evaluation] = [each for member in known for each in member["read"].evaluations]
+        found = [each.named(member["name"]) for member in known for each in member["read"].evaluations]
         state = _worst([member["state"] for member in members])
-        return Page("sweep", f"sweep {files.path.name}", str(files.path), state, _best(known), [], results,
-                    evaluations.comparisons(results), members, [Part(figures=figures.compared(named))],
+        return Page("sweep", f"sweep {files.path.name}", str(files.path), state, _best(known), [], found,
+                    evaluations.compare(found, files), members, [Part(figures=figures.compared(named))],
                     flaws=[*files.flaws, *_flaws(known)])  # fmt: skip
 
     def _member(self, home: Path, entry: Record) -> Record:
@@ -96,6 +98,13 @@ class Reader:
             "state": str(entry.get("state") or (read.state if read else "")),
             "seconds": seconds, "read": read, "results": results(read) if read else {},
         }  # fmt: skip
+
+
+def against(own: Sequence[Evaluation], name: str, others: Sequence[Evaluation], other: str) -> list[Evaluation]:
+    """The last evaluation of each set of questions of two runs, the other's first, named so that they can be told apart."""
+    final = [{each.name: each for each in found} for found in (others, own)]
+    return [each.named(f"{each.label} of {run}") for found, run in zip(final, (other, name), strict=True)
+            for each in found.values() if each.name in final[0].keys() & final[1].keys()]  # fmt: skip
 
 
 def results(one: Run) -> dict[str, float]:

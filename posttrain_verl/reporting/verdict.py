@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from posttrain_verl.reporting.evaluations import Comparison, Evaluation, Record
+from posttrain_verl.evaluation.comparison import Comparison, points
+from posttrain_verl.evaluation.result import Metric
+from posttrain_verl.reporting.evaluations import Evaluation, headline
 from posttrain_verl.reporting.run import Run
 from posttrain_verl.reporting.series import Metrics
+from posttrain_verl.statistics import Share
 
 STATES = {"done": "ended as planned", "failed": "failed", "interrupted": "was interrupted", "running": "is running",
           "stopped": "was stopped"}  # fmt: skip
@@ -16,58 +19,56 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def interval(metric: Record) -> str:
+def interval(metric: Metric) -> str:
     """`54.3 % [51.6, 57.0]`, the 95 % interval."""
-    if "low" not in metric or "high" not in metric:
-        return percent(metric["value"])
-    return f"{percent(metric['value'])} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+    return str(Share(metric["value"], metric["low"], metric["high"], metric["n"]))
 
 
 def p_value(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
-def points(share: float) -> str:
-    return f"{100 * share:+.1f} points"
-
-
-def of_comparison(found: Comparison) -> str:
+def of_comparison(found: Comparison, evaluations: Sequence[Evaluation]) -> str:
     """Whether the second model is better, in one sentence."""
-    first, second = found.first, found.second
-    figures = f"{interval(second.accuracy or {})} against {interval(first.accuracy or {})}"
-    change = (
-        f"{points(found.difference)} [{100 * found.low:+.1f}, {100 * found.high:+.1f}], {found.test} {p_value(found.p)}"
-    )
+    seen = found.numbers
+    shares = {each.label: interval(each.accuracy) for each in evaluations if each.name == found.eval}
     claim = {
-        "better": f"The gain is real: {second.label} is better than {first.label} on {second.name}",
-        "worse": f"The loss is real: {second.label} is worse than {first.label} on {second.name}",
-        "noise": f"No difference is shown: {second.label} against {first.label} on {second.name} is within noise",
+        "gain": f"The gain is real: {found.second} is better than {found.first} on {found.eval}",
+        "loss": f"The loss is real: {found.second} is worse than {found.first} on {found.eval}",
+        "noise": f"No difference is shown: {found.second} against {found.first} on {found.eval} is within noise",
     }[found.verdict]
-    return f"{claim}, {figures} ({change}, n = {found.n})."
+    change = f"{points(seen.difference)} points [{points(seen.low)}, {points(seen.high)}]"
+    test = f"{seen.test} {p_value(found.corrected)}{f' corrected for {found.of} comparisons' if found.of > 1 else ''}"
+    return f"{claim}, {shares[found.second]} against {shares[found.first]} ({change}, {test}, n = {seen.n})."
 
 
-def of_run(run: Run, compared: Sequence[Comparison]) -> list[str]:
+def of_run(run: Run, evaluations: Sequence[Evaluation], compared: Sequence[Comparison]) -> list[str]:
     """The sentences of a run; the first is the verdict."""
-    return [_gain(run.evaluations, compared, run.metrics), *_more(compared), _end(run)]
+    return [*_gain(evaluations, compared, run.metrics), _end(run)]
 
 
 def of_pipeline(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], end: str) -> list[str]:
     """The sentences of a pipeline; the first is the verdict."""
-    return [_gain(evaluations, compared, Metrics()), *_more(compared), end]
+    return [*_gain(evaluations, compared, Metrics()), end]
 
 
-def _gain(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], metrics: Metrics) -> str:
-    if compared:
-        return of_comparison(compared[-1])
-    if evaluations:
-        last = evaluations[-1]
-        return (f"{last.label} answers {interval(last.accuracy or {})} of {last.name} right (n = {last.data.get('n', '?')}); "
-                "whether that is a gain is not known: no other model was evaluated on the same questions.")  # fmt: skip
-    held_out = [metrics[key] for key in metrics.keys("val-core/")]
-    for series in held_out:
-        if len(series.finite) > 1:
-            first, last = series.finite[0], series.finite[-1]
-            return (f"Held-out accuracy went from {percent(first)} to {percent(last)} while training; "
+def _gain(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], metrics: Metrics) -> list[str]:
+    first = headline(compared)
+    if first is None:
+        return [_single(evaluations[-1]) if evaluations else _while_training(metrics)]
+    others = [each for each in compared if each is not first]
+    return [of_comparison(each, evaluations) for each in (first, *others)]
+
+
+def _single(last: Evaluation) -> str:
+    return (f"{last.label} answers {interval(last.accuracy)} of {last.name} right (n = {last.data['n']}); "
+            "whether that is a gain is not known: no other model was evaluated on the same questions.")  # fmt: skip
+
+
+def _while_training(metrics: Metrics) -> str:
+    for key in metrics.keys("val-core/"):
+        if len(values := metrics[key].finite) > 1:
+            return (f"Held-out accuracy went from {percent(values[0])} to {percent(values[-1])} while training; "
                     "no evaluation with an interval has been made yet, so this is no proof of a gain.")  # fmt: skip
     for key, word in (
         ("critic/score/mean", "The reward"),
@@ -77,10 +78,6 @@ def _gain(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], met
         if ends := metrics[key].ends():
             return f"{word} went from {ends[0]:.3g} to {ends[1]:.3g}; no evaluation yet, so no gain is shown."
     return "Nothing has been measured yet."
-
-
-def _more(compared: Sequence[Comparison]) -> list[str]:
-    return [of_comparison(each) for each in reversed(compared[:-1])]
 
 
 def _end(run: Run) -> str:

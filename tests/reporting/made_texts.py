@@ -21,6 +21,20 @@ def write_lines(path: Path, values: list) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
+def _vocabulary(n: int) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    syllables = [a + b for a in "bdfglmnprstv" for b in ("a", "e", "i", "o", "u", "an", "er", "is")]
+    return np.array(["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(n)])
+
+
+WORDS = _vocabulary(5000)
+
+
+def prose(rng: np.random.Generator, words: int) -> str:
+    """Made words, the n-th as often as 1/n: gzip makes them about as much smaller as English (three to four times)."""
+    return " ".join(WORDS[(len(WORDS) ** rng.random(words)).astype(int) - 1])
+
+
 def problem(rng: np.random.Generator) -> tuple[str, int, int, int]:
     a, b, c = (int(value) for value in rng.integers(2, 90, 3))
     name, thing = NAMES[rng.integers(len(NAMES))], THINGS[rng.integers(len(THINGS))]
@@ -39,9 +53,9 @@ def response(rng: np.random.Generator, a: int, b: int, c: int, kind: str, words:
         f"First, there are ${a}$ boxes of ${b}$ each, so\n\\[ {a} \\times {b} = {product}. \\]",
         f"Giving away ${c}$ leaves $\\frac{{{2 * (product - c)}}}{{2}} = {answer}$, that is ${product} - {c} = {answer}$.",
     ]
-    for _ in range(words // 12):
+    for _ in range(words // 24):
         x, y = (int(value) for value in rng.integers(1, 999, 2))
-        steps.append(f"Let me check step {x}: ${x} + {y} = {x + y}$, which agrees with what was found before.")
+        steps.append(f"Let me check ${x} + {y} = {x + y}$: {prose(rng, 20)}.")
     if kind == "format":
         return "\n\n".join(steps), ""
     return "\n\n".join([*steps, f"So the answer is $\\boxed{{{answer}}}$."]), str(answer)

@@ -13,64 +13,65 @@ from posttrain_verl.reporting.files import Files
 
 
 def answered(label, *right, name="gsm8k", samples=1):
-    """An evaluation with one item for each entry of `right`."""
-    items = [{"id": f"q{i // samples}", "sample": i % samples, "acc": float(value)} for i, value in enumerate(right)]
-    share = sum(right) / len(right)
-    accuracy = {"value": share, "low": share, "high": share, "n": len(right)}
-    return Evaluation(Path(f"{label}.json"), {"label": label, "eval": name, "n": len(right), "items": items,
-                                        "metrics": {"accuracy": accuracy}})  # fmt: skip
+    """An evaluation with one item for each entry of `right`, `samples` to a question."""
+    items = [
+        {"id": f"q{i // samples}", "sample": i % samples, "gold": "1", "acc": float(value)}
+        for i, value in enumerate(right)
+    ]
+    mean = sum(right) / len(right)
+    accuracy = {"value": mean, "low": mean, "high": mean, "n": len(right) // samples}
+    data = {"label": label, "eval": name, "n": len(right), "items": items, "metrics": {"accuracy": accuracy}}
+    return Evaluation(Path(f"{label}.json"), data)
+
+
+def compared(*found):
+    files = Files(Path("nowhere"))
+    return evaluations.compare(found, files), files.flaws
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "verdict_"),
-    [(30, 5, "better"), (5, 30, "worse"), (12, 8, "noise"), (5, 0, "noise"), (6, 0, "better")],
+    ("gained", "lost", "said"), [(30, 5, "gain"), (5, 30, "loss"), (12, 8, "noise"), (5, 0, "noise"), (6, 0, "gain")]
 )
-def test_planted_differences(gained, lost, verdict_):
+def test_planted_differences(gained, lost, said):
     both = [1] * 50 + [0] * 50
-    found = evaluations.compare(
-        answered("base", *both, *[0] * gained, *[1] * lost), answered("grpo", *both, *[1] * gained, *[0] * lost)
+    base, grpo = (
+        answered("base", *both, *[0] * gained, *[1] * lost),
+        answered("grpo", *both, *[1] * gained, *[0] * lost),
     )
-    assert (found.gained, found.lost, found.verdict) == (gained, lost, verdict_)
-    assert found.p == pytest.approx(binomtest(gained, gained + lost).pvalue), (
-        "McNemar's exact test is this binomial test"
+    [found], flaws = compared(base, grpo)
+    assert (found.numbers.gained, found.numbers.lost, found.verdict, flaws) == (gained, lost, said, [])
+    assert found.corrected == pytest.approx(binomtest(gained, gained + lost).pvalue), (
+        "McNemar's exact test is this test"
     )
-    assert found.difference == pytest.approx((gained - lost) / found.n) and found.low < found.difference < found.high
+    begins = {"gain": "The gain is real: grpo is better than base on gsm8k", "loss": "The loss is real: grpo is worse",
+              "noise": "No difference is shown: grpo against base"}[said]  # fmt: skip
+    assert verdict.of_comparison(found, [base, grpo]).startswith(begins)
 
 
-def test_other_questions_are_not_compared():
-    assert evaluations.compare(answered("a", 1, 0, 1), answered("b", 1, 0)) is None
-    assert evaluations.comparisons([answered("a", 1, 0, name="x"), answered("b", 1, 0, name="y")]) == []
-
-
-def test_the_same_answers_are_no_difference():
-    assert evaluations.compare(answered("a", 1, 0, 1), answered("b", 1, 0, 1)).p == 1.0
-
-
-def test_several_answers_a_question_are_clustered():
-    first = answered("a", *[0, 1] * 40, samples=2)
-    second = answered("b", *[1, 1] * 20, *[0, 1] * 20, samples=2)
-    found = evaluations.compare(first, second)
-    assert found.n == 40 and found.test.startswith("t-test") and found.difference == pytest.approx(0.25)
-
-
-def test_several_comparisons_are_corrected():
-    base, one = answered("base", *[0] * 6, 1, 0), answered("one", *[1] * 6, 1, 0)
-    [alone] = evaluations.comparisons([base, one])
-    pair = evaluations.comparisons([base, one, answered("two", *[1] * 6, 1, 0)])
-    assert alone.verdict == "better" and [each.verdict for each in pair] == ["noise", "noise"]
-    assert pair[0].p == pytest.approx(2 * alone.p) and "Holm" in pair[0].test
-
-
-def test_the_sentences():
+def test_the_sentence_has_the_figures():
     base, grpo = answered("base", *[0] * 20, *[1] * 20), answered("grpo", *[1] * 40)
-    better = verdict.of_comparison(evaluations.compare(base, grpo))
-    assert (
-        better.startswith("The gain is real: grpo is better than base on gsm8k, 100.0 %")
-        and "exact McNemar p < 0.0001" in better
-    )
-    assert verdict.of_comparison(evaluations.compare(grpo, base)).startswith("The loss is real")
-    same = verdict.of_comparison(evaluations.compare(base, answered("x", 1, *[0] * 19, *[1] * 20)))
-    assert same.startswith("No difference is shown") and "within noise" in same
+    [found], _ = compared(base, grpo)
+    said = verdict.of_comparison(found, [base, grpo])
+    assert "100.0 % [100.0, 100.0] against 50.0 % [50.0, 50.0] (+50.0 points [" in said
+    assert said.endswith("exact McNemar p < 0.0001, n = 40).")
+
+
+def test_other_questions_are_not_compared_and_that_is_said():
+    other = answered("b", 1, 0)
+    for item in other.items:
+        item["id"] = "other " + item["id"]
+    found, flaws = compared(answered("a", 1, 0, 1), other)
+    assert found == [] and "share no question" in flaws[0]
+    assert compared(answered("a", 1, 0, name="x"), answered("b", 1, 0, name="y")) == ([], [])
+
+
+def test_the_verdict_is_of_the_last_model_against_the_first_and_corrected():
+    base, one, two = answered("base", *[0] * 6, 1, 0), answered("sft", *[1] * 6, 1, 0), answered("grpo", *[1] * 6, 1, 1)
+    alone, _ = compared(base, one)
+    several, _ = compared(base, one, two)
+    first = evaluations.headline(several)
+    assert alone[0].verdict == "gain" and (first.first, first.second, first.of) == ("base", "grpo", 3)
+    assert "corrected for 3 comparisons" in verdict.of_comparison(first, [base, one, two])
 
 
 def sentences(folder, other=None):
@@ -89,7 +90,7 @@ def test_against_another_run(tmp_path):
     made_runs.evaluation(folder / "eval" / "e.json", "new", 0.6, seed=1)
     made_runs.evaluation(other / "eval" / "e.json", "old", 0.4, seed=2)
     page = subjects.Reader().page(folder, other)
-    assert page.sentences[0].startswith("The gain is real: new is better than old")
+    assert page.sentences[0].startswith("The gain is real: new of math_grpo/a is better than old of math_grpo/b")
     assert page.parts[0].heading == "Against math_grpo/b" and len(page.parts[0].figures[0]["curves"]) == 2
 
 
@@ -121,4 +122,5 @@ def test_a_pipeline_and_a_sweep_have_pages(tmp_path):
 def test_evaluations_of_another_kind_are_left_out(tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "other.json").write_text('{"something": 1}')
-    assert evaluations.read(Files(tmp_path)) == []
+    files = Files(tmp_path)
+    assert evaluations.read(files) == [] and "no evaluation of schema 1" in files.flaws[0]
