@@ -50,7 +50,7 @@ class Gallery:
             rows.append({
                 "link": folder.relative_to(self.home).as_posix(), "kind": kind, "state": one.state if kind == "run" else "",
                 "steps": _steps(one.last_step, one.planned_steps), "seconds": one.seconds,
-                "results": subjects.results(one),
+                "results": one.results(),
                 "started": datetime.fromtimestamp(_started(folder)).strftime("%Y-%m-%d %H:%M"),
             })  # fmt: skip
         return rows

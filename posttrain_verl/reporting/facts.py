@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from posttrain_verl.reporting.files import Record
 from posttrain_verl.reporting.run import Run
+from posttrain_verl.reporting.series import Floats
 from posttrain_verl.reporting.verdict import duration, percent
 
 
@@ -48,34 +48,24 @@ def tiles(run: Run) -> list[Tile]:
 def planned(run: Run) -> list[Row]:
     """What was planned or set, against what was measured."""
     measured = run.metrics
+    phases = dict(run.plan.get("memory_phases") or {})
+    host = phases.pop("host", None)
     rows = [
         Row("steps", _count(run.planned_steps), _count(run.last_step)),
-        Row("seconds a step", _leaf(run.plan, "step_seconds"), _median(measured["timing_s/step"].finite)),
-        Row("memory of a GPU, peak (GiB)", "", _peak(measured.first(*_memory("max_memory_allocated_gb")).finite)),
-        Row("memory of the machine, peak (GiB)", "", _peak(measured.first(*_memory("cpu_memory_used_gb")).finite)),
+        Row("seconds a step, median", "", _median(measured["timing_s/step"].finite)),
+        Row("memory of a GPU, peak (GiB)", _peak(list(phases.values())), _peak(_memory(run, "max_memory_allocated_gb"))),
+        Row("memory of the machine, peak (GiB)", _peak([host] if host else []), _peak(_memory(run, "cpu_memory_used_gb"))),
         Row("tokens a second and GPU", "", _median(measured["perf/throughput"].finite)),
         Row("longest response (tokens)", _count(run.option("data.max_response_length")),
             _peak(measured["response_length/max"].finite)),
         Row("longest prompt (tokens)", _count(run.option("data.max_prompt_length")), _peak(measured["prompt_length/max"].finite)),
     ]  # fmt: skip
-    rows += [
-        Row(f"{part}: {key}", value, "")
-        for part in ("memory", "arithmetic")
-        for key, value in leaves(run.plan.get(part))
-    ]
     return [row for row in rows if row.planned or row.happened]
 
 
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The values of a tree with their dotted names."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from leaves(value, f"{path}[{number}]")
-    elif node is not None:
-        yield path, f"{node:.4g}" if isinstance(node, float) else str(node)
+def arithmetic(run: Run) -> str:
+    """The batch arithmetic of the plan in plain words; empty without a plan."""
+    return str((run.plan.get("arithmetic") or {}).get("words", ""))
 
 
 def checks(run: Run) -> list[Record]:
@@ -111,17 +101,13 @@ def splits(manifest: Record) -> list[Record]:
     return found
 
 
-def _memory(name: str) -> tuple[str, str]:
-    """VeRL's two keys for one measure: of the SFT trainer and of the RL trainer."""
-    return f"perf/{name}", f"actor/perf/{name}"
+def _memory(run: Run, name: str) -> Floats:
+    """A measure of memory; the SFT trainer and the RL trainer have different keys for it."""
+    return run.metrics.first(f"perf/{name}", f"actor/perf/{name}").finite
 
 
 def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else ""
-
-
-def _leaf(plan: Record, key: str) -> str:
-    return next((value for name, value in leaves(plan) if name.rsplit(".", 1)[-1] == key), "")
 
 
 def _median(values: Any) -> str:

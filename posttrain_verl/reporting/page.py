@@ -22,6 +22,7 @@ from posttrain_verl.reporting.evaluations import MEANINGS, Evaluation
 from posttrain_verl.reporting.facts import Row, Tile
 from posttrain_verl.reporting.files import Record
 from posttrain_verl.reporting.rollouts import Rollouts
+from posttrain_verl.reporting.run import Run
 from posttrain_verl.reporting.series import dumps
 
 ASSETS = Path(__file__).parent / "assets"
@@ -44,6 +45,8 @@ class Part:
     figures: list[Record] = field(default_factory=list)
     events: list[Record] = field(default_factory=list)
     planned: list[Row] = field(default_factory=list)
+    arithmetic: str = ""
+    memory: list[Record] = field(default_factory=list)
     checks: list[Record] = field(default_factory=list)
     manifest: Record = field(default_factory=dict)
     sources: list[Record] = field(default_factory=list)
@@ -51,6 +54,19 @@ class Part:
     overrides: list[str] = field(default_factory=list)
     changes: list[Record] = field(default_factory=list)
     config: str = ""
+
+
+@dataclass
+class Member:
+    """A run of a sweep or a stage of a pipeline. `value` is what it is judged by, `verdict` how that stands to the best."""
+
+    name: str
+    state: str
+    seconds: float | None
+    run: Run | None
+    value: str = ""
+    verdict: str = ""
+    why: str = ""
 
 
 @dataclass
@@ -65,7 +81,7 @@ class Page:
     tiles: list[Tile] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     compared: list[Comparison] = field(default_factory=list)
-    members: list[Record] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     rollouts: Rollouts = field(default_factory=Rollouts)
     flaws: list[str] = field(default_factory=list)

@@ -93,6 +93,11 @@ class Run:
         wanted = self.option("trainer.total_training_steps")
         return wanted if isinstance(wanted, int) and wanted > 0 else None
 
+    def results(self) -> dict[str, float]:
+        """The last value of what runs are compared by."""
+        keys = ["critic/score/mean", *self.metrics.keys("val-core/"), "val/loss"]
+        return {key: float(values[-1]) for key in keys if len(values := self.metrics[key].finite)}
+
     def option(self, key: str) -> Any:
         """A value of VeRL's config by its dotted key; None where there is none."""
         node: Any = self.config

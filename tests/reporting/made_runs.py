@@ -6,6 +6,9 @@ import numpy as np
 from made_texts import SOURCE, evaluation, rollouts, write, write_lines
 
 START = 1_780_000_000.0
+MEMORY = [
+    {"line": "weights, bf16", "gb": 14.2, "formula": "2 x parameters / ranks", "source": "FSDP2", "phases": ["update"]}
+]
 
 
 def rise(steps: int, low: float, high: float) -> np.ndarray:
@@ -133,8 +136,9 @@ def grpo(folder: Path, steps=120, prompts=2, answers=8, every=10, state="done", 
             "hardware": "8xh100",
             "mix": "math",
             "model": "Qwen/Qwen2.5-7B-Instruct",
-            "memory": {"actor_gib": 48.2, "rollout_gib": 40.0},
-            "arithmetic": {"tokens_a_step": 983040},
+            "memory": MEMORY,
+            "memory_phases": {"rollout": 61.0, "update": 54.0, "host": 130.0},
+            "arithmetic": {"prompts": 1024, "words": "1024 prompts x 5 rollouts = 5120 sequences a step"},
             "changes": [
                 {
                     "key": "actor_rollout_ref.rollout.gpu_memory_utilization",
@@ -219,15 +223,26 @@ def sft(folder: Path, steps=80, seed=0) -> Path:
 
 
 def sweep(home: Path, rates=("1e-6", "3e-6", "1e-5")) -> Path:
+    """Three members that are done, and one that never began."""
     folder = home / "multirun" / "20260801-120000"
     members = []
-    for seed, rate in enumerate(rates):
-        run = grpo(home / "math_grpo" / f"20260801-120000-{seed}", steps=60, seed=seed, prompts=1)
-        members.append({"overrides": [f"actor_rollout_ref.actor.optim.lr={rate}"], "run": str(run), "state": "done"})
-    write(
-        folder / "sweep.json",
-        {"members": [*members, {"overrides": ["lr=1"], "run": str(home / "gone"), "state": "failed"}]},
-    )
+    for number, rate in enumerate((*rates, "1")):
+        run = home / "math_grpo" / f"20260801-120000-{number}"
+        words = ["recipe=math_grpo", f"++actor_rollout_ref.actor.optim.lr={rate}"]
+        member = {
+            "number": number,
+            "overrides": words,
+            "folder": str(run),
+            "state": "failed",
+            "code": 1,
+            "why": "no memory",
+        }
+        if rate in rates:
+            grpo(run, steps=60, seed=number, prompts=1)
+            member |= {"state": "done", "code": 0, "seconds": 2880.0, "why": ""}
+        members.append(member)
+    write(folder / "sweep.json", {"folder": str(folder), "verb": "posttrain_verl.launch", "words": ["recipe=math_grpo"],
+                                  "flags": [], "members": members})  # fmt: skip
     return folder
 
 

@@ -7,7 +7,7 @@ import made_runs
 import pytest
 from scipy.stats import binomtest
 
-from posttrain_verl.reporting import evaluations, subjects, verdict
+from posttrain_verl.reporting import evaluations, subjects, sweeps, verdict
 from posttrain_verl.reporting.evaluations import Evaluation
 from posttrain_verl.reporting.files import Files
 
@@ -114,9 +114,11 @@ def test_a_pipeline_and_a_sweep_have_pages(tmp_path):
     assert [part.heading for part in page.parts] == ["sft", "grpo"] and len(page.members) == 4
     assert len({figure["id"] for figure in page.figures}) == len(page.figures), "ids of figures are theirs alone"
     page = subjects.Reader().page(made_runs.sweep(tmp_path))
-    assert page.state == "failed" and "partly luck" in page.sentences[1]
+    assert page.state == "failed" and "flattered by chance" in page.sentences[1]
+    assert page.sentences[0].startswith("Of 4 runs lr=") and "differ by no more than noise" in page.sentences[0]
+    assert [member.state for member in page.members] == ["done"] * 3 + ["failed"] and page.members[0].verdict == "best"
     labels = {figure["title"]: [curve["label"] for curve in figure["curves"]] for figure in page.figures}
-    assert labels["Held-out accuracy"] == labels["Reward"] == ["lr=1e-6", "lr=3e-6", "lr=1e-5"]
+    assert sorted(labels["Held-out accuracy"]) == sorted(labels["Reward"]) == ["lr=1e-5", "lr=1e-6", "lr=3e-6"]
 
 
 def test_evaluations_of_another_kind_are_left_out(tmp_path):
@@ -124,3 +126,26 @@ def test_evaluations_of_another_kind_are_left_out(tmp_path):
     (tmp_path / "eval" / "other.json").write_text('{"something": 1}')
     files = Files(tmp_path)
     assert evaluations.read(files) == [] and "no evaluation of schema 1" in files.flaws[0]
+
+
+def test_a_sweep_that_is_just_being_written(tmp_path):
+    folder = made_runs.sweep(tmp_path)
+    half = tmp_path / "math_grpo" / "20260801-120000-1" / "validation" / "60.jsonl"
+    half.write_text(half.read_text()[:-20])
+    page = subjects.Reader().page(folder)
+    assert len(page.members) == 4 and any("cannot be compared now" in flaw for flaw in page.flaws)
+    (folder / "sweep.json").write_text("{")
+    assert "sweep.json cannot be read" in " ".join(subjects.Reader().page(folder).flaws)
+
+
+def test_names_of_members_are_short_where_they_can_be():
+    assert sweeps.short(["actor.optim.lr=1e-6", "data.seed=1"]) == "lr=1e-6 seed=1"
+    assert sweeps.short(["actor.lr=1", "critic.lr=2"]) == "actor.lr=1 critic.lr=2"
+
+
+def test_the_plan_stands_beside_what_happened(tmp_path):
+    part = subjects.Reader().page(made_runs.grpo(tmp_path / "math_grpo" / "a", steps=4, prompts=1)).parts[0]
+    rows = {row.what: (row.planned, row.happened) for row in part.planned}
+    assert rows["memory of a GPU, peak (GiB)"] == ("61", "52.5") and rows["steps"] == ("4", "4")
+    assert rows["memory of the machine, peak (GiB)"] == ("130", "119")
+    assert part.arithmetic.startswith("1024 prompts x 5") and part.memory[0]["line"] == "weights, bf16"
