@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,13 +80,20 @@ def named(figure: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def compared(members: Sequence[tuple[str, Metrics]], prefix: str = "") -> list[dict[str, Any]]:
     """The same figures with one curve a run, for what says how runs differ."""
-    figures = []
-    for plot in PLOTS:
-        known = (key for curve in plot.curves for _, each in members for key in _keys(curve, each) if len(each[key]))
-        if key := next(known, None):
-            measured = [(label, each[key]) for label, each in members if len(each[key])]
-            figures.append(named(_figure(plot, measured), prefix))
-    return figures
+    return [named(figure, prefix) for plot in PLOTS for figure in _one_for_all(plot, members)]
+
+
+def _one_for_all(plot: Plot, members: Sequence[tuple[str, Metrics]]) -> Iterator[dict[str, Any]]:
+    """The figure of the first of the plot's keys that any run measured; of keys with a `*` one for each."""
+    found = {key: curve for curve in plot.curves for _, each in members for key in _keys(curve, each) if len(each[key])}
+    for key, curve in list(found.items())[: None if plot.curves[0].key.endswith("*") else 1]:
+        measured = [(label, each[key]) for label, each in members if len(each[key])]
+        part = (
+            f": {key.removeprefix(curve.key[:-1]).removesuffix('/mean')}"
+            if len(found) > 1 and curve.key.endswith("*")
+            else ""
+        )
+        yield _figure(replace(plot, title=plot.title + part), measured)
 
 
 def _lines(plot: Plot, metrics: Metrics) -> dict[str, Any] | None:

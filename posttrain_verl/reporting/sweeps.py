@@ -42,7 +42,12 @@ def sentences(found: Sequence[Row], names: Sequence[str]) -> list[str]:
         return ["No run of this sweep has measured anything yet."]
     tested = [row.p for row in found if row.p is not None]
     worse = sum(p < statistics.ALPHA for p in tested)
-    others = (f"{worse} of the others are worse, {len(tested) - worse} differ by no more than noise" if tested
-              else "one number a run has no interval, so whether it is better is not known")  # fmt: skip
-    return [f"Of {len(found)} runs {names[0]} ends best, with {best.measure} {found[0].value}: {others}.",
+    claim = f"Of {len(found)} runs {names[0]} ends best, with {best.measure} {found[0].value}"
+    if not tested:
+        claim += "; one number a run has no interval, so whether it is better is not known"
+    elif worse:
+        claim += f": {worse} of the others are worse, {len(tested) - worse} differ by no more than noise"
+    else:
+        claim = f"No run stands out: {names[0]} has {best.measure} {found[0].value}, and the others differ by no more than noise"
+    return [f"{claim}.",
             "The best of several is flattered by chance: confirm it on questions it was not chosen on."]  # fmt: skip

@@ -115,7 +115,7 @@ def test_a_pipeline_and_a_sweep_have_pages(tmp_path):
     assert len({figure["id"] for figure in page.figures}) == len(page.figures), "ids of figures are theirs alone"
     page = subjects.Reader().page(made_runs.sweep(tmp_path))
     assert page.state == "failed" and "flattered by chance" in page.sentences[1]
-    assert page.sentences[0].startswith("Of 4 runs lr=") and "differ by no more than noise" in page.sentences[0]
+    assert page.sentences[0].startswith("No run stands out: lr=") and "no more than noise" in page.sentences[0]
     assert [member.state for member in page.members] == ["done"] * 3 + ["failed"] and page.members[0].verdict == "best"
     labels = {figure["title"]: [curve["label"] for curve in figure["curves"]] for figure in page.figures}
     assert sorted(labels["Held-out accuracy"]) == sorted(labels["Reward"]) == ["lr=1e-5", "lr=1e-6", "lr=3e-6"]

@@ -44,13 +44,21 @@ const Charts = (() => {
     return {
       width, height: HEIGHT,
       cursor: { sync: { key: `steps-${figure.part}` }, drag: { x: true, y: false }, points: { size: 6 } },
-      scales: { x: { time: false }, y: figure.log ? { distr: 3 } : figure.stacked ? { range: (u, low, high) => [0, high * 1.05 || 1] } : {} },
+      scales: { x: { time: false }, y: figure.log ? { distr: 3 } : { range: (u, low, high) => range(figure, low, high) } },
       axes: [{ ...axis, size: 32, values: (u, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
              { ...axis, size: 62, values: (u, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
       series: [{ label: "step" }, ...figure.curves.map((curve, i) => series(figure, curve, i))],
       bands: figure.stacked ? figure.curves.slice(1).map((_, i) => ({ series: [i + 2, i + 1] })) : [],
       hooks: { draw: [(plot) => marks.forEach((mark) => drawMark(plot, mark))] },
     };
+  }
+
+  // A flat curve gets an axis of its own size: uPlot would draw 0 % on one that ends at 10,000 %.
+  function range(figure, low, high) {
+    if (low === null) return [0, 1];
+    if (figure.stacked) return [0, high * 1.05 || 1];
+    if (low < high) return uPlot.rangeNum(low, high, 0.1, true);
+    return low === 0 || (figure.percent && low <= 1) ? [0, 1] : [low - Math.abs(low) / 10, low + Math.abs(low) / 10];
   }
 
   function series(figure, curve, i) {

@@ -162,7 +162,7 @@ const Reader = (() => {
     const prose = (text, name) => element("div", { className: `prose ${name}` }, ...Mathematics.nodes(text, rendered));
     const root = by("rollout");
     root.replaceChildren(
-      element("h3", {}, `${index.names[index.set[row]]}, ${where(row)} `, kind(row), ` reward ${score(row)}`), tools(row), siblings(row),
+      element("h3", {}, `${[...new Set([index.names[index.set[row]], where(row)])].join(", ")} `, kind(row), ` reward ${score(row)}`), tools(row), siblings(row),
       element("div", { className: "halves" },
         element("section", {}, element("h4", { textContent: "Prompt" }), prose(prompt, "prompt"), element("h4", { textContent: "Gold" }),
           prose(gold || "none", "gold"), element("h4", { textContent: "Grade" }), grade(row, parts)),
