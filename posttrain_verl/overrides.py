@@ -50,8 +50,8 @@ def rewrite(word: str) -> list[str]:
     key, _, value = word.partition("=")
     if key == "base_model" and _is_path(value):
         folder = Path(value).expanduser().absolute()
-        return ["base_model=folder", f"++posttrain.base_model.path={_quoted(str(folder))}",
-                f"++posttrain.base_model.name={_quoted(folder.name)}"]  # fmt: skip
+        return ["base_model=folder", f"++posttrain.base_model.path={quoted(str(folder))}",
+                f"++posttrain.base_model.name={quoted(folder.name)}"]  # fmt: skip
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
     if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
         return [word]
@@ -88,7 +88,8 @@ def _is_path(value: str) -> bool:
     return "," not in value and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """`text` as a value in Hydra's grammar, whatever is in it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

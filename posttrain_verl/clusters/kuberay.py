@@ -91,7 +91,10 @@ def _missing(composed: Composed) -> list[Problem]:
 
 def _job(composed: Composed, run_id: str) -> dict[str, Any]:
     cluster, (nodes, devices) = composed.posttrain.cluster, words.devices(composed)
-    replaced = {"posttrain.runs_dir": cluster.runs_dir, "posttrain.data_dir": cluster.data_dir}
+    replaced = {
+        "posttrain.runs_dir": words.value(cluster.runs_dir),
+        "posttrain.data_dir": words.value(cluster.data_dir),
+    }
     launch = words.command(cluster.python, words.there(composed, run_id, replaced))
     name = name_of(composed.recipe, run_id)
     started = {"num-gpus": str(devices)}

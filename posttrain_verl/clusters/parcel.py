@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 import data_prep
 import posttrain_verl
 import reward_fns
+from hydra_plugins import posttrain_launcher
 from posttrain_verl import base_models, paths
+from posttrain_verl.clusters import words
 from posttrain_verl.compose import MODEL_KEYS, Composed
 from posttrain_verl.problem import InputError, Problem
 
@@ -34,7 +36,7 @@ def pack(composed: Composed, folder: Path) -> dict[str, str]:
     parcel.add_named_files()
     if parcel.problems:
         raise InputError(f"recipe '{composed.recipe}' cannot be sent", parcel.problems)
-    return parcel.replaced
+    return {key: there if there.startswith("[") else words.value(there) for key, there in parcel.replaced.items()}
 
 
 class _Parcel:
@@ -53,6 +55,9 @@ class _Parcel:
             shutil.copy2(root / "pyproject.toml", self.folder)
         for source in folders:
             shutil.copytree(source, self.folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        launcher = Path(posttrain_launcher.__file__)  # one file of a package that other distributions have files in
+        (self.folder / launcher.parent.name).mkdir()
+        shutil.copy2(launcher, self.folder / launcher.parent.name)
         if (own := Path.cwd() / "recipes").is_dir():
             shutil.copytree(own, self.folder / "recipes", dirs_exist_ok=True)
 
@@ -84,7 +89,7 @@ class _Parcel:
             value = OmegaConf.select(self.composed.verl, key)
             files = list(value) if OmegaConf.is_list(value) else [value]
             there = [self._place(str(file), f"{number}-{i}/{Path(str(file)).name}") for i, file in enumerate(files)]
-            self.replaced[key] = f"[{','.join(there)}]" if OmegaConf.is_list(value) else there[0]
+            self.replaced[key] = f"[{','.join(map(words.value, there))}]" if OmegaConf.is_list(value) else there[0]
 
     def _place(self, value: str, name: str) -> str:
         """Where the file or folder `value` is for the job, sending it along if it lies on this machine alone."""

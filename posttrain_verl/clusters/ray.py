@@ -98,7 +98,7 @@ def _start(composed: Composed, client: Any, folder: RunFolder) -> Status:
     """Send the parcel, submit the job, and write what the run folder can hold by now."""
     cluster = composed.posttrain.cluster
     with tempfile.TemporaryDirectory(prefix="posttrain-") as place:
-        replaced = {**parcel.pack(composed, Path(place)), "posttrain.runs_dir": cluster.runs_dir}
+        replaced = {**parcel.pack(composed, Path(place)), "posttrain.runs_dir": words.value(cluster.runs_dir)}
         there = words.there(composed, folder.path.name, replaced)
         submission = client.submit_job(
             entrypoint=words.command(cluster.python, there),

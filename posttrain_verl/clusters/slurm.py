@@ -48,7 +48,7 @@ def script(composed: Composed, run_dir: Path) -> str:
     """The sbatch script: options of Slurm, what this run is, and on_slurm.sh."""
     cluster = composed.posttrain.cluster
     python = cluster.python or sys.executable
-    there = words.there(composed, run_dir.name, {"posttrain.runs_dir": str(run_dir.parents[1])})
+    there = words.there(composed, run_dir.name, {"posttrain.runs_dir": words.value(str(run_dir.parents[1]))})
     launch = [python, "-m", "posttrain_verl.launch", *there]
     lines = [
         "#!/bin/bash",

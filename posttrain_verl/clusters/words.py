@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 
 from omegaconf import OmegaConf
 
+from posttrain_verl import overrides
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError, Problem
 
@@ -17,10 +19,15 @@ _OF_THE_PLACE = ("cluster", "address", "posttrain.cluster", "posttrain.runs_dir"
 def there(composed: Composed, run_id: str, replaced: dict[str, str]) -> list[str]:
     """The words of the launch on the cluster, one process's own `cluster=local`.
 
-    `replaced` maps keys to the values they have there, e.g. `posttrain.runs_dir`; the user's own are left out.
+    `replaced` maps keys to the values they have there, in Hydra's grammar (see `value`); the user's own are left out.
     """
     own = [word for word in composed.overrides if not _speaks_of(word, (*_OF_THE_PLACE, *replaced))]
-    return [*own, f"posttrain.run_id={run_id}", *(f"{key}={value}" for key, value in replaced.items())]
+    return [*own, *(f"{key}={value}" for key, value in ({"posttrain.run_id": run_id} | replaced).items())]
+
+
+def value(text: str) -> str:
+    """A path or name as a value of Hydra's grammar, which takes no bare tilde or space."""
+    return text if re.fullmatch(r"[\w./:-]+", text) else overrides.quoted(text)
 
 
 def command(python: str, words: Iterable[str]) -> str:

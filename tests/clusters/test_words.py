@@ -27,3 +27,8 @@ def test_a_script_for_another_machine_needs_its_hardware_named(composed, given):
     with pytest.raises(InputError, match=r"hardware=8xh100"):
         words.require_named_hardware(composed("cluster=slurm", *given))
     words.require_named_hardware(composed("cluster=slurm", "hardware=cpu"))
+
+
+@pytest.mark.parametrize("path", ["~/posttrain/runs", "/shared/my runs", "/a/b-1.2", "s3://x/y", "it's"])
+def test_paths_are_read_back_as_they_were(composed, path):
+    assert composed(f"posttrain.runs_dir={words.value(path)}").posttrain.runs_dir == path

@@ -39,7 +39,7 @@ def nodes() -> Iterator[tuple[str, str]]:
 
 def test_two_nodes_with_addresses_of_their_own(nodes, shared, tmp_path):
     words = ["recipe=math_sft", "base_model=tiny", "mix=embedded", "hardware=cpu", "trainer.nnodes=2", "data.max_length=96",
-             "trainer.n_gpus_per_node=1", "data.train_batch_size=8", "trainer.total_training_steps=2", "trainer.save_freq=2",
+             "trainer.n_gpus_per_node=1", "data.train_batch_size=16", "trainer.total_training_steps=2", "trainer.save_freq=2",
              "trainer.test_freq=-1", f"posttrain.runs_dir={tmp_path}/runs", "posttrain.run_id=it",
              f"posttrain.data_dir={shared['POSTTRAIN_TEST_DATA']}", "cluster=slurm", "--dry-run"]  # fmt: skip
     printed = subprocess.run(

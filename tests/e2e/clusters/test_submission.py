@@ -14,6 +14,7 @@ def test_a_job_trains_on_two_nodes_and_its_files_come_back(launch, cluster, shar
         monkeypatch.setenv(name, value)
     there = tmp_path / "there"
     words = ["cluster=ray", f"address={cluster.dashboard}", f"posttrain.cluster.runs_dir={there}", "trainer.nnodes=2",
+             "data.train_batch_size=16",
              "trainer.n_gpus_per_node=1", f"+posttrain.cluster.env.POSTTRAIN_CACHE={shared['POSTTRAIN_CACHE']}"]  # fmt: skip
     run = launch("math_sft", *words)
     run.assert_done([1, 2])
