@@ -59,7 +59,23 @@ def unpinned_offload(original: Callable[..., Any]) -> Callable[..., Any]:
     return CPUOffloadPolicy
 
 
-PATCHES: list[Patch] = [plain_gloo, critic_with_configured_attention, unpinned_offload]
+@patch(
+    "verl.utils.torch_functional",
+    "logprobs_from_logits_v2",
+    parameters=("logits", "labels"),
+    needed_by="verl 0.9.1 takes the log-probabilities of padded batches one token at a time without flash-attn",
+)
+def batched_log_probabilities(original: Callable[..., Any]) -> Callable[..., Any]:
+    def logprobs_from_logits_v2(logits: Any, labels: Any) -> Any:
+        from torch.nn.functional import cross_entropy
+
+        flat = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+        return -flat.view(labels.shape)
+
+    return logprobs_from_logits_v2
+
+
+PATCHES: list[Patch] = [plain_gloo, critic_with_configured_attention, unpinned_offload, batched_log_probabilities]
 
 
 def _answer_for_vllm_cpu() -> None:

@@ -22,6 +22,7 @@ _CPU_BACKEND = {
     "RAY_worker_niceness": "0",  # Ray's 15 leaves a training on the CPU what every other program does not want
     "VERL_ENGINE_DEVICE": "cuda",  # VeRL registers its FSDP engine for cuda and npu only; the same class runs on a CPU
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
+    "TORCH_COMPILE_DISABLE": "1",  # vLLM compiles its ranking of log-probabilities: ten seconds of the first rollout
 }
 
 
@@ -63,7 +64,7 @@ def of_temporary(folder: Path) -> dict[str, str]:
 
 
 FORWARDED = ("PYTHONUNBUFFERED", "VERL_", "VLLM_", "HF_", "TRANSFORMERS_OFFLINE", "TQ_", "TOKENIZERS_", "TQDM_",
-             "POSTTRAIN_", "WANDB_", "OMP_NUM_THREADS")  # fmt: skip
+             "POSTTRAIN_", "WANDB_", "OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE")  # fmt: skip
 
 
 def runtime_env(config: DictConfig) -> dict[str, Any]:
