@@ -6,7 +6,6 @@ everything that can be checked, and runs VeRL on Ray. Everything the run knows l
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -21,16 +20,10 @@ import data_prep
 from posttrain_verl import base_models, cli, preflight
 from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
-from posttrain_verl.cpu import zygote
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run import environment, supervisor
-from posttrain_verl.run.folder import DONE, INTERRUPTED, RunFolder, Status
-
-EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
+from posttrain_verl.run import attempts, resume, session
+from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.run.live import say
 
 
 def launch(composed: Composed) -> Status:
@@ -38,6 +31,15 @@ def launch(composed: Composed) -> Status:
 
     Raises:
         InputError: what was asked for cannot be launched; nothing was started.
+    """
+    return session.conduct(begin(composed), say)
+
+
+def begin(composed: Composed) -> RunFolder:
+    """Check and prepare a launch, and return its run folder, complete but for the run.
+
+    Raises:
+        InputError: what was asked for cannot be launched; nothing is left.
     """
     for line in introduction(composed):
         say(line)
@@ -48,33 +50,51 @@ def start(composed: Composed) -> Status:
     """As `launch`, without the introduction."""
     preflight.require(preflight.check(composed), composed)
     folder = new_folder(composed)
-    variables = environment.of_run(folder, composed.posttrain.hardware.name, is_local(composed))
-    with warm_python(folder, variables):
-        with removed_on_failure(folder):
-            model = prepare_model(composed)
-            prepare_data(composed)
-            report = preflight.run(composed, skip=("run_folder",))
-            preflight.require(report.problems, composed)
-        folder.write_config(composed.for_run(folder.path, model=model))
-        folder.write_plan(plan_of(composed, model))
-        report.write(folder.path)
-        for line in report.lines():
-            say(line)
-        say(f"run folder {folder.path}")
-        status = supervisor.train(folder, variables, say)
-    say(conclusion(folder, status))
-    return status
+    with removed_on_failure(folder):
+        prepare(composed, folder)
+    say(f"run folder {folder.path}")
+    return folder
 
 
-@contextmanager
-def warm_python(folder: RunFolder, variables: dict[str, str]) -> Iterator[None]:
-    """On the CPU backend of this machine, let the run's processes be forks of a warm one; an outer one is shared."""
-    if not environment.forks(variables) or environment.WARM_PYTHON in os.environ:
-        yield
-        return
-    with folder.log.open("ab") as log, zygote.warm(variables, log) as python:
-        variables[environment.WARM_PYTHON] = str(python)
-        yield
+def prepare(composed: Composed, folder: RunFolder) -> None:
+    """Build what is missing, check all there is, and write what the run is to be into its folder.
+
+    Raises:
+        InputError: a check failed.
+    """
+    model = prepare_model(composed)
+    prepare_data(composed)
+    report = preflight.run(composed, skip=("run_folder",))
+    preflight.require(report.problems, composed)
+    folder.write_config(composed.for_run(folder.path, model=model))
+    folder.write_plan(plan_of(composed, model))
+    report.write(folder.path)
+    for line in report.lines():
+        say(line)
+
+
+def go_on(words: list[str]) -> int:
+    """`launch run=NAME [key=value ...]`: go on with a run from its last whole checkpoint, and return the exit code.
+
+    Its config is that of the run folder, not composed again; keys of VeRL and of `posttrain.watch` can be given anew.
+    """
+    try:
+        asked = resume.read_words(words)
+        folder = RunFolder.find(asked.run, asked.runs_dir)
+        resume.require_resumable(folder, asked)
+        with session.held(folder, say):
+            asked.change_plan(folder)
+            choice = resume.prepare(folder, say, asked.verl(folder))
+        if attempts.is_complete(folder, choice.step):
+            say(session.conclusion(folder, attempts.complete(folder)))
+            return 0
+        return session.hand_over(folder, asked.detach)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 @contextmanager
@@ -131,25 +151,22 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
     return {
         "recipe": composed.recipe,
         "stage": composed.stage,
+        "total_steps": preflight.schedule.steps(composed),
         "overrides": composed.overrides,
         "hardware": composed.posttrain.hardware.name,
         "mix": composed.posttrain.mix.name,
         "base_model": composed.posttrain.base_model.name,
         "model": str(model or composed.model),
+        "local_model": is_local(composed),
+        "watch": OmegaConf.to_container(composed.posttrain.watch),
         "changes": [vars(change) for change in composed.changes],
     }
 
 
-def conclusion(folder: RunFolder, status: Status) -> str:
-    """The last line: what came of the run and where to look."""
-    if status.state == DONE:
-        seconds = (status.ended or 0) - status.started
-        return f"done after {status.last_step} steps in {seconds:.0f} s; checkpoints and metrics in {folder.path}"
-    return f"{status.state}: {status.why}; the log is {folder.log}"
-
-
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
+    if any(word.startswith("run=") for word in sys.argv[1:]):
+        return go_on(sys.argv[1:])
     return cli.run(launch_words, sys.argv[1:], flags=("dry_run",))
 
 
@@ -158,7 +175,7 @@ def launch_words(composed: Composed, dry_run: bool = False) -> int:
         return clusters.submit(composed, say, dry_run)
     if dry_run:
         clusters.refuse_dry_run()
-    return EXIT_CODES.get(launch(composed).state, 1)
+    return session.hand_over(begin(composed), composed.posttrain.detach)
 
 
 if __name__ == "__main__":

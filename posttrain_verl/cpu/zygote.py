@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,7 @@ class Zygote:
         self._started = 0
         self._clients: dict[int, socket.socket] = {}  # pid of the fork -> its client
         self._wakeup_read, self._wakeup_write = os.pipe()
+        forks_folder(Path(listener.getsockname())).mkdir(exist_ok=True)
 
     def serve(self) -> None:
         """Answer until standard input closes or the raylet served is gone, then end every fork."""
@@ -150,6 +152,7 @@ class Zygote:
         if pid == 0:
             self._become(request, descriptors, client)  # never returns
         self._clients[pid] = client
+        self._record(client).write_text(str(pid))
 
     def _pass_on(self, key: str, request: dict, descriptors: list[int], client: socket.socket) -> None:
         """Let the zygote of this raylet and job answer; the client's own socket goes along with its descriptors."""
@@ -207,9 +210,15 @@ class Zygote:
             if client is None:  # the zygote of a raylet that is gone
                 self._by_raylet = {key: one for key, one in self._by_raylet.items() if one[0] != pid}
                 continue
+            self._record(client).unlink(missing_ok=True)
             with suppress(OSError):
                 client.sendall(f"exit {os.waitstatus_to_exitcode(status)}\n".encode())
             client.close()
+
+    def _record(self, client: socket.socket) -> Path:
+        """The file that says, for whoever watches a run, which fork a client stands for."""
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return forks_folder(Path(self._listener.getsockname())) / str(struct.unpack("3i", credentials)[0])
 
     def _end_all(self) -> None:
         for pid in self._clients:
@@ -231,6 +240,11 @@ class Zygote:
         os.environ.update(request["environment"])
         tempfile.tempdir = None  # found under the zygote's variables
         run_as_python(request["arguments"], request["python"])
+
+
+def forks_folder(beside: Path) -> Path:
+    """Where a zygote records its forks: a file named by the client's pid, with the fork's in it."""
+    return beside.with_name("forks")
 
 
 def has_raylet(environment: Mapping[str, str]) -> bool:

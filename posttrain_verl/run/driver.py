@@ -5,7 +5,9 @@ everything that imports torch or VeRL happens here.
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import ray
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import cpu
-from posttrain_verl.run import environment
+from posttrain_verl.run import environment, roster, stages
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.watch.machine import ENDING
 
+ORPHAN_SECONDS = 10.0
 JOIN_SECONDS = 300.0  # for the nodes of a cluster to join, and for the devices of a run before this one to come free
 
 
@@ -52,14 +56,26 @@ def wait_for_devices(config: DictConfig, seconds: float = JOIN_SECONDS, poll: fl
 
 def train_rl(config: DictConfig) -> None:
     """VeRL's `main_ppo`, on the Ray that is already up (its own `main` is a Hydra entry point)."""
-    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
     from verl.utils.device import auto_set_device
 
     auto_set_device(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
-    run_ppo(config, task_runner_class=TaskRunnerV1)
+    run_ppo(config, task_runner_class=task_runner())
+
+
+def task_runner() -> Any:
+    """VeRL's actor that holds the RL trainer, which also says what it does at the moment."""
+    from verl.trainer.main_ppo import TaskRunnerV1
+
+    class TaskRunner(TaskRunnerV1.__ray_metadata__.modified_class):
+        def run(self, config: DictConfig) -> None:
+            stages.follow_this_thread()
+            super().run(config)
+
+    return ray.remote(TaskRunner)
 
 
 def train_sft(config: DictConfig) -> None:
@@ -68,7 +84,37 @@ def train_sft(config: DictConfig) -> None:
     from verl.utils.device import auto_set_device
 
     auto_set_device(config)
-    SFTTrainer(config).fit()
+    trainer = SFTTrainer(config)
+    start_epoch_afresh(trainer)
+    trainer.fit()
+
+
+def start_epoch_afresh(trainer: Any) -> None:
+    """Let an SFT that resumes where an epoch ended train the next one.
+
+    VeRL 0.9.1 restores the data loader as it was, at the end of its data: the epoch would have no batch, and the run would
+    end, or go on an epoch later, having trained nothing (verl-project/verl#7401).
+    """
+    step = trainer.resume_global_step
+    if step and step % trainer.steps_per_epoch == 0:
+        trainer._build_dataloader()
+        trainer.ckpt_handler.train_dataloader = trainer.train_dataloader
+
+
+def end_with_supervisor() -> None:
+    """End this process when its standard input does: whoever started it is gone, and nobody would ever end the run.
+
+    `SIGTERM` lets Ray end its processes; what waits for ever is ended without them, and they follow their Ray.
+    """
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
 def main() -> None:
@@ -79,11 +125,15 @@ def main() -> None:
         from posttrain_verl.cpu.verl_plugin import assert_active
 
         assert_active()
+    end_with_supervisor()
+    stages.follow_this_thread()
     start_ray(config, environment.runtime_env(config))
+    roster.follow(folder.cluster_file)
     try:
         wait_for_devices(config)
         {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
     finally:
+        stages.mark(ENDING)
         ray.shutdown()
 
 

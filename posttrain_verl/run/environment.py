@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from posttrain_verl import cpu
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.run.stages import STAGE_FILE
 
 WARM_PYTHON = "POSTTRAIN_WARM_PYTHON"  # names the executable of `cpu.zygote.warm`
 
@@ -26,9 +27,10 @@ _CPU_BACKEND = {
 }
 
 
-def of_run(folder: RunFolder, backend: str, local_model: bool) -> dict[str, str]:
-    """The variables a run adds to the present environment: those of its processes, and where VeRL writes its metrics."""
-    return {**of_processes(backend, local_model), "VERL_FILE_LOGGER_PATH": str(folder.metrics)}
+def of_run(folder: RunFolder, backend: str, local_model: bool, attempt: int = 1) -> dict[str, str]:
+    """The variables a run adds to the present environment: those of its processes, and where they write."""
+    return {**of_processes(backend, local_model), "VERL_FILE_LOGGER_PATH": str(folder.metrics_of(attempt)),
+            STAGE_FILE: str(folder.stage_file)}  # fmt: skip
 
 
 def of_processes(backend: str, local_model: bool) -> dict[str, str]:
@@ -96,6 +98,12 @@ def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
 def forks(variables: dict[str, str]) -> bool:
     """Whether the processes of a run may be forks of one on this machine: the CPU backend, and no other node."""
     return variables.get("VERL_PLATFORM") == "cpu" and not os.environ.get("RAY_ADDRESS")
+
+
+def warm_folder(variables: dict[str, str]) -> Path | None:
+    """Where the warm Python of the run records its forks; None where each process of the run is a Python of its own."""
+    python = variables.get(WARM_PYTHON) or os.environ.get(WARM_PYTHON)
+    return Path(python).parent if python else None
 
 
 def python() -> str:

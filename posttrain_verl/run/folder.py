@@ -20,7 +20,9 @@ RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 class Status:
     """`status.json`: `why` says why the run ended, times are seconds since the epoch, `pid` is the process that trains.
 
-    `job` is what `clusters.job.Job` takes, where the run is a job of a Ray cluster.
+    `job` is what `clusters.job.Job` takes, where the run is a job of a Ray cluster. On this machine
+    `supervisor` is the process that follows it, `attempt` counts the starts of the run, `stage` is what VeRL does now,
+    `rule` names the rule of the watch that ended the run.
     """
 
     state: str
@@ -30,6 +32,11 @@ class Status:
     last_step: int | None = None
     why: str = ""
     job: dict[str, str] | None = None
+    supervisor: int | None = None
+    attempt: int = 1
+    stage: str = ""
+    rule: str = ""
+    total_steps: int | None = None
 
 
 class RunFolder:
@@ -86,6 +93,25 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def events(self) -> Path:
+        """What the watch saw and did, one JSON a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def stage_file(self) -> Path:
+        """What VeRL's trainer does at the moment; see `stages`."""
+        return self.path / ".stage.json"
+
+    @property
+    def cluster_file(self) -> Path:
+        """What Ray knows of the run's actors and nodes; see `roster`."""
+        return self.path / ".cluster.json"
+
+    def metrics_of(self, attempt: int) -> Path:
+        """Where VeRL writes in this attempt: it empties the file, so only the first one may have metrics.jsonl itself."""
+        return self.metrics if attempt == 1 else self.path / f".metrics.{attempt}.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -103,11 +129,17 @@ class RunFolder:
         replace(self.status, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> Status:
-        return Status(**json.loads(self.status.read_text()))
+        """The status; that of a run which was prepared and never started, if there is none."""
+        try:
+            return Status(**json.loads(self.status.read_text()))
+        except FileNotFoundError:
+            return Status(FAILED, why="never started")
 
-    def started(self, pid: int) -> Status:
-        """Record that the process `pid` now trains."""
-        status = Status(RUNNING, pid=pid, started=time.time())
+    def started(self, pid: int, attempt: int = 1, last_step: int | None = None) -> Status:
+        """Record that the process `pid` now trains; a resumed run has a `last_step` already."""
+        total = self.read_plan().get("total_steps") if self.plan.exists() else None
+        status = Status(RUNNING, pid, time.time(), last_step=last_step, supervisor=os.getpid(), attempt=attempt,
+                        total_steps=total)  # fmt: skip
         self.write_status(status)
         return status
 

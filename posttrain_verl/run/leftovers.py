@@ -1,22 +1,21 @@
-"""What a run leaves on its machine outside its folder: processes, temporary files, and shared memory nobody maps any more.
+"""What a run leaves on its machine outside its folder: temporary files, and shared memory nobody maps any more.
 
 Ray ends its workers by force, so that vLLM's sockets and the segments of its message queues (160 MiB each) stay behind
-after every run, a successful one too.
+after every run, a successful one too. A segment is known to be a run's because one of its processes was seen to map it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_SEGMENTS = ("psm_*", "sem.mp-*")  # Python's multiprocessing: shared memory, and the locks of its queues
+_PREFIX = "posttrain-"
 # Ray adds 67 characters for its longest socket, and the path of a socket has at most 107.
 _LONGEST_FOLDER = 36
 
@@ -24,50 +23,60 @@ _LONGEST_FOLDER = 36
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for the temporary files of one run, deleted after it."""
-    short = len(tempfile.gettempdir()) + len("/posttrain-12345678") <= _LONGEST_FOLDER
-    folder = Path(tempfile.mkdtemp(prefix="posttrain-", dir=None if short else "/tmp"))
+    short = len(tempfile.gettempdir()) + len(f"/{_PREFIX}12345678") <= _LONGEST_FOLDER
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=None if short else "/tmp"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # a file may vanish while it is being deleted
 
 
-def unlink_segments(since: float, patience: float = 0.0, folder: Path = SHARED_MEMORY) -> None:
-    """Delete this user's shared memory made after `since` (seconds since the epoch) that no process maps any more.
+def is_temporary(folder: Path) -> bool:
+    """Whether it is a folder that `temporary_folder` or the warm Python made for this user: the last check before deleting."""
+    return folder.name.startswith(_PREFIX) and folder.is_dir() and folder.stat().st_uid == os.getuid()
 
-    Waits up to `patience` seconds for processes that still map some.
-    """
-    until = time.monotonic() + patience
-    while made := [path for name in _SEGMENTS for path in folder.glob(name) if _is_own(path, since)]:
-        mapped = _mapped()
-        for path in made:
-            if str(path) not in mapped:
-                path.unlink(missing_ok=True)
+
+class Segments:
+    """The shared memory of one run, by name: what appears in /dev/shm while it runs and one of its processes maps."""
+
+    def __init__(self, folder: Path = SHARED_MEMORY):
+        self._folder = folder
+        self._others = set(_listed(folder))
+        self.names: set[str] = set()
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Read the memory maps of the processes if there are names that nobody is known to own."""
+        new = set(_listed(self._folder)) - self._others - self.names
+        if new:
+            maps = _maps(pids)
+            self.names |= {name for name in new if f"{self._folder}/{name}" in maps}
+
+
+def unlink_unmapped(names: Iterable[str], patience: float = 0.0, folder: Path = SHARED_MEMORY) -> list[str]:
+    """Delete those of the named segments that no process maps, waiting up to `patience` seconds for the others."""
+    until, deleted = time.monotonic() + patience, []
+    left = [name for name in names if (folder / name).exists()]
+    while left:
+        maps = _maps(int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+        free = [name for name in left if f"{folder}/{name}" not in maps]
+        for name in free:
+            (folder / name).unlink(missing_ok=True)
+        deleted += free
+        left = [name for name in left if name not in free]
         if time.monotonic() >= until:
-            return
+            break
         time.sleep(0.5)
+    return deleted
 
 
-def kill_session(session: int) -> None:
-    """Kill every process of the session; Ray and vLLM start process groups of their own in it."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getsid(int(entry.name)) == session:
-                os.kill(int(entry.name), signal.SIGKILL)
+def _listed(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
 
 
-def _is_own(path: Path, since: float) -> bool:
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        return False
-    return facts.st_uid == os.getuid() and facts.st_mtime >= since
-
-
-def _mapped() -> str:
-    """The memory maps of every process that this user may read."""
+def _maps(pids: Iterable[int]) -> str:
+    """The memory maps of those of the processes that this user may read."""
     maps = []
-    for file in Path("/proc").glob("[0-9]*/maps"):
+    for pid in pids:
         with suppress(OSError):
-            maps.append(file.read_text(errors="replace"))
+            maps.append(Path(f"/proc/{pid}/maps").read_text(errors="replace"))
     return "".join(maps)

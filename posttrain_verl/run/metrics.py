@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from posttrain_verl.run.folder import Status
+
 SHOWN = {  # VeRL's key -> the word in a step's line
     "critic/score/mean": "reward",
     "train/loss": "loss",
@@ -26,6 +28,10 @@ class MetricsTail:
         self._offset = 0
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from map(parse, self.read_lines())
+
+    def read_lines(self) -> Iterator[bytes]:
+        """The lines as they are in the file."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -34,8 +40,13 @@ class MetricsTail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                record = json.loads(line)
-                yield int(record["step"]), record["data"]
+                yield line
+
+
+def parse(line: bytes) -> tuple[int, dict[str, Any]]:
+    """The step of a line and what was measured in it."""
+    record = json.loads(line)
+    return int(record["step"]), record["data"]
 
 
 def by_step(path: Path) -> dict[int, dict[str, Any]]:
@@ -53,3 +64,35 @@ def step_line(step: int, metrics: dict[str, Any]) -> str:
         f"{key.removeprefix('val-core/')} {value:.4g}" for key, value in metrics.items() if key.startswith("val-core/")
     ]
     return f"step {step}: " + ", ".join(parts)
+
+
+def progress_line(status: Status, metrics: dict[str, Any], step_seconds: float | None) -> str:
+    """What the live line of a run says: stage, step, reward or loss, length, tokens/s, and when it will be done."""
+    total = f"/{status.total_steps}" if status.total_steps else ""
+    doing = "starting" if status.last_step is None else "training"
+    parts = [status.stage or doing, f"step {status.last_step or 0}{total}"]
+    parts += [
+        f"{SHOWN[key]} {metrics[key]:.4g}"
+        for key in ("critic/score/mean", "train/loss", "response_length/mean")
+        if isinstance(metrics.get(key), int | float)
+    ]
+    if speed := tokens_per_second(metrics, step_seconds):
+        parts.append(f"{speed:.0f} tokens/s")
+    if status.total_steps and step_seconds and status.last_step is not None:
+        parts.append(f"ETA {duration(step_seconds * (status.total_steps - status.last_step))}")
+    return ", ".join(parts)
+
+
+def tokens_per_second(metrics: dict[str, Any], step_seconds: float | None) -> float | None:
+    """Tokens of a step over its time: of all GPUs, prompts and responses, padding not counted."""
+    tokens = metrics.get("perf/total_num_tokens", metrics.get("train/global_tokens"))
+    seconds = metrics.get("perf/time_per_step", step_seconds)
+    return tokens / seconds if tokens and seconds else None
+
+
+def duration(seconds: float) -> str:
+    """`1 h 5 min`, `12 min`, `40 s`."""
+    minutes = int(seconds) // 60
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"

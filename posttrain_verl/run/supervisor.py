@@ -1,4 +1,4 @@
-"""Starts the process that trains, follows it by its files, and says how it ended."""
+"""Starts the process that trains, follows it by its files and its processes, and says how it ended."""
 
 from __future__ import annotations
 
@@ -12,85 +12,136 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from posttrain_verl.run import environment, leftovers
+from posttrain_verl.run import environment, leftovers, processes, record
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RunFolder, Status
-from posttrain_verl.run.metrics import MetricsTail, step_line
+from posttrain_verl.run.following import Follower, log_size
+from posttrain_verl.run.logtail import first_error
+from posttrain_verl.run.processes import Census, Process
+from posttrain_verl.watch.watch import Event, Watch
 
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 20.0
 STOP_SECONDS = 15.0
+ALARM_STOP_SECONDS = 5.0  # what hangs does not hear; the stacks were taken before
 CLUSTER_SECONDS = 5.0  # a cluster that goes on ends the workers of a run in its own time
 
-_ACTOR_PREFIX = re.compile(r"\x1b\[\d+m|^\([^)]* pid=\d+[^)]*\)\s*")
-_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)(?:\([\w.]+\))?: .+")
+# What VeRL's error says where a process, a node or a connection is gone.
+_LOST = re.compile(
+    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|NodeDiedError|EngineDeadError|OwnerDiedError|"
+    r"address already in use|EADDRINUSE|Connection (?:reset|refused|closed)|NCCL|ended with exit code -\d+",
+    re.IGNORECASE,
+)
+
+Report = Callable[[str], None]
 
 
-def train(folder: RunFolder, variables: dict[str, str], report: Callable[[str], None]) -> Status:
-    """Run VeRL on the folder's config until it ends; the log goes to log.txt, a line a step to `report`.
+def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: Watch | None = None,
+          attempt: int = 1, show: Report | None = None) -> Status:  # fmt: skip
+    """Run VeRL on the folder's config until it ends; the log goes to log.txt, a line a step to `report`, the live line to `show`.
 
-    Returns the status, which is also in status.json. Ctrl-C ends the run's processes and is reported as interrupted.
-    Nothing of the run stays but its folder; of a failed one Ray's own logs go there, too.
+    Returns the status, which is also in status.json. Ctrl-C ends the run's processes and is reported as interrupted; a rule
+    of the watch that stops the run is the reason of its failure. Nothing of the run stays but its folder; of a failed
+    one Ray's own logs go there, too.
     """
     with leftovers.temporary_folder() as temporary:
+        written = log_size(folder.log)
         process = _start(folder, {**variables, **environment.of_temporary(temporary)})
-        status = folder.started(process.pid)
+        last_step = folder.read_status().last_step if attempt > 1 else None
+        status = folder.started(process.pid, attempt, last_step)
+        follower = _follower(folder, status, variables, temporary, watch or Watch(folder.events), report, show)
+        event, seconds = None, STOP_SECONDS
         try:
-            _follow(process, folder, status, report)
-            status.state = DONE if process.returncode == 0 else FAILED
+            event = _follow(process, follower)
+            status.state = DONE if event is None and process.returncode == 0 else FAILED
+            seconds = ALARM_STOP_SECONDS if event else STOP_SECONDS
         except KeyboardInterrupt:
             status.state, status.why = INTERRUPTED, "interrupted"
         finally:
-            end(process)
-            leftovers.unlink_segments(status.started, CLUSTER_SECONDS if os.environ.get("RAY_ADDRESS") else 0.0)
+            end(process, follower, seconds)
         if status.state == FAILED:
-            status.why = first_error(folder.log) or f"VeRL ended with exit code {process.returncode}"
+            _explain(status, event, follower, first_error(folder.log, written), process.returncode)
             keep_ray_logs(temporary, folder)
-    status.ended = time.time()
+    status.ended, status.stage = time.time(), ""
     folder.write_status(status)
+    record.close(folder)
     return status
 
 
 def _start(folder: RunFolder, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the driver. It holds the other end of its standard input open no longer than this process lives."""
     python = variables.get(environment.WARM_PYTHON, environment.python())
     command = [python, "-u", "-m", "posttrain_verl.run.driver", str(folder.path)]
+    for old in (folder.stage_file, folder.cluster_file):
+        old.unlink(missing_ok=True)
     with folder.log.open("ab") as log:
         return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
             env={**os.environ, **variables}, start_new_session=True,
         )  # fmt: skip
 
 
-def _follow(process: subprocess.Popen[bytes], folder: RunFolder, status: Status, report: Callable[[str], None]) -> None:
-    tail, last_news = MetricsTail(folder.metrics), time.monotonic()
+def _follower(folder: RunFolder, status: Status, variables: dict[str, str], temporary: Path, watch: Watch,
+              report: Report, show: Report | None) -> Follower:  # fmt: skip
+    assert status.pid is not None
+    marker = f"VERL_FILE_LOGGER_PATH={variables['VERL_FILE_LOGGER_PATH']}"
+    warm = environment.warm_folder(variables)
+    census = Census(marker, status.pid, warm / "forks" if warm else None)
+    folders = [str(temporary)] + ([str(warm)] if warm and environment.WARM_PYTHON not in os.environ else [])
+    supervisor = processes.process(os.getpid())
+    driver = processes.process(status.pid)
+    assert supervisor is not None
+    known = record.Record(processes.machine(), supervisor, [driver] if driver else [], folders)
+    record.write(folder, known)
+    return Follower(folder, status, census, known, watch, report, show)
+
+
+def _follow(process: subprocess.Popen[bytes], follower: Follower) -> Event | None:
+    """Until the process ends, or the watch wants it to end."""
     while True:
         running = process.poll() is None
-        for step, metrics in tail.read():
-            report(step_line(step, metrics))
-            last_news = time.monotonic()
-            status.last_step = step
-            folder.write_status(status)
-        if not running:
-            return
-        if time.monotonic() - last_news > HEARTBEAT_SECONDS:
-            last_news = time.monotonic()
-            report(f"  {time.time() - status.started:.0f} s: {_activity(status)}")
+        event = follower.poll()
+        if not running or event:
+            return event
         time.sleep(POLL_SECONDS)
 
 
-def _activity(status: Status) -> str:
-    if status.last_step is None:
-        return "alive, starting (Ray, model, vLLM)"
-    return f"alive, after step {status.last_step}"
+def end(process: subprocess.Popen[bytes], follower: Follower, seconds: float = STOP_SECONDS) -> None:
+    """End the process and all it started: politely for so many seconds, so that it stops its Ray, then by force.
 
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all it started: politely, so that it stops its Ray, then by force."""
+    A second Ctrl-C ends the waiting.
+    """
+    census = follower.census
+    census.look()
+    follower.segments.look(census.members)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=STOP_SECONDS)
-    leftovers.kill_session(process.pid)
+    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.wait(timeout=seconds)
+    while True:  # what was being started while its parent was killed
+        census.look()
+        if not processes.kill(_own(census)) and not census.look() and not _own(census):
+            break
+    process.kill()
     process.wait()
+    leftovers.unlink_unmapped(follower.segments.names, CLUSTER_SECONDS if os.environ.get("RAY_ADDRESS") else 0.0)
+
+
+def _own(census: Census) -> list[Process]:
+    return [one for one in census.members.values() if one.is_alive]
+
+
+def _explain(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:
+    """Say why a run failed: what the watch saw, else the first error of the log."""
+    if event is None:
+        status.why = error or f"VeRL ended with exit code {code}"
+        event = follower.ended(status.why, is_lost(status.why))
+        if event.rule != "dead":
+            return
+    status.why, status.rule = event.line, event.rule
+
+
+def is_lost(error: str) -> bool:
+    """Whether VeRL ended because a process, a node or a connection was gone."""
+    return bool(_LOST.search(error))
 
 
 def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
@@ -102,18 +153,3 @@ def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
 
 def _not_files(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not (Path(folder, name).is_file() or Path(folder, name).is_dir())}
-
-
-def first_error(log: Path) -> str:
-    """The first exception a log names, without Ray's prefixes: later ones are mostly its echo in other actors.
-
-    Ray's own wrapper of an exception (RayTaskError) comes before the exception, and counts where that is missing.
-    """
-    wrapper = ""
-    with log.open(errors="replace") as lines:
-        for line in lines:
-            text = _ACTOR_PREFIX.sub("", _ACTOR_PREFIX.sub("", line)).strip()
-            if _ERROR.match(text) and "RayTaskError" not in text:
-                return text
-            wrapper = wrapper or (text if _ERROR.match(text) else "")
-    return wrapper

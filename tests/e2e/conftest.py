@@ -59,6 +59,18 @@ class Run:
         assert self.status.state == "done"
         assert sorted(self.metrics) == steps
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What the watch saw and did."""
+        file = self.folder.events
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def logged_steps(self) -> list[int]:
+        """The step of each line of metrics.jsonl, validations left out."""
+        records = map(json.loads, self.folder.metrics.read_text().splitlines())
+        return [record["step"] for record in records if not any(key.startswith("val") for key in record["data"])]
+
     def assert_rollouts_follow(self) -> None:
         """The policy changed in every step, and vLLM sampled from the changed weights."""
         for step, metrics in self.metrics.items():
@@ -91,9 +103,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="session")
 def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """`launch(recipe, *words)` runs it to its end; `at` gets the run's folder until it says to interrupt it."""
+    """`launch(recipe, *words)` runs it to its end; `at` gets the run's folder until it says that now is the time to
+    `strike`, which gets the supervisor and the folder, and is Ctrl-C if it is not given."""
 
-    def run(recipe: str, *words: str, variables: dict[str, str] | None = None, at: Any = None) -> Run:
+    def run(recipe: str, *words: str, variables: dict[str, str] | None = None, at: Any = None,
+            strike: Any = interrupt) -> Run:  # fmt: skip
         runs = tmp_path_factory.mktemp("runs")
         environ = {**os.environ, **shared, **(variables or {})}
         defaults = [
@@ -104,9 +118,7 @@ def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
         named = {word.split("=")[0] for word in words}
         command = [f"recipe={recipe}", *(word for word in defaults if word.split("=")[0] not in named), *words]
         folder = RunFolder(runs / recipe / "it")
-        before = set(os.listdir("/dev/shm"))
-        code, lines = _run([sys.executable, "-m", "posttrain_verl.launch", *command], environ, folder, at)
-        ended = Run(code, lines, folder, set(os.listdir("/dev/shm")) - before)
+        ended = _launch(command, environ, folder, at, strike)
         if "RAY_ADDRESS" not in environ:  # a cluster of the user's own keeps idle workers for a while
             ended.assert_nothing_runs()
         return ended
@@ -114,13 +126,35 @@ def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
-def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any) -> tuple[int, list[str]]:
+@pytest.fixture(scope="session")
+def go_on(shared: dict[str, str]) -> Callable[..., Run]:
+    """`go_on(run, *words)` resumes a run and follows it to its end."""
+
+    def resume(run: Run, *words: str) -> Run:
+        ended = _launch([f"run={run.folder.path}", *words], {**os.environ, **shared}, run.folder, None, interrupt)
+        ended.assert_nothing_runs()
+        return ended
+
+    return resume
+
+
+def interrupt(supervisor: subprocess.Popen[str], folder: RunFolder) -> None:
+    supervisor.send_signal(signal.SIGINT)
+
+
+def _launch(words: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> Run:
+    before = set(os.listdir("/dev/shm"))
+    code, lines = _run([sys.executable, "-m", "posttrain_verl.launch", *words], environ, folder, at, strike)
+    return Run(code, lines, folder, set(os.listdir("/dev/shm")) - before)
+
+
+def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> tuple[int, list[str]]:
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             while at is not None and process.poll() is None and not at(folder):
                 time.sleep(0.5)
-            if at is not None:
-                process.send_signal(signal.SIGINT)
+            if at is not None and process.poll() is None:
+                strike(process, folder)
             output, _ = process.communicate(timeout=SECONDS)
         except BaseException:
             process.terminate()
@@ -130,12 +164,13 @@ def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any
 
 
 def _processes_of(folder: RunFolder) -> list[str]:
-    """The processes whose environment names the run: Ray's, the driver, and the clients of the warm Python."""
-    marker = f"VERL_FILE_LOGGER_PATH={folder.metrics}".encode()
+    """The processes whose environment names the run, in any attempt: Ray's, the driver, and the clients of the warm Python."""
+    markers = [f"VERL_FILE_LOGGER_PATH={folder.metrics_of(attempt)}".encode() for attempt in (1, 2, 3)]
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if marker in (process / "environ").read_bytes():
+            environ = (process / "environ").read_bytes().split(b"\0")
+            if any(marker in environ for marker in markers):
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:  # ended, or not ours
             continue

@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path):
     status = folder.started(17)
     assert OmegaConf.load(folder.config).path == 4
     assert folder.read_plan() == {"stage": "rl"}
-    assert folder.read_status() == status == Status("running", pid=17, started=status.started)
+    assert folder.read_status() == status == Status("running", pid=17, started=status.started, supervisor=os.getpid())
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plan.json", "status.json"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from posttrain_verl import launch
 from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.run import session
 from posttrain_verl.run.folder import RunFolder, Status
 
 
@@ -53,4 +54,4 @@ def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, error):
     ],
 )
 def test_the_last_line(tmp_path, status, line):
-    assert launch.conclusion(RunFolder(tmp_path), status) == line.format(tmp_path)
+    assert session.conclusion(RunFolder(tmp_path), status) == line.format(tmp_path)

@@ -1,6 +1,9 @@
 """Following metrics.jsonl while it grows, and the line a step is told in."""
 
-from posttrain_verl.run.metrics import MetricsTail, step_line
+import pytest
+
+from posttrain_verl.run.folder import Status
+from posttrain_verl.run.metrics import MetricsTail, duration, progress_line, step_line
 
 
 def test_only_whole_lines_are_read_and_each_once(tmp_path):
@@ -19,3 +22,26 @@ def test_only_whole_lines_are_read_and_each_once(tmp_path):
 def test_the_line_of_a_step_names_what_was_measured():
     metrics = {"critic/score/mean": 0.123456, "timing_s/step": 2, "val-core/gsm8k/acc/mean@1": 0.5, "other": 3}
     assert step_line(7, metrics) == "step 7: reward 0.1235, s/step 2, gsm8k/acc/mean@1 0.5"
+
+
+def test_the_live_line():
+    status = Status("running", last_step=40, total_steps=400, stage="generation")
+    metrics = {
+        "critic/score/mean": 0.5,
+        "response_length/mean": 210.0,
+        "perf/total_num_tokens": 5000,
+        "perf/time_per_step": 10,
+    }
+    assert progress_line(status, metrics, 10.0) == (
+        "generation, step 40/400, reward 0.5, length 210, 500 tokens/s, ETA 1 h 0 min"
+    )
+    assert progress_line(Status("running"), {}, None) == "starting, step 0"
+    assert (
+        progress_line(Status("running", last_step=1), {"train/global_tokens": 100}, 2.0)
+        == "training, step 1, 50 tokens/s"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (61, "1 min"), (3661, "1 h 1 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -23,10 +23,12 @@ with open(os.environ["VERL_FILE_LOGGER_PATH"], "w") as log:
 LEAVES_THINGS = """
 import os, subprocess, sys, tempfile
 from multiprocessing import resource_tracker, shared_memory
+import time
 segment = shared_memory.SharedMemory(create=True, size=4096)
 resource_tracker.unregister(segment._name, "shared_memory")
 child = subprocess.Popen(["sleep", "600"], process_group=0)
 open(sys.argv[-1] + "/left", "w").write(f"{child.pid} {segment.name} {tempfile.mkdtemp()}")
+time.sleep(3)  # a look takes place every two seconds
 os._exit(0)
 """
 
@@ -102,13 +104,18 @@ def test_processes_segments_and_temporary_files_are_gone(folder, tmp_path):
 
 
 def test_segments_of_others_stay():
+    segments = leftovers.Segments()
     segment = shared_memory.SharedMemory(create=True, size=4096)
     try:
-        leftovers.unlink_segments(since=time.time() - 60)
-        assert (leftovers.SHARED_MEMORY / segment.name).exists(), "it is mapped"
+        segments.look([os.getppid()])
+        assert not segments.names, "none of the run's processes maps it"
+        segments.look([os.getpid()])
+        assert segments.names == {segment.name}
+        assert leftovers.unlink_unmapped(segments.names) == [], "it is mapped"
     finally:
         segment.close()
-        segment.unlink()
+    assert leftovers.unlink_unmapped(segments.names) == [segment.name]
+    assert not (leftovers.SHARED_MEMORY / segment.name).exists()
 
 
 def alive(pid):
@@ -116,25 +123,3 @@ def alive(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-RAY = "\x1b[36m(RewardLoopWorker pid=12)\x1b[0m "
-
-
-@pytest.mark.parametrize(
-    ("log", "expected"),
-    [
-        ("all is well\n", ""),
-        (f"{RAY}ValueError: first\nKeyError: 'second'\n", "ValueError: first"),
-        (f"{RAY}ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)\n{RAY}ValueError: why\n", "ValueError: why"),
-        (
-            "ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)\n",
-            "ray.exceptions.RayTaskError(ValueError): ray::f() (pid=1)",
-        ),
-        ("torch.OutOfMemoryError: 3 GiB\n", "torch.OutOfMemoryError: 3 GiB"),
-        ("UserWarning: engine missing: ModuleNotFoundError('x')\n", ""),
-    ],
-)
-def test_the_first_error_of_a_log(tmp_path, log, expected):
-    (tmp_path / "log.txt").write_text(log)
-    assert supervisor.first_error(tmp_path / "log.txt") == expected

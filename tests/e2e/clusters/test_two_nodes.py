@@ -1,6 +1,14 @@
 """A launch on a cluster of two nodes that the user started: RAY_ADDRESS names it."""
 
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
 import pytest
+
+from posttrain_verl.run import roster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -13,3 +21,36 @@ def test_two_nodes_train_and_roll_out_together(launch, cluster):
     run.assert_rollouts_follow()
     shards = run.folder.checkpoints.glob("global_step_2/actor/model_world_size_2_rank_*.pt")
     assert len(list(shards)) == 2
+
+
+def test_a_node_that_is_lost(launch, cluster, shared):
+    """The last test of the cluster: one of its two raylets is killed."""
+    sent = []
+
+    def trained_a_step(folder):
+        return folder.metrics.exists() and folder.metrics.stat().st_size > 0
+
+    def kill_the_second(supervisor, folder):
+        workers = [one.pid for one in roster.read(folder.cluster_file) if one.name.endswith("WorkerDict")]
+        raylets = [raylet_of(worker, shared) for worker in workers]
+        sent.append(time.time())
+        os.kill(next(raylet for raylet in raylets if not is_head(raylet)).pid, signal.SIGKILL)
+
+    variables = cluster.client | {"RAY_ADDRESS": cluster.address}
+    run = launch("math_grpo", "trainer.nnodes=2", "trainer.n_gpus_per_node=1", "trainer.total_training_steps=500",
+                 "trainer.save_freq=-1", variables=variables, at=trained_a_step, strike=kill_the_second)  # fmt: skip
+    assert run.code == 1
+    assert run.status.rule == "dead", run.explained()
+    assert run.events[-1]["time"] - sent[0] <= 15
+    assert not run.segments
+
+
+def raylet_of(worker, shared):
+    """The raylet that started the worker: the parent of the client that stands for this fork of the warm Python."""
+    forks = Path(shared["POSTTRAIN_WARM_PYTHON"]).with_name("forks")
+    clients = {int(file.read_text()): int(file.name) for file in forks.iterdir()}
+    return psutil.Process(clients[worker]).parent()
+
+
+def is_head(raylet):
+    return any(process.name() == "gcs_server" for process in raylet.parent().children())

@@ -1,0 +1,51 @@
+"""The log of a run: `python -m posttrain_verl.logs run=NAME [-f] [-n LINES]`; `-f` goes on until the run ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from posttrain_verl.run import named
+from posttrain_verl.run.folder import RUNNING, RunFolder
+from posttrain_verl.run.logtail import follow, last_lines
+
+
+def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
+    if folder.read_status().job:
+        return _show_job(folder, arguments)
+    if not folder.log.exists():
+        print(f"{folder.log} does not exist yet", file=sys.stderr)
+        return 1
+    for line in last_lines(folder.log, arguments.lines):
+        print(line)
+    if arguments.follow:
+        for line in follow(folder.log, _ended(folder)):
+            print(line, flush=True)
+        state, status = named.state_of(folder)
+        print(f"{state}{f': {status.why}' if status.why else ''}", file=sys.stderr)
+    return 0
+
+
+def _show_job(folder: RunFolder, arguments: argparse.Namespace) -> int:
+    """What the launch on the Ray cluster prints; its whole log comes when the run has ended."""
+    from posttrain_verl.clusters import ray
+
+    running = ray.of_folder(folder)
+    for line in running.follow() if arguments.follow else running.logs().splitlines()[-arguments.lines :]:
+        print(line, flush=True)
+    return 0
+
+
+def _ended(folder: RunFolder) -> Iterator[bool]:
+    while True:
+        yield named.state_of(folder)[0] != RUNNING
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, until the run ends")
+    parser.add_argument("-n", "--lines", type=int, default=50, help="so many of the last lines (50)")
+
+
+if __name__ == "__main__":
+    sys.exit(named.verb(show, "posttrain_verl.logs", "the log of a run", _add))

@@ -1,0 +1,162 @@
+"""The processes of a run on this machine, by their ids and not by their names.
+
+A process is its pid and the time it started: a pid alone is used again. It belongs to a run if its environment names the
+run's metrics file, if it is in the driver's session, if its parent belongs to the run, or if it is the fork that the warm
+Python made for one that does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+_LOOKS = 2  # a process seen between fork and exec still has the environment of its parent
+
+
+@dataclass(frozen=True)
+class Process:
+    """`started` is in clock ticks since the machine's boot."""
+
+    pid: int
+    started: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs; one that ended and was not waited for does not."""
+        found = stat_of(self.pid)
+        return found is not None and found.started == self.started and found.state != "Z"
+
+    @property
+    def is_stopped(self) -> bool:
+        found = stat_of(self.pid)
+        return found is not None and found.started == self.started and found.state == "T"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What /proc/PID/stat says; `state` is one letter (R, S, D, T, Z ...)."""
+
+    state: str
+    parent: int
+    session: int
+    started: int
+
+
+def stat_of(pid: int) -> Stat | None:
+    """The facts of a process, None if there is none of this pid."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def process(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    found = stat_of(pid)
+    return Process(pid, found.started) if found else None
+
+
+def name_of(pid: int) -> str:
+    """What a reader knows a process by: Ray's or vLLM's title, or its program; never used to find one."""
+    with suppress(OSError):
+        words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        title = " ".join(words).strip()
+        return title.split(" ")[0] if title.startswith(("ray::", "VLLM::")) else Path(words[0]).name
+    return ""
+
+
+def machine() -> str:
+    """This boot of this machine: pids and start times mean nothing beyond it."""
+    with suppress(OSError):
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return os.uname().nodename
+
+
+class Census:
+    """Who belongs to a run. `look` is cheap: a process is examined when it is new, then only whether it is there."""
+
+    def __init__(self, marker: str, driver: int, forks: Path | None = None):
+        """`marker` is `NAME=value` in the environment of the run's processes, `forks` the warm Python's record."""
+        self._marker = marker.encode() + b"\0"
+        self._driver = driver
+        self._forks = forks
+        self._strangers: dict[int, int] = {}  # pid -> how often it was looked at
+        self.members: dict[int, Process] = {}
+        self.names: dict[int, str] = {}
+        self.parents: dict[int, int] = {}
+
+    def look(self) -> list[Process]:
+        """Look at every process of the machine; return the members that ended since the last look."""
+        present = sorted(int(name) for name in os.listdir(PROC) if name.isdigit())
+        gone = [one for one in self.members.values() if not one.is_alive]
+        for one in gone:
+            del self.members[one.pid]
+        self._strangers = {pid: looks for pid, looks in self._strangers.items() if pid in set(present)}
+        for pid in present:
+            if pid not in self.members and self._strangers.get(pid, 0) < _LOOKS:
+                self._examine(pid)
+        self._add_forks()
+        return gone
+
+    def name(self, pid: int) -> str:
+        """The title of a member, also of one that is gone."""
+        return self.names.get(pid) or "process"
+
+    def fork_of(self, client: int) -> int:
+        """The process that does the work of `client`: the fork that it stands for, or itself."""
+        if self._forks is not None:
+            with suppress(OSError, ValueError):
+                return int((self._forks / str(client)).read_text())
+        return client
+
+    def refresh_names(self) -> None:
+        """Titles change while a process finds its role."""
+        self.names |= {pid: title for pid in self.members if (title := name_of(pid))}
+
+    def _examine(self, pid: int) -> None:
+        self._strangers[pid] = self._strangers.get(pid, 0) + 1
+        found = stat_of(pid)
+        if found is None or found.state == "Z":
+            return
+        if found.session == self._driver or found.parent in self.members or self._is_marked(pid):
+            self._add(pid, found)
+
+    def _add(self, pid: int, found: Stat) -> None:
+        self.members[pid] = Process(pid, found.started)
+        self.names[pid] = name_of(pid)
+        self.parents[pid] = found.parent
+
+    def _is_marked(self, pid: int) -> bool:
+        try:
+            return self._marker in (PROC / str(pid) / "environ").read_bytes() + b"\0"
+        except OSError:  # ended, or another user's
+            return False
+
+    def _add_forks(self) -> None:
+        if self._forks is None or not self._forks.is_dir():
+            return
+        for entry in self._forks.iterdir():
+            if int(entry.name) in self.members:
+                fork = int(entry.read_text() or 0)
+                found = stat_of(fork) if fork and fork not in self.members else None
+                if found and found.state != "Z":
+                    self._add(fork, found)
+
+
+def kill(processes: Iterable[Process], seconds: float = 5.0) -> list[Process]:
+    """Kill those of the processes that still run, and return those that do not end within `seconds`."""
+    left = [one for one in processes if one.pid != os.getpid() and one.is_alive]
+    for one in left:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(one.pid, signal.SIGKILL)
+    until = time.monotonic() + seconds
+    while (left := [one for one in left if one.is_alive]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left

@@ -1,0 +1,126 @@
+"""What a run has on this machine, written down while it runs, so that what it leaves can be found by ids when it is dead.
+
+The record lies in the run folder (processes.json); a link to the folder lies in the cache while the run lasts. A start first
+clears what dead runs left: those whose supervisor is no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from posttrain_verl import paths
+from posttrain_verl.run import leftovers, processes
+from posttrain_verl.run.folder import FAILED, RUNNING, RunFolder, replace
+from posttrain_verl.run.processes import Process
+
+FILE = "processes.json"
+LOST = "the supervisor of the run is gone"
+
+
+@dataclass
+class Record:
+    """`machine` is a boot of a machine, `folders` are temporary ones, `segments` names in /dev/shm."""
+
+    machine: str
+    supervisor: Process
+    processes: list[Process] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
+
+    @property
+    def is_here(self) -> bool:
+        return self.machine == processes.machine()
+
+    @property
+    def is_supervised(self) -> bool:
+        return self.supervisor.is_alive
+
+
+def read(folder: RunFolder) -> Record | None:
+    """The record of a run, None where it has none."""
+    try:
+        facts = json.loads((folder.path / FILE).read_text())
+    except FileNotFoundError:
+        return None
+    facts["supervisor"] = Process(**facts["supervisor"])
+    facts["processes"] = [Process(**one) for one in facts["processes"]]
+    return Record(**facts)
+
+
+def write(folder: RunFolder, record: Record) -> None:
+    """Write the record, and see that the registry knows the run."""
+    replace(folder.path / FILE, json.dumps(asdict(record)) + "\n")
+    link = _link(folder)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        with suppress(FileExistsError):
+            link.symlink_to(folder.path)
+
+
+def close(folder: RunFolder) -> None:
+    """The run ended and left nothing."""
+    (folder.path / FILE).unlink(missing_ok=True)
+    _link(folder).unlink(missing_ok=True)
+
+
+def is_lost(folder: RunFolder) -> bool:
+    """Whether the run is said to run, but nobody follows it any more."""
+    record = read(folder)
+    if record is None or folder.read_status().state != RUNNING:
+        return False
+    return record.is_here and not record.is_supervised
+
+
+def clear_dead_runs(report: Callable[[str], None]) -> None:
+    """Clear what the dead runs of this user and this cache left on this machine; nothing else is touched."""
+    home = _registry()
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / ".lock"):  # the kernel lets go of it when its holder dies
+        for link in home.iterdir():
+            if not link.is_symlink():
+                continue
+            folder = RunFolder(link.resolve())
+            record = read(folder)
+            if record is None:
+                link.unlink()
+            elif record.is_here and not record.is_supervised:
+                report(f"clearing what the dead run {folder.path} left: {clear(folder, record)}")
+
+
+def clear(folder: RunFolder, record: Record) -> str:
+    """End what is left of a run whose supervisor is gone, and say what that was."""
+    alive = [one for one in record.processes if one.is_alive]
+    processes.kill(alive)
+    segments = leftovers.unlink_unmapped(record.segments)
+    folders = [Path(one) for one in record.folders if leftovers.is_temporary(Path(one))]
+    for one in folders:
+        shutil.rmtree(one, ignore_errors=True)
+    status = folder.read_status()
+    if status.state == RUNNING:
+        status.state, status.why, status.ended = FAILED, LOST, time.time()
+        folder.write_status(status)
+    close(folder)
+    return f"{len(alive)} processes, {len(segments)} segments of shared memory, {len(folders)} temporary folders"
+
+
+def _registry() -> Path:
+    return paths.cache_dir() / "running"
+
+
+def _link(folder: RunFolder) -> Path:
+    return _registry() / hashlib.sha256(str(folder.path).encode()).hexdigest()[:16]
+
+
+def lock_of(folder: RunFolder) -> FileLock:
+    """Held by whoever runs the folder: two launches cannot both have it. The kernel lets go of it when its holder dies."""
+    _registry().mkdir(parents=True, exist_ok=True)
+    return FileLock(_link(folder).with_suffix(".lock"))

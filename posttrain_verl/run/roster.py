@@ -1,0 +1,89 @@
+"""What Ray knows of a run's actors and nodes, on every node: the driver writes it, the supervisor reads it.
+
+Ray's control store learns at once when a worker of any node ends, and why. It is asked through `ray._private.state` (Ray 2.60),
+since the public `ray.util.state` needs the dashboard, which a local cluster of ours does not start.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain_verl.run.folder import replace
+
+SECONDS = 2.0
+_UNEXPECTED = ("WORKER_DIED", "NODE_DIED")
+_INTENDED = "INTENDED_"  # a part of Ray's exit types of workers that were asked to end
+
+
+@dataclass(frozen=True)
+class Member:
+    """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for."""
+
+    kind: str  # "actor" or "node"
+    id: str
+    name: str
+    host: str
+    pid: int = 0
+    died: str = ""
+
+
+def follow(path: Path) -> None:
+    """From now on, write the roster of this Ray job to `path`; to be called by its driver."""
+    threading.Thread(target=_follow, args=(path,), name="roster", daemon=True).start()
+
+
+def read(path: Path) -> list[Member]:
+    """The roster as it was written last; empty before the first time."""
+    try:
+        return [Member(**one) for one in json.loads(path.read_text())]
+    except (OSError, json.JSONDecodeError):
+        return []
+
+
+def _follow(path: Path) -> None:
+    import ray
+
+    last = ""
+    while ray.is_initialized():
+        with suppress(OSError, ConnectionError, ray.exceptions.RaySystemError):
+            text = json.dumps([asdict(one) for one in members()])
+            if text != last:
+                replace(path, text + "\n")
+                last = text
+        time.sleep(SECONDS)
+
+
+def members() -> list[Member]:
+    """Every actor of this job and every node of the cluster."""
+    import ray
+    from ray._private.state import state
+
+    job = ray.get_runtime_context().get_job_id()
+    actors = [actor(facts) for facts in state.actor_table(None, ray.JobID.from_hex(job)).values()]
+    return actors + [_node(facts) for facts in state.node_table()]
+
+
+def actor(facts: dict[str, Any]) -> Member:
+    """One entry of Ray's actor table."""
+    address = facts["Address"]
+    died = _reason(facts["DeathCause"]) if facts["State"] == "DEAD" else ""
+    return Member("actor", facts["ActorID"], facts["ActorClassName"], address["IPAddress"], facts["Pid"], died)
+
+
+def _reason(cause: Any) -> str:
+    """Why an actor is dead, if nobody asked for it. `cause` is Ray's protobuf message ActorDeathCause."""
+    context = cause.actor_died_error_context
+    kind = type(context).Reason.Name(context.reason) if cause.HasField("actor_died_error_context") else ""
+    message = " ".join(context.error_message.split())
+    return f"{kind}: {message}" if kind in _UNEXPECTED and _INTENDED not in message else ""
+
+
+def _node(facts: dict[str, Any]) -> Member:
+    died = "" if facts["Alive"] else facts.get("DeathReasonMessage") or "it does not answer"
+    return Member("node", facts["NodeID"], "node", facts["NodeManagerAddress"], died=died)

@@ -1,0 +1,247 @@
+"""Faults of a run with a driver of the test's own: detected within their bound, named, and nothing left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from posttrain_verl.run import record, session, supervisor
+from posttrain_verl.run.folder import FAILED, INTERRUPTED, RUNNING
+
+FOREVER = "log(1, **{'train/loss': 1.0}); time.sleep(600)"
+WORKERS = """
+import subprocess
+server = subprocess.Popen(["sh", "-c", "sleep 601 & echo $! > engine; wait; sleep 600"], cwd=sys.argv[-1], process_group=0)
+time.sleep(0.5)
+actor = {"kind": "actor", "id": "a", "name": "vLLMHttpServer", "host": "127.0.0.1", "pid": server.pid, "died": ""}
+pathlib.Path(sys.argv[-1], ".cluster.json").write_text(json.dumps([actor]))
+log(1, **{"train/loss": 1.0})
+time.sleep(600)
+"""
+DEAD_ACTOR = """
+actor = {"kind": "actor", "id": "a", "name": "WorkerDict", "host": "10.0.0.2", "pid": 7, "died": ""}
+roster = pathlib.Path(sys.argv[-1], ".cluster.json")
+roster.write_text(json.dumps([actor]))
+log(1, **{"train/loss": 1.0})
+roster.write_text(json.dumps([actor | {"died": "WORKER_DIED: SYSTEM_ERROR"}]))
+time.sleep(600)
+"""
+
+
+def conduct(folder):
+    told = []
+    return session.conduct(folder, told.append), told
+
+
+def events(folder):
+    return [json.loads(line) for line in folder.events.read_text().splitlines()]
+
+
+def in_background(folder):
+    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came true"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether it runs: an orphan that ended stays a zombie where nobody waits for orphans."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def trains(folder):
+    return folder.metrics.exists() and folder.metrics.read_text()
+
+
+def test_nan_in_the_loss_ends_the_run(prepared):
+    folder = prepared("log(1, **{'train/loss': 1.0}); log(2, **{'train/loss': None}); time.sleep(600)")
+    began = time.monotonic()
+    status, _ = conduct(folder)
+    assert time.monotonic() - began < 30
+    assert (status.state, status.rule, status.last_step) == (FAILED, "non_finite", 2)
+    assert status.why.startswith("non_finite at step 2 (update): train/loss not finite")
+    assert [(one["rule"], one["level"], one["step"], one["stage"]) for one in events(folder)] == [
+        ("non_finite", "stop", 2, "update")
+    ]
+    assert not alive(status.pid)
+
+
+def test_a_rule_that_warns_does_not_end_the_run(prepared):
+    folder = prepared("log(1, **{'train/loss': None}); time.sleep(1)", non_finite={"do": "warn"})
+    status, told = conduct(folder)
+    assert status.state == "done"
+    assert any(line.strip().startswith("warn: non_finite") for line in told)
+
+
+def test_a_silent_run_is_ended_within_ten_seconds_of_its_limit(prepared):
+    folder = prepared(FOREVER, silence={"seconds": 4})
+    began = time.monotonic()
+    status, _ = conduct(folder)
+    assert 4 <= time.monotonic() - began < 4 + 10 + 6  # the start of Python, and its end
+    assert (status.state, status.rule) == (FAILED, "silence")
+
+
+def test_memory_that_runs_out_names_the_process_that_leaks(prepared):
+    leaks = "log(1, **{'train/loss': 1.0}); leak = b'0' * 300_000_000; time.sleep(600)"
+    status, _ = conduct(prepared(leaks, host_memory={"below": 1.0}))
+    assert (status.state, status.rule) == (FAILED, "host_memory")
+    assert f"(pid {status.pid}) holds 0.3 GiB" in status.why
+
+
+def test_an_engine_that_dies_is_noticed(prepared):
+    folder = prepared(WORKERS)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    time.sleep(4)  # two looks
+    os.kill(int((folder.path / "engine").read_text()), signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: folder.events.exists(), 15)
+    assert time.monotonic() - killed <= 15
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    status = folder.read_status()
+    assert status.rule == "dead"
+    assert "an engine process of vLLMHttpServer" in status.why
+    assert "dead at step 1" in output
+
+
+def test_an_actor_that_ray_says_is_dead(prepared):
+    status, _ = conduct(prepared(DEAD_ACTOR))
+    assert status.rule == "dead"
+    assert "actor WorkerDict (pid 7 on 10.0.0.2) died: WORKER_DIED" in status.why
+
+
+def test_the_supervisor_is_killed_and_the_next_start_clears(prepared):
+    folder = prepared("import tempfile; tempfile.mkdtemp(); log(1, **{'train/loss': 1.0}); time.sleep(600)")
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    time.sleep(3)
+    known = json.loads((folder.path / "processes.json").read_text())
+    driver = folder.read_status().pid
+    assert driver in [one["pid"] for one in known["processes"]]
+    process.kill()
+    process.wait()
+    shown = subprocess.run(
+        [sys.executable, "-m", "posttrain_verl.status", f"run={folder.path}"], capture_output=True, text=True
+    )
+    assert "lost" in shown.stdout
+    told = []
+    other = prepared("pass", name="other")
+    session.conduct(other, told.append)
+    assert any(line.startswith(f"clearing what the dead run {folder.path} left: 1 processes") for line in told)
+    assert not alive(driver)
+    assert not os.path.exists(known["folders"][0])
+    status = folder.read_status()
+    assert (status.state, status.why) == (FAILED, "the supervisor of the run is gone")
+
+
+def test_a_process_with_the_pid_of_a_dead_run_is_left_alone(prepared):
+    folder = prepared(FOREVER)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    process.kill()
+    process.wait()
+    stranger = subprocess.Popen(["sleep", "600"])
+    file = folder.path / "processes.json"
+    known = json.loads(file.read_text())
+    driver = known["processes"][0]["pid"]
+    known["processes"].append({"pid": stranger.pid, "started": 1})  # the pid was used again
+    file.write_text(json.dumps(known))
+    session.conduct(prepared("pass", name="other"), print)
+    assert stranger.poll() is None
+    assert not alive(driver)
+    stranger.kill()
+    stranger.wait()
+
+
+def test_another_run_that_lives_is_left_alone(prepared):
+    folder = prepared(FOREVER)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    session.conduct(prepared("pass", name="other"), print)
+    assert process.poll() is None
+    assert alive(folder.read_status().pid)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert folder.read_status().state == INTERRUPTED
+
+
+def test_a_second_ctrl_c_ends_the_waiting(prepared):
+    folder = prepared("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    driver, began = folder.read_status().pid, time.monotonic()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+    process.communicate(timeout=30)
+    assert time.monotonic() - began < supervisor.STOP_SECONDS
+    assert process.returncode == 130
+    assert folder.read_status().state == INTERRUPTED
+    assert not alive(driver)
+
+
+def test_stop_and_status_from_another_shell(prepared):
+    folder = prepared(FOREVER)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    verb = [sys.executable, "-m"]
+    name = f"run={folder.path}"
+    shown = json.loads(subprocess.check_output([*verb, "posttrain_verl.status", name, "--json"]))
+    assert (shown["state"], shown["last_step"]) == (RUNNING, 1)
+    assert subprocess.run([*verb, "posttrain_verl.stop", name]).returncode == 0
+    assert process.wait(timeout=5) == 130
+    assert not alive(shown["pid"])
+    assert not (folder.path / "processes.json").exists()
+    listed = subprocess.check_output(
+        [*verb, "posttrain_verl.list", f"posttrain.runs_dir={folder.path.parent.parent}"], text=True
+    )
+    assert "recipe/it" in listed
+    assert "interrupted" in listed
+
+
+def test_a_detached_run_goes_on_alone_and_is_followed(prepared, capsys):
+    folder = prepared("log(1, **{'train/loss': 1.0}); print('up', flush=True); time.sleep(3); print('end', flush=True)")
+    assert session.detach(folder) == 0
+    assert "posttrain_verl.logs -f run=" in capsys.readouterr().out
+    assert os.getsid(folder.read_status().supervisor) == folder.read_status().supervisor
+    command = [sys.executable, "-m", "posttrain_verl.logs", "-f", f"run={folder.path}"]
+    followed = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert followed.stdout.splitlines() == ["up", "end"]
+    assert followed.stderr.strip() == "done"
+    assert "done after 1 steps" in (folder.path / session.OUTPUT).read_text()
+
+
+def test_a_detached_run_that_does_not_start_says_why(prepared, capsys):
+    folder = prepared("pass")
+    (folder.path / "plan.json").write_text("{}")
+    assert session.detach(folder) == 1
+    assert "KeyError" in capsys.readouterr().out
+
+
+def test_four_at_the_same_moment(prepared):
+    folders = [prepared(FOREVER.replace("600", "2"), name=f"run{number}") for number in range(4)]
+    processes = [in_background(folder) for folder in folders]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    assert [folder.read_status().state for folder in folders] == ["done"] * 4
+
+
+def test_a_stale_lock_and_socket_of_a_dead_run_do_not_matter(prepared, tmp_path):
+    folder = prepared("pass")
+    record.lock_of(folder)
+    os.makedirs(os.path.dirname(record.lock_of(folder).lock_file), exist_ok=True)
+    open(record.lock_of(folder).lock_file, "w").close()
+    assert conduct(folder)[0].state == "done"

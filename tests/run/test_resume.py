@@ -1,0 +1,143 @@
+"""Going on with a run whose driver is one of the test's own: metrics without gap or double line, retries, what cannot go on."""
+
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from posttrain_verl.problem import InputError
+from posttrain_verl.run import attempts, resume, session
+from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
+
+# Trains to step 6 with a checkpoint at every second step, as VeRL does; `FIRST` dies after step 5 the first time.
+TRAINS = """
+import re, shutil
+start = re.search(r"resume_from_path: .*global_step_(\\d+)", config)
+start = int(start.group(1)) if start else 0
+for step in range(start + 1, 7):
+    log(step, **{"train/loss": 1.0 / step, "attempt": os.environ["VERL_FILE_LOGGER_PATH"]})
+    if step % 2 == 0 and not os.path.exists(f"{sys.argv[-1]}/checkpoints/global_step_{step}"):
+        shutil.copytree(sys.argv[-1] + "/whole/global_step_1", f"{sys.argv[-1]}/checkpoints/global_step_{step}")
+    if step == 5 and start == 0:
+        FAULT
+"""
+KILLED = TRAINS.replace("FAULT", "os.kill(os.getpid(), 9)")
+WRONG = TRAINS.replace("FAULT", "raise ValueError('no such layer')")
+
+
+@pytest.fixture
+def training(prepared, sft):
+    def make(program, **watch):
+        folder = prepared(program, **watch)
+        sft(folder.path / "whole", 1)
+        return folder
+
+    return make
+
+
+def conduct(folder):
+    told = []
+    return session.conduct(folder, told.append), told
+
+
+def test_it_goes_on_by_itself_after_what_a_restart_heals(training, steps):
+    folder = training(KILLED, retries=1)
+    status, told = conduct(folder)
+    assert (status.state, status.attempt, status.last_step) == (DONE, 2, 6)
+    assert steps(folder) == [1, 2, 3, 4, 5, 6]
+    assert any("going on from" in line and "global_step_4" in line for line in told)
+    assert not list(folder.path.glob(".metrics.*")) or steps(folder) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("program", "retries"), [(KILLED, 0), (WRONG, 3)])
+def test_it_does_not_without_retries_or_after_what_stays_wrong(training, program, retries):
+    status, _ = conduct(training(program, retries=retries))
+    assert (status.state, status.attempt) == (FAILED, 1)
+
+
+def test_launch_run_goes_on_from_the_last_whole_checkpoint(training, steps):
+    folder = training(WRONG)
+    assert conduct(folder)[0].state == FAILED
+    (folder.checkpoints / "global_step_4" / "data_0.pt").write_bytes(b"PK")  # cut short
+    command = [sys.executable, "-m", "posttrain_verl.launch", f"run={folder.path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not from global_step_4: data_0.pt is missing or cut short" in done.stdout
+    assert steps(folder) == [1, 2, 3, 4, 5, 6]
+    assert folder.read_status().attempt == 2
+    assert OmegaConf.load(folder.config).trainer.resume_from_path.endswith("global_step_2")
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is done" in again.stderr
+
+
+def test_lines_of_a_supervisor_that_was_killed_are_kept(training, steps, sft):
+    folder = training(TRAINS.replace("FAULT", "pass"))
+    folder.metrics.write_text('{"step": 1, "data": {}}\n{"step": 2, "data": {}}\n')
+    folder.metrics_of(2).write_text('{"step": 2, "data": {}}\n{"step": 3, "data": {}}\n{"step": 4, "da')
+    sft(folder.checkpoints, 3)
+    folder.write_status(Status(FAILED, attempt=2))
+    assert resume.prepare(folder, print).step == 3
+    assert steps(folder) == [1, 2, 3]
+
+
+def test_a_run_that_saved_its_last_step_is_complete(training):
+    folder = training(KILLED)
+    plan = folder.read_plan() | {"total_steps": 4}
+    folder.write_plan(plan)
+    assert attempts.is_complete(folder, 4)
+    assert not attempts.is_complete(folder, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["run=it", "recipe=math_sft"], "takes no recipe"),
+        (["run=it", "posttrain.mix.name=other"], "takes no mix"),
+        (["run=it", "detach"], "is no key=value"),
+    ],
+)
+def test_what_a_run_is_cannot_be_changed(words, problem):
+    with pytest.raises(InputError) as error:
+        resume.read_words(words)
+    assert problem in str(error.value)
+
+
+def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
+    folder = training(KILLED)
+    words = resume.read_words(["run=it", "trainer.total_training_steps=9", "posttrain.watch.silence.seconds=5"])
+    words.change_plan(folder)
+    assert folder.read_plan()["total_steps"] == 9
+    assert folder.read_plan()["watch"]["silence"]["seconds"] == 5
+    folder.write_status(Status(FAILED))
+    resume.prepare(folder, print, words.verl(folder))
+    assert OmegaConf.load(folder.config).trainer.total_training_steps == 9
+    for word in ("trainer.total_trainin_steps=9", "posttrain.watch.silence.secs=5"):
+        wrong = resume.read_words(["run=it", word])
+        with pytest.raises(InputError, match="cannot go on"):
+            wrong.change_plan(folder)
+            wrong.verl(folder)
+
+
+@pytest.mark.parametrize(
+    ("status", "healed"),
+    [
+        (Status(FAILED, rule="dead"), True),
+        (Status(FAILED, rule="silence"), True),
+        (Status(FAILED, rule="non_finite"), False),
+        (Status(FAILED, why="ray.exceptions.ActorDiedError: The actor died unexpectedly"), True),
+        (Status(FAILED, why="VeRL ended with exit code -9"), True),
+        (Status(FAILED, why="OSError: [Errno 98] Address already in use"), True),
+        (Status(FAILED, why="ValueError: this grader cannot grade"), False),
+        (Status(FAILED, why="VeRL ended with exit code 1"), False),
+    ],
+)
+def test_what_a_restart_heals(status, healed):
+    assert attempts.is_healed_by_restart(status) is healed
+
+
+def test_a_second_launch_does_not_get_a_folder_that_is_run(training):
+    folder = training(KILLED)
+    with session.held(RunFolder(folder.path), print), pytest.raises(InputError, match="cannot go on"):
+        session.conduct(folder, print)

@@ -1,0 +1,52 @@
+"""The stage is read off the names on the trainer's stack; the names are those of the installed VeRL."""
+
+import importlib.util
+import re
+import threading
+import time
+from pathlib import Path
+
+from posttrain_verl.run import stages
+
+
+def test_a_thread_is_followed(tmp_path, monkeypatch):
+    file = tmp_path / "stage.json"
+    monkeypatch.setenv(stages.STAGE_FILE, str(file))
+    done = threading.Event()
+
+    def _update_actor():
+        stages.follow_this_thread()
+        done.wait(10)
+
+    thread = threading.Thread(target=_update_actor)
+    thread.start()
+    until = time.monotonic() + 5
+    while stages.read(file)[0] != "update" and time.monotonic() < until:
+        time.sleep(0.05)
+    done.set()
+    thread.join()
+    assert stages.read(file)[0] == "update"
+
+
+def test_the_outermost_known_function_counts():
+    assert stages.stage_of(["run", "fit", "_validate", "sample"]) == "validation"
+    assert stages.stage_of(["run", "init", "_setup"]) == stages.AROUND["_setup"]
+    assert stages.stage_of(["run", "init", "_setup", "_load_checkpoint"]) == "loading a checkpoint"
+    assert stages.stage_of(["run", "fit"]) == ""
+
+
+def test_without_a_file_nothing_is_written(monkeypatch, tmp_path):
+    monkeypatch.delenv(stages.STAGE_FILE, raising=False)
+    stages.mark("update")
+    assert stages.read(tmp_path / "missing") == ("", 0.0)
+
+
+def test_verl_has_these_functions():
+    verl = Path(importlib.util.find_spec("verl").origin).parent
+    files = ["trainer/ppo/v1/trainer_base.py", "trainer/ppo/v1/replay_buffer.py", "trainer/sft_trainer_ray.py",
+             "trainer/main_ppo.py", "utils/checkpoint/checkpoint_handler.py", "workers/engine_workers.py",
+             "checkpoint_engine/base.py"]  # fmt: skip
+    text = "".join((verl / file).read_text() for file in files)
+    ours = {"wait_for_devices", "start_ray"}
+    missing = {name for name in stages.STAGES | stages.AROUND if not re.search(rf"def {name}\b", text)} - ours
+    assert not missing

@@ -1,0 +1,98 @@
+"""The rules on metrics: each on lines as VeRL 0.9.1 writes them, one that must fire and one that must not."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from posttrain_verl import paths
+from posttrain_verl.watch import metrics
+
+
+def settings(**changes):
+    file = OmegaConf.load(paths.conf_dir() / "watch" / "default.yaml")
+    merged = OmegaConf.merge(file, changes)
+    return OmegaConf.to_container(merged)
+
+
+def fired(lines, **changes):
+    """Rule -> the steps in which it fired."""
+    found = {}
+    rules = metrics.rules(settings(**changes))
+    for step, line in enumerate(lines, start=1):
+        for name, rule in rules.items():
+            if rule.see(line):
+                found.setdefault(name, []).append(step)
+    return found
+
+
+GRPO = {  # a good on-policy step: the loss is 0 by construction
+    "actor/loss": 0.0, "actor/pg_loss": 0.0, "actor/grad_norm": 0.4, "actor/entropy": 2.1,
+    "critic/score/mean": 0.5, "critic/rewards/mean": 0.5, "critic/advantages/max": 1.2, "critic/advantages/min": -1.4,
+    "response_length/clip_ratio": 0.1, "training/rollout_actor_probs_pearson_corr": 0.999, "rollout_corr/kl": 1e-4,
+    "reward/verifier_error/mean": 0.0,
+}  # fmt: skip
+SFT = {"train/loss": 2.0, "train/grad_norm": 1.1}
+
+
+def test_a_good_run_is_left_alone():
+    assert fired([GRPO] * 200) == {}
+
+
+def test_a_loss_of_zero_is_no_alarm_in_grpo_and_one_in_sft():
+    assert fired([GRPO | {"actor/loss": 0.0}] * 5) == {}
+    assert fired([SFT | {"train/loss": 0.0}]) == {"sft_zero_loss": [1]}
+
+
+@pytest.mark.parametrize("key", ["actor/loss", "actor/grad_norm", "critic/score/mean"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_what_is_not_finite(key, value):
+    assert fired([GRPO, GRPO | {key: value}, GRPO]) == {"non_finite": [2]}
+
+
+def test_nan_in_sft_and_in_a_validation():
+    assert fired([SFT | {"train/loss": None}]) == {"non_finite": [1]}
+    assert fired([{"val/loss": None}]) == {"non_finite": [1]}
+
+
+def test_gradient_of_exactly_zero():
+    zero = GRPO | {"actor/grad_norm": 0.0}
+    assert fired([zero, GRPO, zero, zero, zero]) == {"zero_gradient": [4]}
+    assert fired([GRPO | {"actor/grad_norm": 1e-12}] * 5) == {}
+
+
+def test_groups_without_variance():
+    flat = GRPO | {"critic/advantages/max": 0.0, "critic/advantages/min": 0.0, "actor/grad_norm": 0.0}
+    assert fired([flat] * 10) == {"no_variance": [10]}
+    assert fired([flat] * 9 + [GRPO] + [flat] * 9) == {}
+
+
+def test_a_line_that_says_nothing_does_not_break_the_row():
+    flat = GRPO | {"critic/advantages/max": 0.0, "critic/advantages/min": 0.0}
+    assert fired(([flat] * 5 + [{"val-core/gsm8k/acc/mean@1": 0.2}]) * 2) == {"no_variance": [11]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "steps"),
+    [
+        ("reward_zero", {"critic/score/mean": 0.0}, 20),
+        ("reward_saturated", {"critic/score/mean": 1.0}, 20),
+        ("entropy_collapse", {"actor/entropy": 0.001}, 5),
+        ("length_at_cap", {"response_length/clip_ratio": 0.95}, 5),
+        ("mismatch", {"training/rollout_actor_probs_pearson_corr": 0.5}, 3),
+        ("mismatch", {"rollout_corr/kl": 2.0}, 3),
+        ("verifier_errors", {"reward/verifier_error/mean": 0.5}, 3),
+    ],
+)
+def test_a_threshold_passed_so_often(rule, change, steps):
+    assert fired([GRPO | change] * (steps + 5)) == {rule: [steps]}
+    assert fired(([GRPO | change] * (steps - 1) + [GRPO]) * 2) == {}
+
+
+def test_sft_that_does_not_fall():
+    assert fired([SFT] * 100) == {"sft_not_falling": [100]}
+    assert fired([SFT | {"train/loss": 2.0 - step / 100} for step in range(100)]) == {}
+
+
+def test_thresholds_and_off_come_from_the_settings():
+    flat = GRPO | {"critic/advantages/max": 0.0, "critic/advantages/min": 0.0}
+    assert fired([flat] * 10, no_variance={"steps": 2}) == {"no_variance": [2]}
+    assert fired([flat] * 10, no_variance={"do": "off"}) == {}
