@@ -88,7 +88,8 @@ def test_a_recipe_composes_outside_the_checkout(run, recipe):
 def test_the_wheel_holds_the_product_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"posttrain_verl", "reward_fns", "data_prep"}
+    packages = {"posttrain_verl", "reward_fns", "data_prep", "hydra_plugins"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == packages
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     conf = {f"posttrain_verl/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert conf and conf <= set(names)
