@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -9,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from posttrain_verl import hardware
 from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.evaluation.engine import Work, answers
 from posttrain_verl.hardware import Machine
+from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment
+
+PATIENCE = 20  # seconds in which an engine ends when told to
 
 
 class EngineFailed(Exception):
@@ -39,10 +43,14 @@ class Layout:
 
 
 def layout(replicas: int | None, tensor_parallel: int) -> Layout:
-    """As many engines as the devices of the machine, or of the Ray cluster at RAY_ADDRESS, have room for; one on a CPU."""
-    machine, on_ray = hardware.detect(), bool(os.environ.get("RAY_ADDRESS"))
-    devices = _cluster_devices() if on_ray else machine.devices
-    return Layout(machine, replicas or max(1, devices // tensor_parallel), tensor_parallel, on_ray)
+    """As many engines as the devices of the machine, or of the Ray cluster at RAY_ADDRESS, have room for; one on a CPU.
+
+    Raises:
+        InputError: the cluster has too few devices for the engines asked for.
+    """
+    on_ray = bool(os.environ.get("RAY_ADDRESS"))
+    machine = _cluster_machine(tensor_parallel * (replicas or 1)) if on_ray else hardware.detect()
+    return Layout(machine, replicas or max(1, machine.devices // tensor_parallel), tensor_parallel, on_ray)
 
 
 def answer(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
@@ -51,7 +59,7 @@ def answer(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
     Raises:
         EngineFailed: an engine ended early.
     """
-    shares = [replace(work, asked=work.asked[first :: plan.replicas]) for first in range(plan.replicas)]
+    shares = [dataclasses.replace(work, asked=work.asked[first :: plan.replicas]) for first in range(plan.replicas)]
     shares = [share for share in shares if share.asked]
     with ExitStack() as stack, log.open("wb") as out:
         if plan.on_ray:
@@ -104,9 +112,13 @@ def _process(work: Work, plan: Layout, place: int, log: Any) -> Iterator[Iterato
     finally:
         with suppress(BrokenPipeError):
             process.stdin.close()
-        process.stdout.close()
         process.terminate()
-        process.wait()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()  # last: it waits for the thread that reads it
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[Answer]:
@@ -134,18 +146,26 @@ def _variables(work: Work, plan: Layout, place: int) -> dict[str, str]:
     return variables
 
 
-def _cluster_devices() -> int:
-    _join_ray({})
+def _cluster_machine(needed: int) -> Machine:
+    """What a node of the cluster with devices is, and how many devices the cluster has; this node may have none."""
+    _join_ray()
     import ray
 
-    return int(ray.cluster_resources().get("GPU", 0))
+    devices = int(ray.cluster_resources().get("GPU", 0))
+    if devices < needed:
+        what = f"the Ray cluster at {os.environ['RAY_ADDRESS']} has {devices} devices, and {needed} are needed"
+        raise InputError(
+            "nowhere to evaluate", [Problem(what, "lower replicas= or tensor_parallel=, or unset RAY_ADDRESS")]
+        )
+    found: Machine = ray.get(ray.remote(num_gpus=1, num_cpus=1)(hardware.detect).remote())
+    return dataclasses.replace(found, devices=devices)
 
 
-def _join_ray(variables: dict[str, str]) -> None:
+def _join_ray() -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init(address=os.environ["RAY_ADDRESS"], runtime_env={"env_vars": variables}, log_to_driver=False)
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
 
 
 def _on_ray(shares: list[Work], plan: Layout) -> list[Iterator[Answer]]:
@@ -153,7 +173,6 @@ def _on_ray(shares: list[Work], plan: Layout) -> list[Iterator[Answer]]:
     import ray
 
     variables = environment.of_processes(plan.machine.name, local_model=Path(shares[0].model).is_dir())
-    _join_ray(variables)
     task = ray.remote(num_gpus=plan.tensor_parallel, num_cpus=1, max_retries=0)(answers)
     task = task.options(num_returns="streaming", runtime_env={"env_vars": variables})
 
