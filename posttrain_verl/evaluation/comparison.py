@@ -40,21 +40,22 @@ class Comparison:
 
     def sentence(self) -> str:
         """Whether the difference is real, in one sentence."""
-        seen, n = self.numbers, self.numbers.n
-        what = f"{self.second} against {self.first} on {self.eval}: {points(seen.difference)} points "
-        what += f"[{points(seen.low)}, {points(seen.high)}] on {n} questions, p = {self.corrected:.2g}"
-        what += f" (corrected for {self.of} comparisons): " if self.of > 1 else ": "
-        if self.verdict != "noise":
-            return f"{what}the {self.verdict} is real{self._smallness()}."
-        least = "" if math.isnan(seen.detectable) else (
-            f"; with these questions a difference of {100 * seen.detectable:.1f} points would be found in four of five cases"
-        )  # fmt: skip
-        return f"{what}not to be told from noise{least}."
+        seen = self.numbers
+        corrected = f" (corrected for {self.of} comparisons)" if self.of > 1 else ""
+        return (
+            f"{self.second} against {self.first} on {self.eval}: {points(seen.difference)} points "
+            f"[{points(seen.low)}, {points(seen.high)}] on {seen.n} questions, p = {self.corrected:.2g}{corrected}: "
+            f"{self._judgement()}."
+        )
 
-    def _smallness(self) -> str:
-        return f", but {self.numbers.n} questions are fewer than {FEWEST}: its size is not known" if (
-            self.numbers.n < FEWEST
-        ) else ""  # fmt: skip
+    def _judgement(self) -> str:
+        seen = self.numbers
+        if self.verdict == "noise":
+            found = f"a difference of {100 * seen.detectable:.1f} points would be found in four of five cases"
+            said = "not to be told from noise"
+            return said if math.isnan(seen.detectable) else f"{said}; with these questions {found}"
+        few = f", but {seen.n} questions are fewer than {FEWEST}: its size is known only roughly"
+        return f"the {self.verdict} is real" + (few if seen.n < FEWEST else "")
 
 
 def points(share: float) -> str:
