@@ -8,7 +8,7 @@ Nothing here imports VeRL or torch: composing takes about a second.
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import hardware, paths
-from posttrain_verl.hardware import Change
+from posttrain_verl import paths
 from posttrain_verl.overrides import OUR_GROUPS, Overrides, read, recipe_folders
+from posttrain_verl.plan import adapt, hardware
+from posttrain_verl.plan.hardware import Change, Machine
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.verl_keys import generated_tree
 
@@ -41,7 +42,8 @@ class Composed:
 
     `verl` is what VeRL gets, but for the paths of the run (see `for_run`); `posttrain` holds our keys; `changes` says
     what the hardware set; `overrides` are the user's own, with which the same launch composes again; `choices` maps
-    each Hydra group to its option; `user_keys` are the keys set on the command line.
+    each Hydra group to its option; `user_keys` are the keys set on the command line; `machine` is what `hardware=auto`
+    found.
     """
 
     recipe: str
@@ -52,6 +54,7 @@ class Composed:
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     user_keys: frozenset[str] = frozenset()
+    machine: Machine | None = None
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -123,8 +126,12 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
     title = f"recipe '{recipe}' does not compose"
     try:
         tree = _compose_tree("launch", paths.conf_dir(), words)
-        changes = _replace_options(tree, asked) + hardware.apply(tree, asked.keys if fixed is None else fixed, found)
-        return _split(tree, overrides, asked.keys, changes)
+        if found:
+            hardware.describe(tree.posttrain.hardware, found)
+        kept = asked.keys if fixed is None else fixed
+        changes = _replace_options(tree, asked) + hardware.apply(tree, kept, found)
+        changes += adapt.apply(tree, kept, asked.options)
+        return replace(_split(tree, overrides, asked.keys, changes), machine=found)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(title, [Problem(" ".join(str(error).split()))]) from error
 

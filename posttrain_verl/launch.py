@@ -20,6 +20,7 @@ import data_prep
 from posttrain_verl import base_models, cli, preflight
 from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
+from posttrain_verl.plan import summary
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import attempts, resume, session
 from posttrain_verl.run.folder import RunFolder, Status
@@ -160,6 +161,7 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
         "local_model": is_local(composed),
         "watch": OmegaConf.to_container(composed.posttrain.watch),
         "changes": [vars(change) for change in composed.changes],
+        **summary.of(composed),
     }
 
 

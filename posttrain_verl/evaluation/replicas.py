@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl import hardware
 from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.evaluation.engine import Work, answers
-from posttrain_verl.hardware import Machine
+from posttrain_verl.plan import hardware
+from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl import hardware
+from posttrain_verl.plan import hardware
 from posttrain_verl.run import environment
 
 # Largest difference of one token's log-probability: rounding of the same arithmetic in another order, and of bf16 weights.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.hardware import uses_critic
+from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.problem import Problem
 
 RL_NUMBERS = (
@@ -47,22 +47,6 @@ def check(composed: Composed) -> list[Problem]:
     if wrong:
         return wrong
     return list(_sft(config)) if composed.stage == "sft" else list(_rl(config))
-
-
-def words(composed: Composed) -> str:
-    """The batch arithmetic of a sound launch in plain words."""
-    config, gpus = composed.verl, composed.verl.trainer.n_gpus_per_node * composed.verl.trainer.nnodes
-    batch = config.data.train_batch_size
-    if composed.stage == "sft":
-        return f"{_count(batch, 'row')} a step on {_count(gpus, 'device')}"
-    n, mini = config.actor_rollout_ref.rollout.n, config.actor_rollout_ref.actor.ppo_mini_batch_size
-    sequences = f"{_count(batch, 'prompt')} x {_count(n, 'rollout')} = {_count(batch * n, 'sequence')} a step"
-    updates = f"{_count(batch // mini, 'optimizer step')} of {_count(mini, 'prompt')}"
-    return f"{sequences}; {updates}; {_count(gpus, 'device')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _no_numbers(config: DictConfig, keys: tuple[str, ...]) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.hardware import uses_critic
+from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.preflight import model
 from posttrain_verl.problem import Problem
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.hardware import uses_critic
+from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.rehearsal import derive
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.metrics import by_step

@@ -77,7 +77,7 @@ def test_problems_are_printed_at_once_with_their_remedies(capsys):
 def test_check_says_it_can_launch(capsys, tmp_path):
     assert cli.run(check.check, [*WORDS, f"posttrain.data_dir={tmp_path}"], flags=("json",)) == 0
     out = capsys.readouterr().out
-    assert "16 rows a step on 1 device" in out
+    assert "16 rows a step; 1 device holds 8 rows; accumulation 2" in out
     assert f"launch will build {tmp_path}/embedded/sft_train.parquet" in out
     assert out.endswith("recipe 'math_sft' can launch\n")
 

@@ -1,14 +1,13 @@
 """The hardware sets what the user did not, says why, and finds out where it runs."""
 
 import functools
-import subprocess
 
-import pynvml
 import pytest
 
 from posttrain_verl import compose as composing
-from posttrain_verl import hardware
-from posttrain_verl.hardware import Machine
+from posttrain_verl.plan import facts, hardware
+from posttrain_verl.plan.facts import Device, Facts
+from posttrain_verl.plan.hardware import Machine
 
 
 @functools.cache
@@ -79,27 +78,31 @@ def test_the_critic_is_set_only_where_there_is_one():
     assert changed(compose(["recipe=math_ppo", "hardware=cpu"]))["critic.strategy"] == "fsdp2"
 
 
-def test_auto_uses_the_devices_that_torch_sees(monkeypatch):
-    monkeypatch.setattr(hardware, "detect", lambda: Machine("8xh100", 4, "torch sees 4 devices"))
+H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
+
+
+def test_auto_is_the_machine_itself(monkeypatch):
+    seen = Facts(devices=(H100,) * 4, torch=4, host_memory_gb=512)
+    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "torch sees 4 devices", seen))
     composed = composing.compose(["recipe=math_sft", "base_model=tiny"])
-    assert composed.posttrain.hardware.name == "8xh100"
+    node = composed.posttrain.hardware
+    assert (node.name, node.memory_gb, node.host_memory_gb, node.interconnect) == ("4x80gb", 79.6, 512, "NVLink")
+    assert node.dtypes == ["bf16", "fp8"]
     assert composed.verl.trainer.n_gpus_per_node == 4
+    assert composed.machine.facts is seen
 
 
-def test_no_driver_is_a_cpu(monkeypatch):
-    def fail() -> None:
-        raise pynvml.NVMLError_LibraryNotFound
-
-    monkeypatch.setattr(pynvml, "nvmlInit", fail)
-    assert hardware.detect() == Machine("cpu", 0, "no NVIDIA driver")
-
-
-@pytest.mark.parametrize(("torch_says", "name"), [("0", "cpu"), ("1", "1x80gb"), ("8", "8xh100")])
-def test_with_a_driver_torch_decides(monkeypatch, torch_says, name):
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 8)
-    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
-    answer = subprocess.CompletedProcess([], 0, stdout=f"a warning\n{torch_says}\n")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+@pytest.mark.parametrize(
+    ("seen", "name", "reason"),
+    [
+        (Facts(), "cpu", "no NVIDIA driver"),
+        (Facts(devices=(H100,) * 8, torch=0), "cpu", "nvidia-smi lists 8, this process sees 0"),
+        (Facts(devices=(H100,) * 8, torch=1, visible="3"), "auto", "sees 1 (CUDA_VISIBLE_DEVICES=3)"),
+        (Facts(devices=(H100,) * 8, torch=8), "auto", "torch sees 8 devices"),
+    ],
+)
+def test_torch_decides_what_the_machine_is(monkeypatch, seen, name, reason):
+    monkeypatch.setattr(facts, "look", lambda: seen)
     machine = hardware.detect()
-    assert (machine.name, machine.devices) == (name, int(torch_says))
+    assert machine.name == name
+    assert reason in machine.reason

@@ -69,10 +69,3 @@ def test_sft(changes, message):
 
 def test_the_suggested_value_is_sound():
     assert problems("rl", actor_rollout_ref__actor__ppo_micro_batch_size_per_gpu=2) == []
-
-
-def test_plain_words():
-    assert batch.words(base("rl")) == (
-        "256 prompts x 1 rollout = 256 sequences a step; 4 optimizer steps of 64 prompts; 8 devices"
-    )
-    assert batch.words(base("sft")) == "128 rows a step on 8 devices"

@@ -6,12 +6,14 @@ that did not choose their own for it. Each entry says why; nothing the user set 
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from posttrain_verl.plan import facts
+from posttrain_verl.plan.facts import Facts
+from posttrain_verl.plan.job import uses_critic
 
 
 @dataclass(frozen=True)
@@ -29,50 +31,46 @@ class Change:
 
 @dataclass(frozen=True)
 class Machine:
-    """A detected machine: the name of its file in conf/hardware/ and how many devices torch sees."""
+    """A detected machine: the file of conf/hardware/ that holds its settings, why, and what it has."""
 
     name: str
-    devices: int
     reason: str
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def devices(self) -> int:
+        """How many devices torch sees."""
+        return self.facts.torch
 
 
 def detect() -> Machine:
     """Look at this machine. Without an NVIDIA driver it is a CPU; with one, the number that torch sees decides."""
-    if not _driver_lists_devices():
-        return Machine("cpu", 0, "no NVIDIA driver")
-    devices = _devices_torch_sees()
-    if devices == 0:
-        return Machine("cpu", 0, "there is an NVIDIA driver, but torch sees no device")
-    return Machine("1x80gb" if devices == 1 else "8xh100", devices, f"torch sees {devices} devices")
+    seen = facts.look()
+    if not seen.devices:
+        return Machine("cpu", "no NVIDIA driver", seen)
+    if not seen.torch:
+        return Machine("cpu", f"there is an NVIDIA driver, but {seen.disagreements()[0]}", seen)
+    return Machine("auto", "; ".join([f"torch sees {seen.torch} devices", *seen.disagreements()]), seen)
 
 
-def _driver_lists_devices() -> bool:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    try:
-        return pynvml.nvmlDeviceGetCount() > 0
-    finally:
-        pynvml.nvmlShutdown()
+def describe(node: DictConfig, found: Machine) -> None:
+    """Write what was found into the node of conf/hardware/auto.yaml, which is empty."""
+    seen = found.facts
+    if found.name == "cpu":
+        node.host_memory_gb = round(seen.host_memory_gb, 1)
+        return
+    node.update(name=f"{seen.torch}x{seen.memory_gb:.0f}gb", n_gpus_per_node=seen.torch, nnodes=1,
+                memory_gb=round(seen.memory_gb, 1), host_memory_gb=round(seen.host_memory_gb, 1),
+                interconnect=seen.interconnect, dtypes=seen.devices[0].dtypes)  # fmt: skip
 
 
-def _devices_torch_sees() -> int:
-    """`torch.cuda.device_count()`, asked in a process of its own: importing torch here would cost seconds."""
-    code = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    return int(answer.stdout.split()[-1])
-
-
-def choices(facts: DictConfig, chosen: DictConfig, user: set[str]) -> list[Change]:
+def choices(node: DictConfig, chosen: DictConfig, user: set[str]) -> list[Change]:
     """The options of our groups that the hardware replaces: those it cannot carry and the user did not name.
 
     Of several entries of a group the first that fits counts.
     """
     changes: dict[str, Change] = {}
-    for entry in facts.choices:
+    for entry in node.choices:
         old = chosen[entry.group]
         fits = old in entry["of"] if "of" in entry else old not in entry["keep"]
         if fits and entry.group not in user:
@@ -82,14 +80,18 @@ def choices(facts: DictConfig, chosen: DictConfig, user: set[str]) -> list[Chang
 
 def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) -> list[Change]:
     """Set in `tree` what `tree.posttrain.hardware` asks for, and return what changed."""
-    facts, parts = tree.posttrain.hardware, _parts(tree)
-    entries = [entry for part in parts for entry in facts.settings[part]]
-    if tree.posttrain.sized_for != facts.name:
-        entries += [entry for part in parts for entry in facts.sizes[part]]
+    node, parts = tree.posttrain.hardware, _parts(tree)
+    entries = [entry for part in parts for entry in node.settings[part]]
+    if tree.posttrain.sized_for != node.name:
+        entries += [entry for part in parts for entry in node.sizes[part]]
     entries = [entry for entry in entries if "value" in entry or OmegaConf.select(tree, entry.key) is not None]
-    changes = [_apply_one(tree, entry.key, _target(tree, entry), entry.why, user_keys) for entry in entries]
-    for key, value, why in _counts(facts, found):
-        changes.append(_apply_one(tree, key, value, why, user_keys))
+    wanted = [(entry.key, _target(tree, entry), entry.why) for entry in entries] + _counts(node, found)
+    return put(tree, wanted, user_keys)
+
+
+def put(tree: DictConfig, wanted: list[tuple[str, Any, str]], user_keys: frozenset[str]) -> list[Change]:
+    """Set each (key, value, why) that the user did not set, and return what changed."""
+    changes = [_apply_one(tree, key, value, why, user_keys) for key, value, why in wanted]
     return [change for change in changes if change is not None]
 
 
@@ -99,17 +101,10 @@ def _parts(tree: DictConfig) -> list[str]:
     return [stage, "critic"] if stage == "rl" and uses_critic(tree) else [stage]
 
 
-def uses_critic(config: DictConfig) -> bool:
-    """Whether VeRL will train a critic: asked for, or needed by GAE (verl.trainer.ppo.utils.need_critic)."""
-    asked = config.critic.enable
-    return bool(asked) if asked is not None else config.algorithm.adv_estimator == "gae"
-
-
-def _counts(facts: DictConfig, found: Machine | None) -> list[tuple[str, int, str]]:
-    """Devices a node and nodes: the file's, or what this machine has when it was detected."""
-    devices = found.devices if found and found.devices else facts.n_gpus_per_node
-    reason = found.reason if found else f"hardware={facts.name}"
-    return [("trainer.n_gpus_per_node", devices, reason), ("trainer.nnodes", facts.nnodes, reason)]
+def _counts(node: DictConfig, found: Machine | None) -> list[tuple[str, int, str]]:
+    """Devices a node and nodes."""
+    reason = found.reason if found else f"hardware={node.name}"
+    return [("trainer.n_gpus_per_node", node.n_gpus_per_node, reason), ("trainer.nnodes", node.nnodes, reason)]
 
 
 def _target(tree: DictConfig, entry: DictConfig) -> Any:
@@ -121,7 +116,7 @@ def _target(tree: DictConfig, entry: DictConfig) -> Any:
 
 def _apply_one(tree: DictConfig, key: str, value: Any, why: str, user_keys: frozenset[str]) -> Change | None:
     old = OmegaConf.select(tree, key)
-    if old == value or any(_overlap(key, user_key) for user_key in user_keys):
+    if old == value or any(overlap(key, user_key) for user_key in user_keys):
         return None
     OmegaConf.update(tree, key, value, force_add=True)
     return Change(key, _plain(old), _plain(value), why)
@@ -131,5 +126,5 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     return one == other or one.startswith(other + ".") or other.startswith(one + ".")

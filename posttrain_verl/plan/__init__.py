@@ -1,0 +1,1 @@
+"""What a launch needs and what the machine has: hardware facts, memory model, choice, batch arithmetic."""

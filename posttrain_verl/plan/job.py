@@ -1,0 +1,195 @@
+"""What the memory model reads of a launch: the models it trains, how they are split, and the rollout engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from posttrain_verl.plan.shape import Shape
+
+GIB = 2**30
+BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+TYPICAL_FILL = 0.5  # of the longest sequence, where the data says nothing: sequences end before their limit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model under FSDP.
+
+    `shard` GPUs share its parameters, `sequence_parallel` of them one sequence. `tokens` and `forward_tokens` are those
+    of one micro batch on one GPU, with gradient and without. `logit_bytes` are bytes a logit: (with gradient, without).
+    """
+
+    name: str
+    shape: Shape
+    shard: int
+    tokens: int
+    forward_tokens: int
+    logit_bytes: tuple[float, float] = (2, 2)
+    sequence_parallel: int = 1
+    lora_rank: int = 0
+    master_bytes: int = 4
+    compute_bytes: int = 2
+    checkpointing: bool = True
+    param_offload: bool = False
+    optimizer_offload: bool = False
+    offload_policy: bool = False
+
+    @property
+    def trained_parameters(self) -> int:
+        return self.shape.lora_parameters(self.lora_rank) if self.lora_rank else self.shape.parameters
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The vLLM engine that shares the GPUs: `share` of the device is its own while it generates."""
+
+    shape: Shape
+    tensor_parallel: int
+    share: float
+    sequence: int
+    max_num_seqs: int = 256
+    batched_tokens: int = 8192
+    item: int = 2
+    eager: bool = False
+    bucket: float = 2 * GIB
+    keeps_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One launch on one kind of GPU; memory in bytes."""
+
+    gpus: int
+    gpus_per_node: int
+    memory: float
+    host_memory: float
+    models: tuple[Trained, ...]
+    rollout: Rollout | None = None
+    reference: Shape | None = None
+
+
+def of_config(stage: str, config: DictConfig, shape: Shape, facts: Any, fill: float = 1.0) -> Job:
+    """The job that VeRL's `config` asks for on the machine of `facts` (a node of conf/hardware/).
+
+    `fill` is the length of a sequence as a share of the longest: 1 for the worst case.
+    """
+    nodes, per_node = config.trainer.nnodes, config.trainer.n_gpus_per_node
+    common = {"gpus": nodes * per_node, "gpus_per_node": per_node, "memory": (facts.memory_gb or 0) * GIB,
+              "host_memory": (facts.host_memory_gb or 0) * GIB}  # fmt: skip
+    if stage == "sft":
+        return Job(models=(_sft_model(config, shape, nodes * per_node, fill),), **common)
+    actor = config.actor_rollout_ref.actor
+    models = [_actor(config, shape, nodes * per_node, fill)]
+    if uses_critic(config):
+        models.append(_critic(config, shape, nodes * per_node, fill))
+    lora = config.actor_rollout_ref.model.lora_rank > 0
+    needs_reference = not lora and (actor.use_kl_loss or config.algorithm.use_kl_in_reward)
+    return Job(models=tuple(models), rollout=_rollout(config, shape, lora),
+               reference=shape if needs_reference else None, **common)  # fmt: skip
+
+
+def uses_critic(config: DictConfig) -> bool:
+    """Whether VeRL will train a critic: asked for, or needed by GAE (verl.trainer.ppo.utils.need_critic)."""
+    asked = config.critic.enable
+    return bool(asked) if asked is not None else config.algorithm.adv_estimator == "gae"
+
+
+def micro_tokens(budget: int | None, micro: int | None, sequences: int, length: int, fill: float, split: int) -> int:
+    """Tokens of one micro batch on one GPU, sequences split over `split` GPUs.
+
+    A token budget (VeRL's dynamic batches) is filled as far as there are `sequences`; else `micro` sequences are.
+    One sequence must always pass.
+    """
+    longest = -(-int(length * fill) // split)
+    if budget is not None:
+        return max(min(budget, int(sequences * length * fill / split)), longest)
+    return max(int((micro or 1) * length * fill / split), longest)
+
+
+def _sft_model(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
+    data, split = config.data, config.engine.ulysses_sequence_parallel_size
+    budget = data.max_token_len_per_gpu if data.use_dynamic_bsz else None
+    rows = data.train_batch_size * split // gpus
+    tokens = micro_tokens(budget, data.micro_batch_size_per_gpu, rows, data.max_length, fill, split)
+    return Trained("model", shape, tokens=tokens, forward_tokens=tokens, lora_rank=config.model.lora_rank,
+                   checkpointing=config.model.enable_gradient_checkpointing, sequence_parallel=split,
+                   logit_bytes=logit_bytes(config.engine, config.model, 0, entropy=False),
+                   **_engine(config.engine, gpus))  # fmt: skip
+
+
+def _actor(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
+    actor, rollout, model = (
+        config.actor_rollout_ref.actor,
+        config.actor_rollout_ref.rollout,
+        config.actor_rollout_ref.model,
+    )
+    split, length = (
+        actor.ulysses_sequence_parallel_size,
+        config.data.max_prompt_length + config.data.max_response_length,
+    )
+    budget = actor.ppo_max_token_len_per_gpu if actor.use_dynamic_bsz else None
+    sequences = actor.ppo_mini_batch_size * rollout.n * split // gpus
+    forward = rollout.log_prob_max_token_len_per_gpu if rollout.log_prob_use_dynamic_bsz else None
+    batch = config.data.train_batch_size * rollout.n * split // gpus
+    return Trained(
+        "actor", shape, sequence_parallel=split, lora_rank=model.lora_rank,
+        tokens=micro_tokens(budget, actor.ppo_micro_batch_size_per_gpu, sequences, length, fill, split),
+        forward_tokens=micro_tokens(forward, rollout.log_prob_micro_batch_size_per_gpu, batch, length, fill, split),
+        checkpointing=model.enable_gradient_checkpointing,
+        logit_bytes=logit_bytes(actor.fsdp_config, model, actor.entropy_coeff or float(actor.calculate_entropy)),
+        **_engine(actor.fsdp_config, gpus),
+    )  # fmt: skip
+
+
+def _critic(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
+    critic, split = config.critic, config.critic.ulysses_sequence_parallel_size
+    length = config.data.max_prompt_length + config.data.max_response_length
+    budget = critic.ppo_max_token_len_per_gpu if critic.use_dynamic_bsz else None
+    sequences = critic.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n * split // gpus
+    tokens = micro_tokens(budget, critic.ppo_micro_batch_size_per_gpu, sequences, length, fill, split)
+    return Trained("critic", shape, tokens=tokens, forward_tokens=tokens, logit_bytes=(0, 0), sequence_parallel=split,
+                   checkpointing=critic.model.enable_gradient_checkpointing, lora_rank=critic.model.lora_rank,
+                   **_engine(critic.fsdp, gpus))  # fmt: skip
+
+
+def _engine(engine: DictConfig, gpus: int) -> dict[str, Any]:
+    """What an FSDP node of VeRL says about memory; `fsdp_size` -1 shares the parameters over all GPUs."""
+    precision = engine.get("mixed_precision") or {}
+    return {
+        "shard": gpus if engine.fsdp_size < 1 else min(engine.fsdp_size, gpus),
+        "master_bytes": BYTES.get(str(engine.model_dtype), 4),
+        "compute_bytes": BYTES.get(str(precision.get("param_dtype", "bf16")), 2),
+        "param_offload": bool(engine.param_offload),
+        "optimizer_offload": bool(engine.optimizer_offload),
+        "offload_policy": bool(engine.offload_policy) and engine.strategy == "fsdp2",
+    }
+
+
+def logit_bytes(engine: DictConfig, model: DictConfig, in_loss: float, entropy: bool = True) -> tuple[float, float]:
+    """Bytes that one logit takes at the peak: with gradient, and in the forward pass that takes log-probabilities.
+
+    bf16 logits are 2; flash-attn's cross entropy writes its gradient in their place. Entropy in the loss keeps them and
+    adds three bf16 tensors (two gradients and their sum) where it is compiled; where it is not, autocast makes three of
+    fp32 (verl.utils.torch_functional.entropy_from_logits). A forward pass that measures entropy needs those three, too,
+    unless it is compiled or taken in chunks. Fused kernels never make the logits.
+    """
+    if model.use_fused_kernels:
+        return 0, 0
+    item = 4 if BYTES.get(str((engine.get("mixed_precision") or {}).get("param_dtype", "bf16"))) == 4 else 2
+    compiled = bool(engine.use_torch_compile)
+    cheap = compiled or bool(engine.entropy_from_logits_with_chunking)
+    update = item if not in_loss else item + (3 * item if compiled else 12 + 2 * item)
+    return update, item if cheap or not entropy else item + 12
+
+
+def _rollout(config: DictConfig, shape: Shape, lora: bool) -> Rollout:
+    rollout = config.actor_rollout_ref.rollout
+    bucket = OmegaConf.select(rollout, "checkpoint_engine.update_weights_bucket_megabytes") or 2048
+    length = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    return Rollout(shape, rollout.tensor_model_parallel_size, rollout.gpu_memory_utilization, length,
+                   max_num_seqs=rollout.max_num_seqs, batched_tokens=rollout.max_num_batched_tokens,
+                   item=BYTES.get(str(rollout.dtype), 2), eager=bool(rollout.enforce_eager), bucket=bucket * 2**20,
+                   keeps_weights=lora)  # fmt: skip

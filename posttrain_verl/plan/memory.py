@@ -1,0 +1,253 @@
+"""The memory model: what lies on one GPU, and on the host of one node, in each phase of a step.
+
+A step has phases that follow each other on the same GPUs: vLLM generates (`rollout`), log-probabilities are taken
+(`log_prob`), models learn (`update`, `critic`), the optimizer steps (`step`), and the new weights go to vLLM (`sync`).
+Each line says in which of them it is there. The largest sum over a phase is what the GPU must hold.
+
+GB are 2^30 bytes, as in torch and in VeRL's own perf/max_memory_allocated_gb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from posttrain_verl.plan import activations
+from posttrain_verl.plan.job import GIB, Job, Rollout, Trained
+
+ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC, HOST = "rollout", "log_prob", "update", "critic", "step", "sync", "host"
+RL_PHASES = (ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC)
+
+FRAGMENTATION = 0.03  # of the device, lost between blocks of torch's allocator with expandable segments
+CONTEXT = 1.0 * GIB  # CUDA context, cuBLAS workspace and NCCL buffers of one process
+ASLEEP = 1.0 * GIB  # what a sleeping vLLM keeps: its context and the CUDA graphs
+GRAPHS = 1.0 * GIB  # vLLM's CUDA graphs while it is awake; they come on top of its share
+ENGINE = 0.5 * GIB  # CUDA context and NCCL buffers of vLLM, within its share
+HOST_PROCESS = 4 * GIB  # a worker with torch, VeRL and vLLM imported, one for each GPU
+
+ZERO = "ZeRO, Rajbhandari et al. 2020 (arXiv 1910.02054)"
+KORTHIKANTI = "Korthikanti et al. 2022 (arXiv 2205.05198)"
+FSDP = "PyTorch FSDP, Zhao et al. 2023 (arXiv 2304.11277)"
+VLLM = "vLLM docs, Conserving Memory"
+VERL = "VeRL 0.9.1, verl/workers/engine/fsdp and engine_workers"
+RULE = "rule of thumb, not measured: no GPU"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing in memory: bytes, the formula with its numbers, where the formula comes from, and the phases it is in."""
+
+    name: str
+    bytes: float
+    formula: str
+    source: str
+    phases: frozenset[str]
+
+    @property
+    def gb(self) -> float:
+        return self.bytes / GIB
+
+
+@dataclass(frozen=True)
+class Table:
+    """All lines of a job."""
+
+    job: Job
+    lines: tuple[Line, ...]
+
+    def total(self, phase: str) -> float:
+        """Bytes in one phase on one GPU, or on the host of a node."""
+        return sum(line.bytes for line in self.lines if phase in line.phases)
+
+    @property
+    def phases(self) -> list[str]:
+        """The phases of this job, in the order of a step; the host is not among them."""
+        return [phase for phase in RL_PHASES if any(line.phases == {phase} for line in self.lines)]
+
+    @property
+    def peak(self) -> tuple[str, float]:
+        """The phase that needs most of a GPU, and its bytes."""
+        return max(((phase, self.total(phase)) for phase in self.phases), key=lambda pair: pair[1])
+
+    @property
+    def kv_room(self) -> float | None:
+        """Bytes for the KV cache of one GPU; None without a rollout engine."""
+        return next((line.bytes for line in self.lines if line.name == "vLLM KV cache"), None)
+
+    @property
+    def kv_sequences(self) -> float | None:
+        """Sequences of full length that the KV cache of one engine holds."""
+        rollout, room = self.job.rollout, self.kv_room
+        if rollout is None or room is None:
+            return None
+        each = rollout.shape.kv_bytes(rollout.tensor_parallel, rollout.item) * rollout.sequence
+        return max(room, 0) / each
+
+    @property
+    def fits(self) -> bool:
+        """Whether every phase fits the GPU, vLLM can hold a sequence, and the node holds what is offloaded."""
+        enough = self.peak[1] <= self.job.memory and (self.kv_sequences is None or self.kv_sequences >= 1)
+        return enough and (not self.job.host_memory or self.total(HOST) <= self.job.host_memory)
+
+
+def table(job: Job) -> Table:
+    """The memory of a job, line by line."""
+    phases = _phases(job)
+    lines = _overhead(job, phases)
+    for model in job.models:
+        lines += _model(model, phases)
+    if job.rollout:
+        lines += _rollout(job, job.rollout)
+    return Table(job, tuple(line for line in [*lines, *_host(job)] if line.bytes or line.name == "vLLM KV cache"))
+
+
+def _phases(job: Job) -> tuple[str, ...]:
+    if job.rollout is None:
+        return (UPDATE, STEP)
+    critic = any(model.name == "critic" for model in job.models)
+    return tuple(phase for phase in RL_PHASES if critic or phase != CRITIC)
+
+
+def _overhead(job: Job, phases: tuple[str, ...]) -> list[Line]:
+    size, asleep = CONTEXT + FRAGMENTATION * job.memory, ASLEEP if job.rollout else 0
+    return [
+        Line("framework", size, "1 GB context + 3 % fragmentation", RULE, frozenset(phases)),
+        Line("vLLM asleep", asleep, "its context and CUDA graphs", RULE, frozenset(phases) - {ROLLOUT}),
+    ]
+
+
+def _model(model: Trained, phases: tuple[str, ...]) -> list[Line]:
+    """Lines of one trained model. What is offloaded is on the GPU only while the model works."""
+    learn = CRITIC if model.name == "critic" else UPDATE
+    works = {learn, STEP} | ({LOG_PROB, SYNC} if model.name == "actor" else set())
+    away = model.offload_policy
+    return [
+        _parameters(model, frozenset() if away else frozenset(works if model.param_offload else phases)),
+        _gradients(model, frozenset() if away else frozenset({learn, STEP})),
+        _optimizer(model, frozenset() if away else frozenset({learn, STEP} if model.optimizer_offload else phases)),
+        _step(model, frozenset() if away else frozenset({STEP})),
+        _gathered(model, frozenset({learn} | ({LOG_PROB} if model.name == "actor" and LOG_PROB in phases else set()))),
+        _whole_gradients(model, frozenset({learn})),
+        _activations(model, frozenset({learn})),
+        _logits(model, frozenset({learn})),
+        *_forward(model, phases),
+    ]
+
+
+def _billions(number: float) -> str:
+    return f"{number / 1e9:.2f} B" if number >= 1e7 else f"{number / 1e6:.2f} M"
+
+
+def _parameters(model: Trained, phases: frozenset[str]) -> Line:
+    count = model.shape.parameters + (model.trained_parameters if model.lora_rank else 0)
+    formula = f"{_billions(count)} x {model.master_bytes} bytes / {model.shard} GPUs"
+    return Line(f"{model.name} parameters", count * model.master_bytes / model.shard, formula, ZERO, phases)
+
+
+def _gradients(model: Trained, phases: frozenset[str]) -> Line:
+    formula = f"{_billions(model.trained_parameters)} x {model.master_bytes} bytes / {model.shard} GPUs"
+    size = model.trained_parameters * model.master_bytes / model.shard
+    return Line(f"{model.name} gradients", size, formula, ZERO, phases)
+
+
+def _optimizer(model: Trained, phases: frozenset[str]) -> Line:
+    formula = (
+        f"{_billions(model.trained_parameters)} x 2 AdamW moments x {model.master_bytes} bytes / {model.shard} GPUs"
+    )
+    size = model.trained_parameters * 2 * model.master_bytes / model.shard
+    return Line(f"{model.name} optimizer", size, formula, ZERO, phases)
+
+
+def _step(model: Trained, phases: frozenset[str]) -> Line:
+    size = model.trained_parameters * model.master_bytes / model.shard
+    formula = "one copy of the gradients: AdamW's denominator, all tensors at once (foreach)"
+    return Line(f"{model.name} optimizer step", size, formula, "torch.optim.AdamW, foreach", phases)
+
+
+def _gathered(model: Trained, phases: frozenset[str]) -> Line:
+    """FSDP gathers a layer, prefetches the next, and keeps what is outside the layers; all in the compute type."""
+    size = (2 * model.shape.layer_parameters + model.shape.outer_parameters) * model.compute_bytes
+    formula = f"(2 layers + embedding and output layer) x {model.compute_bytes} bytes"
+    return Line(f"{model.name} gathered layers", size, formula, FSDP, phases)
+
+
+def _whole_gradients(model: Trained, phases: frozenset[str]) -> Line:
+    """Before it is reduced, the gradient of a layer is whole, in the compute type and in fp32; that of the rest stays."""
+    if model.lora_rank:
+        return Line(f"{model.name} unreduced gradients", 0, "adapters only", FSDP, phases)
+    whole, outer = model.compute_bytes + 4, model.shape.outer_parameters * model.compute_bytes
+    formula = f"1 layer x {whole} bytes + embedding and output layer x {model.compute_bytes} bytes"
+    size = model.shape.layer_parameters * whole + outer
+    return Line(f"{model.name} unreduced gradients", size, formula, FSDP, phases)
+
+
+def _activations(model: Trained, phases: frozenset[str]) -> Line:
+    each = activations.kept(model.shape, model.compute_bytes, model.checkpointing)
+    how = "layer inputs + one layer again" if model.checkpointing else f"{model.shape.layers} layers"
+    formula = f"{model.tokens} tokens x {each / 1024:.0f} KiB ({how})"
+    return Line(f"{model.name} activations", model.tokens * each, formula, KORTHIKANTI, phases)
+
+
+def _logits(model: Trained, phases: frozenset[str]) -> Line:
+    each = model.logit_bytes[0]
+    formula = f"{model.tokens} tokens x {model.shape.vocab} words x {each:g} bytes"
+    return Line(f"{model.name} logits", model.tokens * model.shape.vocab * each, formula, VERL, phases)
+
+
+def _forward(model: Trained, phases: tuple[str, ...]) -> list[Line]:
+    """The pass that takes log-probabilities keeps no layer but the one it is in."""
+    if model.name != "actor" or LOG_PROB not in phases:
+        return []
+    tokens, each = model.forward_tokens, model.logit_bytes[1]
+    layer = activations.layer(model.shape, model.compute_bytes)
+    size = tokens * (model.shape.vocab * each + layer)
+    formula = f"{tokens} tokens x ({model.shape.vocab} words x {each:g} bytes + {layer / 1024:.0f} KiB of a layer)"
+    return [Line("log-probabilities", size, formula, VERL, frozenset({LOG_PROB}))]
+
+
+def _rollout(job: Job, rollout: Rollout) -> list[Line]:
+    """vLLM takes `gpu_memory_utilization` of the device; what weights and passes leave of it is KV cache."""
+    split, shape, awake = rollout.tensor_parallel, rollout.shape, frozenset({ROLLOUT})
+    weights = shape.parameters * rollout.item / split
+    passes = rollout.batched_tokens * rollout.item * (4 * shape.hidden + 2 * shape.mlp / split)
+    passes += rollout.max_num_seqs * shape.vocab * 2 * 4
+    cache = rollout.share * job.memory - weights - passes - ENGINE
+    each = shape.kv_bytes(split, rollout.item)
+    texts = {
+        "weights": f"{_billions(shape.parameters)} x {rollout.item} bytes / TP {split}",
+        "passes": f"{rollout.batched_tokens} tokens x (4 h + 2 i / TP) x {rollout.item} + {rollout.max_num_seqs} logits x 8",
+        "cache": f"{rollout.share:g} of {job.memory / GIB:.1f} GB less the lines above; {each / 1024:.0f} KiB a token",
+        "sync": f"bucket {rollout.bucket / GIB:.2g} GB + largest tensor {shape.vocab} x {shape.hidden} x 4",
+    }
+    return [
+        Line("vLLM weights", weights, texts["weights"], VLLM, frozenset({ROLLOUT, SYNC})),
+        Line("vLLM passes and context", passes + ENGINE, texts["passes"] + " + 0.5 GB", VLLM, awake),
+        Line("vLLM KV cache", cache, texts["cache"], VLLM, awake),
+        Line("vLLM CUDA graphs", 0 if rollout.eager else GRAPHS, "none with enforce_eager", RULE, awake),
+        Line("weight sync", rollout.bucket + shape.vocab * shape.hidden * 4, texts["sync"], VERL, frozenset({SYNC})),
+    ]
+
+
+def _host(job: Job) -> list[Line]:
+    """What one node holds in its own memory."""
+    host, lines = frozenset({HOST}), []
+    for model in job.models:
+        of_node = (
+            min(job.gpus_per_node / model.shard, 1)
+            if model.shard >= job.gpus_per_node
+            else job.gpus_per_node / model.shard
+        )
+        if model.param_offload or model.offload_policy:
+            size = model.shape.parameters * model.master_bytes * of_node
+            lines.append(Line(f"{model.name} parameters, offloaded", size, "parameters of the node's GPUs", VERL, host))
+        if model.optimizer_offload or model.offload_policy:
+            size = model.trained_parameters * 2 * model.master_bytes * of_node
+            lines.append(Line(f"{model.name} optimizer, offloaded", size, "two moments of the node's GPUs", VERL, host))
+    if job.reference:
+        size = job.reference.parameters * 4 * min(job.gpus_per_node / job.models[0].shard, 1)
+        lines.append(Line("reference model", size, "x 4 bytes; VeRL keeps it on the host between passes", VERL, host))
+    if job.rollout and job.rollout.keeps_weights:
+        size = job.rollout.shape.parameters * job.rollout.item / job.rollout.tensor_parallel * job.gpus_per_node
+        lines.append(Line("vLLM weights, asleep", size, "with LoRA vLLM sleeps at level 1", VERL, host))
+    size = job.gpus_per_node * HOST_PROCESS
+    lines.append(Line("processes", size, f"{job.gpus_per_node} workers x 4 GB", RULE, host))
+    return lines
