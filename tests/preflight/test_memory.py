@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.plan.facts import Device, Facts
 from posttrain_verl.plan.hardware import Machine
-from posttrain_verl.preflight import learning, memory
+from posttrain_verl.preflight import effective_batch, memory
 from posttrain_verl.preflight.report import CannotTell
 
 H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
@@ -73,21 +73,12 @@ def test_more_devices_than_torch_sees(grpo):
 
 def test_a_small_effective_batch(grpo):
     small = changed(grpo, data__train_batch_size=8, actor_rollout_ref__actor__ppo_mini_batch_size=8)
-    (problem,) = learning.check(small)
+    (problem,) = effective_batch.check(small)
     assert problem.level == "problem"
     assert "the effective batch is 40 sequences" in problem.what
     assert "posttrain.small_batch=true" in problem.remedy
     meant = OmegaConf.merge(small.posttrain, {"small_batch": True})
-    assert learning.check(replace(small, posttrain=meant)) == []
-    (with_lora,) = learning.check(changed(small, actor_rollout_ref__model__lora_rank=32,
+    assert effective_batch.check(replace(small, posttrain=meant)) == []
+    (with_lora,) = effective_batch.check(changed(small, actor_rollout_ref__model__lora_rank=32,
                                           actor_rollout_ref__actor__optim__lr=1e-5))  # fmt: skip
     assert with_lora.level == "warning"
-
-
-@pytest.mark.parametrize(
-    ("rate", "said"), [(1e-3, "far from what RL with full fine-tuning takes (1e-6)"), (3e-6, None)]
-)
-def test_a_learning_rate_that_nobody_takes(grpo, rate, said):
-    found = learning.check(changed(grpo, actor_rollout_ref__actor__optim__lr=rate))
-    assert [problem.level for problem in found] == (["warning"] if said else [])
-    assert all(said in problem.what for problem in found)
