@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
+_SHARE = 0.005
 _PREFIX = "posttrain-"
 # Ray adds 67 characters for its longest socket, and the path of a socket has at most 107.
 _LONGEST_FOLDER = 36
@@ -42,14 +43,23 @@ class Segments:
     def __init__(self, folder: Path = SHARED_MEMORY):
         self._folder = folder
         self._others = set(_listed(folder))
+        self._seen: set[str] = set()
+        self._next = 0.0
         self.names: set[str] = set()
 
-    def look(self, pids: Iterable[int]) -> None:
-        """Read the memory maps of the processes if there are names that nobody is known to own."""
+    def look(self, pids: Iterable[int], at_once: bool = False) -> None:
+        """Read the memory maps of the processes if there are names that nobody is known to own.
+
+        Maps are long: unless it is to be `at_once`, reading takes no more than the share `_SHARE` of the time.
+        """
         new = set(_listed(self._folder)) - self._others - self.names
-        if new:
+        began = time.monotonic()
+        if new and (at_once or began >= self._next):
             maps = _maps(pids)
             self.names |= {name for name in new if f"{self._folder}/{name}" in maps}
+            self._others |= (new & self._seen) - self.names  # twice not ours: another program's
+            self._seen = new
+            self._next = began + (time.monotonic() - began) / _SHARE
 
 
 def unlink_unmapped(names: Iterable[str], patience: float = 0.0, folder: Path = SHARED_MEMORY) -> list[str]:

@@ -111,7 +111,7 @@ def end(process: subprocess.Popen[bytes], follower: Follower, seconds: float = S
     """
     census = follower.census
     census.look()
-    follower.segments.look(census.members)
+    follower.segments.look(census.members, at_once=True)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
