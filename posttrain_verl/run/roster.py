@@ -21,6 +21,9 @@ _UNEXPECTED = ("WORKER_DIED", "NODE_DIED")
 _INTENDED = "INTENDED_"  # a part of Ray's exit types of workers that were asked to end
 
 
+_ADVICE = " Some common causes include"  # after which Ray's message goes on at length
+
+
 @dataclass(frozen=True)
 class Member:
     """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for."""
@@ -71,16 +74,19 @@ def members() -> list[Member]:
 
 def actor(facts: dict[str, Any]) -> Member:
     """One entry of Ray's actor table."""
-    address = facts["Address"]
+    address, name = (
+        facts["Address"],
+        facts["ActorClassName"].rpartition(".")[2],
+    )  # of a class within a function its own name
     died = _reason(facts["DeathCause"]) if facts["State"] == "DEAD" else ""
-    return Member("actor", facts["ActorID"], facts["ActorClassName"], address["IPAddress"], facts["Pid"], died)
+    return Member("actor", facts["ActorID"], name, address["IPAddress"], facts["Pid"], died)
 
 
 def _reason(cause: Any) -> str:
     """Why an actor is dead, if nobody asked for it. `cause` is Ray's protobuf message ActorDeathCause."""
     context = cause.actor_died_error_context
     kind = type(context).Reason.Name(context.reason) if cause.HasField("actor_died_error_context") else ""
-    message = " ".join(context.error_message.split())
+    message = " ".join(context.error_message.split()).partition(_ADVICE)[0]
     return f"{kind}: {message}" if kind in _UNEXPECTED and _INTENDED not in message else ""
 
 
