@@ -37,21 +37,28 @@ def dump_all(pids: Iterable[int], seconds: float = SECONDS) -> dict[int, str]:
     return found
 
 
-def innermost(stack: str, frames: int = FRAMES) -> str:
-    """The innermost frames of the main thread, as `function (file:line) < caller (...)`."""
-    lines = stack.splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("Thread ")]
-    main = next((number for number in starts if '"MainThread"' in lines[number]), starts[0] if starts else None)
-    if main is None:
-        return ""
-    taken: list[str] = []
-    for line in lines[main + 1 :]:
-        if not line.startswith("    ") or len(taken) == frames:
-            break
-        taken.append(line.strip())
-    return " < ".join(taken)
+def threads(stack: str) -> list[list[str]]:
+    """The threads of a dump, each as its frames (`function (file:line)`), innermost first; the main thread comes first."""
+    found: list[tuple[bool, list[str]]] = []
+    for line in stack.splitlines():
+        if line.startswith("Thread "):
+            found.append(('"MainThread"' in line, []))
+        elif line.startswith("    ") and found:
+            found[-1][1].append(line.strip())
+    return [frames for _, frames in sorted(found, key=lambda one: not one[0])]
+
+
+def innermost(stack: str, function: str = "") -> str:
+    """The innermost frames of the thread inside `function`, or of the main one: `callee (file:line) < caller (file:line) ...`."""
+    running = threads(stack)
+    inside = [frames for frames in running if any(_is_call(frame, function) for frame in frames)]
+    return " < ".join((inside or running or [[]])[0][:FRAMES])
 
 
 def calls(stack: str, function: str) -> bool:
     """Whether a thread of the process is inside a function of this name."""
-    return any(line.startswith(f"    {function} (") for line in stack.splitlines())
+    return any(_is_call(frame, function) for frames in threads(stack) for frame in frames)
+
+
+def _is_call(frame: str, function: str) -> bool:
+    return frame.startswith(f"{function} (")

@@ -97,8 +97,8 @@ class Watch:
             file.write(text)
         grading = [pid for pid, stack in found.items() if self._grader and stacks.calls(stack, self._grader)]
         stage = "reward" if grading and situation.stage in ("", "generation") else situation.stage
-        pid = grading[0] if stage == "reward" and grading else seen.pid
-        frames = stacks.innermost(found[pid]) if pid in found else ""
+        pid = grading[0] if grading and stage == "reward" else seen.pid
+        frames = stacks.innermost(found[pid], self._grader if pid in grading else "") if pid in found else ""
         return stage, f"{seen.why}; {names[pid]} (pid {pid}) is in {frames}" if frames else seen.why
 
 
