@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_SHARE = 0.005
+_SHARE = 0.02
 _PREFIX = "posttrain-"
 # Ray adds 67 characters for its longest socket, and the path of a socket has at most 107.
 _LONGEST_FOLDER = 36
