@@ -33,6 +33,12 @@ def launch(composed: Composed) -> Status:
     Raises:
         InputError: what was asked for cannot be launched; nothing was started.
     """
+    introduce(composed)
+    return start(composed)
+
+
+def start(composed: Composed) -> Status:
+    """As `launch`, without the introduction."""
     return session.conduct(begin(composed), say)
 
 
@@ -42,13 +48,6 @@ def begin(composed: Composed) -> RunFolder:
     Raises:
         InputError: what was asked for cannot be launched; nothing is left.
     """
-    for line in introduction(composed):
-        say(line)
-    return start(composed)
-
-
-def start(composed: Composed) -> Status:
-    """As `launch`, without the introduction."""
     preflight.require(preflight.check(composed), composed)
     folder = new_folder(composed)
     with removed_on_failure(folder):
@@ -106,6 +105,11 @@ def removed_on_failure(folder: RunFolder) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder.path)
         raise
+
+
+def introduce(composed: Composed) -> None:
+    for line in introduction(composed):
+        say(line)
 
 
 def introduction(composed: Composed) -> list[str]:
@@ -177,6 +181,7 @@ def launch_words(composed: Composed, dry_run: bool = False) -> int:
         return clusters.submit(composed, say, dry_run)
     if dry_run:
         clusters.refuse_dry_run()
+    introduce(composed)
     return session.hand_over(begin(composed), composed.posttrain.detach)
 
 
