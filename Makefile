@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 WORLD ?= cpu
 READY := .venv/.ready-$(WORLD)
 
-.PHONY: demo setup test nightly check lock
+.PHONY: demo setup test nightly gpu-hour check lock
 
 demo: setup
 	.venv/bin/python -m posttrain_verl.demo
@@ -19,6 +19,11 @@ test: setup
 
 nightly: setup
 	.venv/bin/python -m pytest -m nightly
+
+# On a machine with a GPU: tests, two steps of three recipes, and the plan's memory against the allocated (docs/gpu.md).
+gpu-hour:
+	$(MAKE) setup WORLD=gpu
+	.venv/bin/python -m posttrain_verl.first_gpu_hour
 
 check: setup
 	.venv/bin/ruff check .

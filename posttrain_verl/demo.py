@@ -8,7 +8,6 @@ with a real pretrained one (longer).
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -85,7 +84,7 @@ def evaluate(model: Path, questions: Path, out: Path) -> None:
     command = [environment.python(), "-m", "posttrain_verl.evaluate", f"base_model={model}", f"eval={questions}",
                f"posttrain.out={out}", "max_tokens=64"]  # fmt: skip
     out.parent.mkdir(exist_ok=True)
-    with out.with_suffix(".out").open("wb") as log:  # the engine's log lies beside it
+    with out.with_suffix(".log").open("wb") as log:
         if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
             print(f"failed: the log is {log.name}", file=sys.stderr)
             raise Failed
@@ -108,7 +107,6 @@ def table(home: Path) -> Table:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the stage as Ctrl-C does
     started = time.monotonic()
     given = OmegaConf.from_dotlist([word for word in sys.argv[1:] if word.split("=")[0] in ("base_model", "seed")])
     model, seed = given.get("base_model", "nano_2m"), int(given.get("seed", 1))
@@ -125,10 +123,9 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     Console().print(table(home))
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes. Everything lies in {home}:\n"
-          f"  */0/             the two runs: config.yaml, log.txt, metrics.jsonl, rollouts/, checkpoints/\n"
-          f"  eval/*.json      every answer with its verdict\n"
-          f"The questions and the training data are in data/seed{seed}.")  # fmt: skip
+    print(
+        f"{(time.monotonic() - started) / 60:.1f} minutes; runs and evaluations lie in {home}, data in data/seed{seed}"
+    )
     return 0
 
 

@@ -33,12 +33,6 @@ def launch(composed: Composed) -> Status:
     Raises:
         InputError: what was asked for cannot be launched; nothing was started.
     """
-    introduce(composed)
-    return start(composed)
-
-
-def start(composed: Composed) -> Status:
-    """As `launch`, without the introduction."""
     return session.conduct(begin(composed), say)
 
 
@@ -48,6 +42,13 @@ def begin(composed: Composed) -> RunFolder:
     Raises:
         InputError: what was asked for cannot be launched; nothing is left.
     """
+    for line in introduction(composed):
+        say(line)
+    return set_up(composed)
+
+
+def set_up(composed: Composed) -> RunFolder:
+    """As `begin`, without the introduction."""
     preflight.require(preflight.check(composed), composed)
     folder = new_folder(composed)
     with removed_on_failure(folder):
@@ -105,11 +106,6 @@ def removed_on_failure(folder: RunFolder) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder.path)
         raise
-
-
-def introduce(composed: Composed) -> None:
-    for line in introduction(composed):
-        say(line)
 
 
 def introduction(composed: Composed) -> list[str]:
@@ -181,7 +177,6 @@ def launch_words(composed: Composed, dry_run: bool = False) -> int:
         return clusters.submit(composed, say, dry_run)
     if dry_run:
         clusters.refuse_dry_run()
-    introduce(composed)
     return session.hand_over(begin(composed), composed.posttrain.detach)
 
 

@@ -22,12 +22,12 @@ from posttrain_verl.cpu import zygote
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.rehearsal import derive, verdict
 from posttrain_verl.rehearsal.verdict import Finding
-from posttrain_verl.run import environment
+from posttrain_verl.run import environment, session
 from posttrain_verl.run.folder import DONE, INTERRUPTED, RunFolder, replace
 from posttrain_verl.run.metrics import by_step
 
 # What is looked at on the planned hardware; the other checks are about a machine and files that need not be here yet.
-OF_THE_RECIPE = ("keys", "shape", "batch")
+OF_THE_RECIPE = ("keys", "shape", "values", "batch", "engine", "training")
 
 
 def rehearse(planned: Composed) -> int:
@@ -71,7 +71,7 @@ def _run(planned: Composed, home: Path, seconds: dict[str, float]) -> list[Findi
 
 def _launched(composed: Composed) -> bool:
     """Run it to its end; whether it ended well. Ctrl-C ends the rehearsal, too."""
-    state = launch.start(composed).state
+    state = session.conduct(launch.set_up(composed), launch.say).state
     if state == INTERRUPTED:
         raise KeyboardInterrupt
     return state == DONE
