@@ -68,7 +68,8 @@ class Members:
             output = stack.enter_context(self._output(member).open("ab")) if aside else None
             process = subprocess.Popen(self._command(member), stdout=output, stderr=output, start_new_session=True)
             self._processes[member.number] = process
-            member.code = process.wait()
+            code = process.wait()
+        member.code = code if code >= 0 else 128 - code  # as a shell says it of a signal
         member.seconds = time.time() - started
         member.state, member.why = _came_of(member)
         self._record.save()

@@ -76,8 +76,8 @@ class Record:
         if found is None:
             found = Member(len(self.members), overrides, "")
             self.members.append(found)
-        elif found.state not in (DONE, WAITING) or found.folder:
-            found.attempt += found.state != DONE
+        elif found.state != DONE and Path(found.folder).exists():
+            found.attempt += 1
         if found.state != DONE:
             found.state, found.folder = WAITING, str(self._folder_of(found))
         return found

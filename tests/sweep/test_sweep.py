@@ -27,10 +27,10 @@ def test_one_member_for_each_combination(run, record, tmp_path):
 
 
 def test_a_failed_member_does_not_end_the_others(run, record, capsys):
-    assert run("optim.lr=0.2,1,0.4") == 1
+    assert run("optim.lr=0.2,1,8,0.4") == 137
     assert [(member["state"], member["why"]) for member in record()["members"]] == [
-        ("done", ""), ("failed", "ValueError: lr"), ("done", "")]  # fmt: skip
-    assert "1 not done; go on with them: -m posttrain.sweep=s" in capsys.readouterr().out
+        ("done", ""), ("failed", "ValueError: lr"), ("failed", "exit code 137"), ("done", "")]  # fmt: skip
+    assert "2 not done; go on with them: -m posttrain.sweep=s" in capsys.readouterr().out
 
 
 def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
