@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import os
+import re
 import shlex
 import tarfile
 import time
@@ -33,7 +34,7 @@ LOST_SECONDS = 60.0  # a head that is silent for so long is given up; the job ma
 POLL_SECONDS = 1.0
 STATES = {"PENDING": RUNNING, "RUNNING": RUNNING, "SUCCEEDED": DONE, "FAILED": FAILED, "STOPPED": INTERRUPTED}
 _LARGEST_FILE = "50M"
-_BEGIN, _END = "-----begin run folder-----", "-----end run folder-----"
+_PACKED = re.compile(r"^packed:([A-Za-z0-9+/=]+)$", re.MULTILINE)
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -168,14 +169,15 @@ class Job:
         They travel in the log of a second, short job: no storage need be shared. False if the run has no folder there.
         """
         inside = ("find . -maxdepth 2 -type f -size -" + _LARGEST_FILE
-                  + " -not -path './checkpoints/*' -not -path './rollouts/*' -not -path './ray_logs/*' -print0"
+                  + " -not -name '.*' -not -path './checkpoints/*' -not -path './rollouts/*' -not -path './ray_logs/*' -print0"
                   + " | tar -cz --null -T - | base64 -w 0")  # fmt: skip
-        script = f"cd {_quoted(self.folder)} && echo '{_BEGIN}' && {inside} && echo && echo '{_END}'"
+        # Ray writes a line of its own, the script, at about the time the job starts: it must not fall into the packed one.
+        script = f'cd {_quoted(self.folder)} && sleep 1 && echo "packed:$({inside})"'
         copy = Job(self.address, self.client.submit_job(entrypoint=script), self.folder)
-        if copy.wait(LOST_SECONDS) != DONE:
+        packed = _PACKED.search(copy.logs()) if copy.wait(LOST_SECONDS) == DONE else None
+        if packed is None:
             return False
-        packed = copy.logs().split(_BEGIN)[-1].split(_END)[0]
-        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed[1]))) as archive:
             archive.extractall(target, filter="data")
         return True
 

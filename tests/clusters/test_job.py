@@ -134,3 +134,38 @@ def test_a_head_that_stays_away_is_given_up(monkeypatch):
 def test_a_path_is_quoted_but_for_its_tilde():
     assert job._quoted("~/a b/c") == "~/'a b/c'"
     assert job._quoted("/a b") == "'/a b'"
+
+
+class Shell:
+    """Stands for Ray's client: a job is run by bash, and Ray's own line about it may come after what it printed."""
+
+    def submit_job(self, entrypoint: str) -> str:
+        done = subprocess.run(["bash", "-c", entrypoint], text=True, capture_output=True, check=False)
+        self.log, self.state = (
+            f"{done.stdout}Running entrypoint: {entrypoint}\n",
+            "FAILED" if done.returncode else "SUCCEEDED",
+        )
+        return "copy"
+
+    def get_job_status(self, id: str):
+        return type("Status", (), {"value": self.state})
+
+    def get_job_logs(self, id: str) -> str:
+        return self.log
+
+
+def test_the_small_files_of_a_run_are_fetched(tmp_path, monkeypatch):
+    there, here = tmp_path / "the run", tmp_path / "here"
+    for name in ("config.yaml", "validation/4.jsonl", "checkpoints/state.txt", "rollouts/1.jsonl", ".cluster.json"):
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text(f"{name}\n" * 1000)
+    monkeypatch.setattr(job.Job, "client", Shell())
+    assert job.Job("http://h:1", "it", str(there)).fetch(here)
+    assert sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()) == [
+        "config.yaml", "validation/4.jsonl"]  # fmt: skip
+    assert (here / "config.yaml").read_text() == (there / "config.yaml").read_text()
+
+
+def test_a_run_that_has_no_folder_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(job.Job, "client", Shell())
+    assert not job.Job("http://h:1", "it", str(tmp_path / "none")).fetch(tmp_path / "here")
