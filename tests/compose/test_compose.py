@@ -120,7 +120,7 @@ def test_an_unreadable_recipe_is_one_message(tmp_path, monkeypatch):
     ("words", "messages"),
     [
         ([], ["no recipe is named", "math_grpo"]),
-        (["recipe=math_gpo"], ["recipe=math_gpo is unknown", "did you mean recipe=math_grpo?", "demo_sft"]),
+        (["recipe=math_grpoo"], ["recipe=math_grpoo is unknown", "did you mean recipe=math_grpo?", "demo_sft"]),
         (["recipe=math_sft", "base_model=tyni", "mix=embeded", "hardware=8xh10"],
          ["base_model=tiny?", "mix=embedded?", "hardware=8xh100?", "3 problems"]),
         (["recipe=math_sft", "data.lr"], ["'data.lr' is no override"]),
