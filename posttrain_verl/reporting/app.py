@@ -32,6 +32,7 @@ class Gallery:
         self.home = home
         self._reader = subjects.Reader()
         self._built: dict[Path, tuple[str, Page]] = {}
+        self._rows: dict[Path, tuple[object, Record]] = {}
         self._turn = asyncio.Lock()  # pages share the reader
 
     def folders(self) -> list[Path]:
@@ -41,19 +42,21 @@ class Gallery:
         return sorted(real, key=_started, reverse=True)
 
     def rows(self) -> list[Record]:
-        """What the list says of each."""
-        rows = []
-        for folder in self.folders():
-            one = self._reader.read(folder)
-            kind = next((mark.removesuffix(".json") for mark in (subjects.SWEEP, subjects.PIPELINE)
-                         if (folder / mark).is_file()), "run")  # fmt: skip
-            rows.append({
-                "link": folder.relative_to(self.home).as_posix(), "kind": kind, "state": one.state if kind == "run" else "",
-                "steps": _steps(one.last_step, one.planned_steps), "seconds": one.seconds,
-                "results": one.results(),
-                "started": datetime.fromtimestamp(_started(folder)).strftime("%Y-%m-%d %H:%M"),
-            })  # fmt: skip
-        return rows
+        """What the list says of each. A run of which no file changed is not read again."""
+        for folder in (found := self.folders()):
+            stamp = tuple(_stamp(folder / name) for name in subjects.MARKS)
+            if self._rows.get(folder, (None, {}))[0] != stamp:
+                self._rows[folder] = stamp, self._row(folder)
+        return [self._rows[folder][1] for folder in found]
+
+    def _row(self, folder: Path) -> Record:
+        one = self._reader.read(folder)
+        kind, state = subjects.kind(folder)
+        return {
+            "link": folder.relative_to(self.home).as_posix(), "kind": kind, "state": state or one.state,
+            "steps": _steps(one.last_step, one.planned_steps), "seconds": one.seconds, "results": one.results(),
+            "started": datetime.fromtimestamp(_started(folder)).strftime("%Y-%m-%d %H:%M"),
+        }  # fmt: skip
 
     async def page(self, link: str) -> tuple[str, Page]:
         """The version and the page of a run by its path below `home`."""
@@ -141,8 +144,16 @@ def _fresh(request: Request, version: str, make: Callable[[], str]) -> Response:
 
 
 def _tag(rows: list[Record]) -> str:
-    """The version of the list. How long a run has lasted changes by the second and is no news."""
-    return f'"{sha256(repr([{**row, "seconds": None} for row in rows]).encode()).hexdigest()[:16]}"'
+    """The version of the list."""
+    return f'"{sha256(repr(rows).encode()).hexdigest()[:16]}"'
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_mtime_ns, facts.st_size
 
 
 def _started(folder: Path) -> float:

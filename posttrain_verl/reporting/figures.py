@@ -24,7 +24,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure. `unit` is shown at the axis, `percent` shows shares as such, `stacked` adds the curves up."""
+    """One figure. `unit` is shown beside the title, `percent` shows shares as such, `stacked` adds the curves up, `log` allows a
+    logarithmic axis, and a single curve that is `noisy` gets a trend."""
 
     title: str
     why: str
@@ -33,6 +34,7 @@ class Plot:
     percent: bool = False
     stacked: bool = False
     log: bool = False
+    noisy: bool = True
 
 
 STAGES = ("gen", "reward", "old_log_prob", "ref", "values", "adv", "update_critic", "update_actor", "update_weights",
@@ -48,7 +50,7 @@ PLOTS = (
     Plot("Response length", "a jump is often a change of behaviour: reasoning, padding, or loops",
          (Curve("response_length/mean", "mean"),), "tokens"),
     Plot("Cut off", "share of responses at the length limit: they rarely hold an answer",
-         (Curve("response_length/clip_ratio", "responses"), Curve("prompt_length/clip_ratio", "prompts")), percent=True),
+         (Curve("response_length/clip_ratio", "responses"),), percent=True),
     Plot("Entropy", "towards 0 the policy stops exploring", (Curve("actor/entropy", "policy"),), "nats"),
     Plot("KL", "how far the policy moves in a step, and from its reference",
          (Curve("actor/ppo_kl", "of the step"), Curve("actor/kl_loss", "to the reference"),
@@ -57,7 +59,8 @@ PLOTS = (
          (Curve("actor/grad_norm", "actor"), Curve("critic/grad_norm", "critic"), Curve("train/grad_norm", "model")), log=True),
     Plot("Rollout and trainer agree", "correlation of their token probabilities; below 0.99 the weights or the numerics differ",
          (Curve("training/rollout_actor_probs_pearson_corr", "correlation"),)),
-    Plot("Learning rate", "the schedule", (Curve("actor/lr", "actor"), Curve("critic/lr", "critic"), Curve("train/lr", "model"))),
+    Plot("Learning rate", "the schedule",
+         (Curve("actor/lr", "actor"), Curve("critic/lr", "critic"), Curve("train/lr", "model")), noisy=False),
     Plot("Throughput", "", (Curve("perf/throughput", "tokens"), Curve("train/tokens_per_second", "tokens")), "tokens/s/GPU"),
     Plot("Memory", "peak of one GPU, and of the machine",
          (*(Curve(f"{of}perf/max_memory_allocated_gb", "allocated") for of in ("", "actor/")),
@@ -113,7 +116,7 @@ def _keys(curve: Curve, metrics: Metrics) -> list[str]:
 def _figure(plot: Plot, measured: Sequence[tuple[str, Series]]) -> dict[str, Any]:
     steps = np.unique(np.concatenate([series.steps for _, series in measured]))
     curves: list[dict[str, Any]] = [{"label": label, "y": rounded(_at(series, steps))} for label, series in measured]
-    if len(measured) == 1 and len(measured[0][1]) >= TREND_FROM:
+    if plot.noisy and len(measured) == 1 and len(measured[0][1]) >= TREND_FROM:
         curves.append({"label": "moving mean", "y": rounded(_at(_trend(measured[0][1]), steps)), "trend": True})
     gone = {label: int((~np.isfinite(series.values)).sum()) for label, series in measured}
     return {

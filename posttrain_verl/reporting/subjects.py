@@ -28,6 +28,14 @@ def members(folder: Path) -> list[Path]:
     return [folder / where for entry in entries if (where := entry.get("run") or entry.get("folder"))]
 
 
+def kind(folder: Path) -> tuple[str, str]:
+    """`run`, `sweep` or `pipeline`, and of the last two the state of their members together."""
+    for name, mark, entries in (("sweep", SWEEP, "members"), ("pipeline", PIPELINE, "stages")):
+        if (folder / mark).is_file():
+            return name, together([str(entry.get("state")) for entry in Files(folder).json(mark).get(entries, [])])
+    return "run", ""
+
+
 class Reader:
     """Makes pages, and keeps what it read of each metrics.jsonl, so that a live page reads only new lines."""
 
@@ -69,8 +77,9 @@ class Reader:
         trained = [(stage.name, stage.run) for stage in stages if stage.run]
         parts = [part_of(each, f"{name}-", name) for name, each in trained]
         ends = ", ".join(f"{stage.name} {stage.state}{f' ({stage.why})' if stage.why else ''}" for stage in stages)
+        state = together([stage.state for stage in stages])
         answered = trained[-1][1].path if trained else files.path
-        return Page("pipeline", f"pipeline {files.path.parent.name}/{files.path.name}", str(files.path), _worst(stages),
+        return Page("pipeline", f"pipeline {files.path.parent.name}/{files.path.name}", str(files.path), state,
                     verdict.of_pipeline(shown, compared, f"The stages: {ends}."), [], shown, compared, stages, parts,
                     rollouts.read(answered, found, self._limit), [*files.flaws, *_flaws(stages)])  # fmt: skip
 
@@ -79,8 +88,9 @@ class Reader:
         members = [self._of_sweep(row, name) for row, name in zip(rows, names, strict=True)]
         known = [(member.name, member.run) for member in members if member.run]
         found = [each.named(name) for name, one in known for each in one.evaluations]
+        state = together([member.state for member in members])
         curves = figures.compared([(name, one.metrics) for name, one in known])
-        return Page("sweep", f"sweep {files.path.name}", str(files.path), _worst(members), sweeps.sentences(rows, names), [],
+        return Page("sweep", f"sweep {files.path.name}", str(files.path), state, sweeps.sentences(rows, names), [],
                     found, evaluations.compare(found, files), members, [Part(figures=curves)],
                     flaws=[*files.flaws, *_flaws(members)])  # fmt: skip
 
@@ -119,8 +129,8 @@ def part_of(one: Run, prefix: str = "", heading: str = "") -> Part:
                 one.files.text("config.yaml"))  # fmt: skip
 
 
-def _worst(members: Sequence[Member]) -> str:
-    states = [member.state for member in members]
+def together(states: Sequence[str]) -> str:
+    """The state of several: what still goes on, else the worst."""
     order = ("running", "failed", "interrupted", "stopped", "waiting")
     return next((state for state in order if state in states), "done" if states else "unknown")
 

@@ -61,7 +61,7 @@ def _gain(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], met
 
 
 def _single(last: Evaluation) -> str:
-    return (f"{last.label} answers {interval(last.accuracy)} of {last.name} right (n = {last.data['n']}); "
+    return (f"The model {last.label} answers {interval(last.accuracy)} of {last.name} right (n = {last.data['n']}); "
             "whether that is a gain is not known: no other model was evaluated on the same questions.")  # fmt: skip
 
 

@@ -14,12 +14,12 @@ const Reader = (() => {
     const total = found.step.length;
     Object.assign(found, { total, chunk: new Uint32Array(total), set: new Uint8Array(total), names: [...new Set(found.sets)], starts: [] });
     let at = 0;
-    found.sizes.forEach((size, number_) => {
+    for (const [chunk, size] of found.sizes.entries()) {
       found.starts.push(at);
-      found.chunk.fill(number_, at, at + size);
-      found.set.fill(found.names.indexOf(found.sets[number_]), at, at + size);
+      found.chunk.fill(chunk, at, at + size);
+      found.set.fill(found.names.indexOf(found.sets[chunk]), at, at + size);
       at += size;
-    });
+    }
     return found;
   }
 
@@ -71,7 +71,7 @@ const Reader = (() => {
     const scored = by("score-low").value !== "" || by("score-high").value !== "";
     const rows = [];
     for (let row = 0; row < index.total; row++) {
-      const { [row]: score } = index.score;
+      const score = index.score[row];
       if ((set < 0 || index.set[row] === set) && (kind < 0 || index.kind[row] === kind) && index.step[row] >= first &&
           index.step[row] <= last && (!scored || (score !== null && score >= low && score <= high))) rows.push(row);
     }
@@ -138,11 +138,11 @@ const Reader = (() => {
   const score = (row) => (index.score[row] === null ? "no score" : String(+index.score[row].toFixed(3)));
   const where = (row) => (index.step[row] || index.names[index.set[row]] === "training" ? `step ${number(index.step[row])}` : index.names[index.set[row]]);
 
-  function fill(element_, row) {
+  function fill(root, row) {
     const facts = element("div", { className: "facts" }, kind(row), element("strong", { textContent: score(row) }),
       element("span", { className: "end", textContent: where(row) }));
     const text = element("div", { className: "text", textContent: "…" });
-    element_.replaceChildren(facts, text);
+    root.replaceChildren(facts, text);
     texts(row).then(({ output }) => { text.textContent = snippet(output) || "(empty)"; });
   }
 
