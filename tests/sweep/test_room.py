@@ -1,0 +1,31 @@
+"""How many members of a sweep run at a time."""
+
+import pytest
+
+from posttrain_verl.clusters import ray
+from posttrain_verl.sweep import room
+
+WORDS = [
+    "recipe=math_sft,demo_sft",
+    "base_model=tiny",
+    "hardware=cpu",
+    "optim.lr=1e-5,1e-4",
+    "trainer.n_gpus_per_node=1",
+]
+ON_RAY = [*WORDS, "cluster=ray", "address=http://h:1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "expected"),
+    [
+        (WORDS, 8, 1),
+        ([*WORDS, "posttrain.at_once=3"], 8, 3),
+        ([*ON_RAY, "trainer.nnodes=2"], 8, 4),
+        ([*ON_RAY, "trainer.nnodes=2,4"], 8, 4),
+        ([*ON_RAY, "trainer.nnodes=interval(2,4)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"], 9, 4),
+        ([*ON_RAY, "trainer.nnodes=4"], 2, 1),
+    ],
+)
+def test_as_many_as_the_gpus_carry(words, gpus, expected, monkeypatch):
+    monkeypatch.setattr(ray, "devices", lambda address: {"http://h:1": gpus}[address])
+    assert room.at_once(words) == expected
