@@ -14,8 +14,5 @@ def check(composed: Composed) -> list[Problem]:
     folder = composed.run_dir()
     if not folder.exists():
         return []
-    remedy = (
-        "choose another posttrain.run_id; to go on from a checkpoint of that run, launch a new one with\n"
-        f"trainer.resume_mode=resume_path trainer.resume_from_path={folder}/checkpoints/global_step_N"
-    )
+    remedy = f"choose another posttrain.run_id, or go on with that run: python -m posttrain_verl.launch run={folder}"
     return [Problem(f"{folder} exists already", remedy)]
