@@ -24,7 +24,7 @@ ROWS = Path(__file__).with_name("plan_backtest.yaml")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One configuration: what was reported and what the memory model says."""
+    """One configuration: what was reported, where (a key of `sources`), and what the memory model says."""
 
     name: str
     source: str
@@ -39,7 +39,7 @@ class Verdict:
 def verdicts() -> list[Verdict]:
     """Every row, judged."""
     book: Any = OmegaConf.to_container(OmegaConf.load(ROWS))
-    return [Verdict(row["name"], book["sources"][row["source"]], row["fits"], judge(row, book)) for row in book["rows"]]
+    return [Verdict(row["name"], row["source"], row["fits"], judge(row, book)) for row in book["rows"]]
 
 
 def judge(row: dict[str, Any], book: dict[str, Any]) -> Table:
@@ -93,6 +93,9 @@ def main() -> int:
         needs = f"{phase} | {peak / jobs.GIB:.1f} | {verdict.planned.job.memory / jobs.GIB:.1f}"
         agrees = "yes" if verdict.right else "**no**"
         print(f"| {verdict.name} | {reported} | {planned} | {needs} | {agrees} | {verdict.source} |")
+    print("\nSources:\n")
+    for name, source in OmegaConf.load(ROWS).sources.items():
+        print(f"- {name}: {source}")
     right = sum(verdict.right for verdict in found)
     print(f"\n{right} of {len(found)} agree ({100 * right / len(found):.0f} %)")
     return 0
