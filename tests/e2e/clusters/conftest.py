@@ -28,9 +28,9 @@ class Cluster:
     client: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(shared: dict[str, str]) -> Iterator[Cluster]:
-    """One cluster for all tests of a session. Its jobs use the cache and the warm Python of the session."""
+    """One cluster for the tests of a module. Its jobs use the cache and the warm Python of the session."""
     ports = free_ports(6)
     made = Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", secrets.token_hex(32), {})
     with ExitStack() as stack:
