@@ -171,15 +171,16 @@ class RunFolder:
     def _shards(self, stage: str, step: int) -> Path:
         return self.checkpoints / f"global_step_{step}" / ("actor" if stage == "rl" else "")
 
-    def hf_folder(self, stage: str) -> Path:
-        """The Hugging Face folder of the newest checkpoint, as VeRL lays it out for the stage ("sft" or "rl").
+    def hf_folder(self, stage: str, step: int | None = None) -> Path:
+        """The Hugging Face folder of a step, or the newest, as VeRL lays it out for the stage ("sft" or "rl").
 
         Raises:
             FileNotFoundError: no checkpoint was saved, or not with `hf_model` among its contents, or of a LoRA run.
         """
         steps = sorted(self.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rsplit("_", 1)[1]))
         part = Path("actor/huggingface") if stage == "rl" else Path("huggingface")
-        found = [step / part for step in steps if list((step / part).glob("*.safetensors"))]
+        wanted = [path for path in steps if step is None or path.name == f"global_step_{step}"]
+        found = [path / part for path in wanted if list((path / part).glob("*.safetensors"))]
         if not found:
             raise FileNotFoundError(
                 f"{self.checkpoints} holds no Hugging Face weights: save with hf_model among the checkpoint's save_contents"

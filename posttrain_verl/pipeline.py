@@ -1,0 +1,120 @@
+"""The whole way in one command: `python -m posttrain_verl.pipeline recipe=NAME [seed=N] [key=value ...]`.
+
+A pipeline (a file of conf/pipeline: demo, demo_smollm2, math, code) builds its data, waits until somebody has looked at it,
+trains SFT until the held-out loss is on its plateau, goes on with GRPO from the best checkpoint, answers the same questions
+with base, SFT and RL, exports, and writes a report. `sft:key=value`, `rl:key=value` and `evaluate:key=value` are for one
+stage, other keys for both launches; `id=NAME` names the folder, `<posttrain.runs_dir>/pipeline/<recipe>/<id>`. What is done
+is not done again: the same command goes on after a kill.
+Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data_prep.errors import DataError
+from posttrain_verl.cpu import zygote
+from posttrain_verl.evaluation import comparison
+from posttrain_verl.evaluation.result import Result
+from posttrain_verl.pipelines import spec as specs
+from posttrain_verl.pipelines import stages
+from posttrain_verl.pipelines.journal import Journal
+from posttrain_verl.pipelines.stages import Pipeline, StageFailed
+from posttrain_verl.problem import InputError
+from posttrain_verl.run import environment
+from posttrain_verl.statistics import Share
+
+
+def run(spec: specs.Spec) -> Path:
+    """Every stage that is not done yet, in order; returns the folder of the pipeline.
+
+    Raises:
+        InputError: a stage cannot begin; StageFailed: one ended badly.
+    """
+    runs = Path(specs.value_of(spec.words.get("all", []), "posttrain.runs_dir", "runs")).expanduser().absolute()
+    spec.words["all"] = [word for word in spec.words.get("all", []) if not word.startswith("posttrain.runs_dir=")]
+    home = runs / "pipeline" / spec.name / spec.id
+    home.mkdir(parents=True, exist_ok=True)
+    it = Pipeline(spec, home, Journal(home, {"name": spec.name, "id": spec.id}), say)
+    with warm(it):
+        for name, stage in stages.of(spec):
+            say(f"== {name}")
+            with it.journal.stage(name):
+                stage(it)
+    return home
+
+
+@contextmanager
+def warm(it: Pipeline) -> Iterator[None]:
+    """On the CPU backend one warm Python for all stages."""
+    variables = environment.of_processes(it.composed("sft").posttrain.hardware.name, local_model=True)
+    if not environment.forks(variables) or environment.WARM_PYTHON in os.environ:
+        yield
+        return
+    with (it.home / "warm.log").open("ab") as log, zygote.warm(variables, log) as python:
+        os.environ[environment.WARM_PYTHON] = str(python)
+        try:
+            yield
+        finally:
+            del os.environ[environment.WARM_PYTHON]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def show(home: Path, console: Console) -> None:
+    """Accuracy of base, SFT and RL, and a sentence for each pair."""
+    results = comparison.load([str(home / "eval")])
+    console.print(table(results))
+    for each in comparison.compare(results):
+        console.print(escape(each.sentence()), style="bold")
+
+
+def table(results: dict[str, Result]) -> Table:
+    """The accuracy of each evaluation with its interval, and the kinds of its wrong answers."""
+    drawn = Table("model", "set", "accuracy [95 %]", "n", "wrong answers")
+    for result in results.values():
+        found = result["metrics"]["accuracy"]
+        kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"].items() if count)
+        drawn.add_row(result["label"], result["eval"], str(Share(**found)), str(found["n"]), kinds)
+    return drawn
+
+
+def main() -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.pipeline", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="key=value")
+    began = time.monotonic()
+    try:
+        home = run(specs.read(parser.parse_args().words))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DataError as error:
+        print(f"the data cannot be built: {error}", file=sys.stderr)
+        return 2
+    except StageFailed as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from there", file=sys.stderr)
+        return 130
+    show(home, Console())
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes; runs, evaluations, export and report.html lie in {home}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What a pipeline is: a file of conf/pipeline, and the words of the command line over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from posttrain_verl import paths
+from posttrain_verl.pipelines.plateau import Plateau
+from posttrain_verl.problem import InputError, Problem
+
+TITLE = "no pipeline"
+TEST = "test"  # in `evals`: the test split of the mix that was trained on
+OWN = ("recipe", "id", "seed")
+SETTINGS = ("require_inspected", "export", "report")
+STAGES = ("sft", "rl", "evaluate")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """`sft` and `rl` are recipes, `evals` names of conf/eval or "test"; `words` are those for each verb that is called:
+    "all" for both launches, "sft", "rl", "evaluate"."""
+
+    name: str
+    id: str
+    sft: str
+    rl: str
+    evals: list[str]
+    plateau: Plateau | None
+    require_inspected: bool = True
+    export: bool = True
+    report: bool = True
+    seed: int | None = None
+    words: dict[str, list[str]] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """The pipelines there are."""
+    return sorted(file.stem for file in (paths.conf_dir() / "pipeline").glob("*.yaml"))
+
+
+def read(words: list[str]) -> Spec:
+    """The pipeline that `recipe=NAME [id=ID] [seed=N] [key=value] [sft:key=value] [rl:key=value] ...` asks for.
+
+    Raises:
+        InputError: no such pipeline, a word that is none, or a plateau that cannot be.
+    """
+    own, given = _sorted(words)
+    if own.get("recipe") not in names():
+        what = f"recipe={own['recipe']} is no pipeline" if "recipe" in own else "recipe= is missing"
+        raise InputError(TITLE, [Problem(what, f"there are: {', '.join(names())} (files of conf/pipeline)")])
+    shipped = cast(
+        dict[str, Any], OmegaConf.to_container(_load(paths.conf_dir() / "pipeline" / f"{own['recipe']}.yaml"))
+    )
+    for stage, more in (shipped.pop("words", None) or {}).items():
+        given[stage] = [*more, *given.get(stage, [])]
+    chosen = {key: own[key] for key in SETTINGS if key in own}
+    seed = own.get("seed")
+    try:
+        plateau = Plateau(**shipped.pop("plateau")) if shipped.get("plateau") else None
+        shipped.pop("plateau", None)
+        name = str(own["recipe"])
+        identity = str(own.get("id") or (f"seed{seed}" if seed is not None else "0"))
+        return Spec(**{**shipped, **chosen}, name=name, id=identity, seed=seed, plateau=plateau, words=given)
+    except (TypeError, ValueError) as error:
+        raise InputError(TITLE, [Problem(f"conf/pipeline/{own['recipe']}.yaml: {error}")]) from error
+
+
+def _sorted(words: list[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Our own words by key, and the others by the verb they are for."""
+    own: dict[str, Any] = {}
+    given: dict[str, list[str]] = {}
+    problems = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        stage, colon, rest = word.partition(":")
+        if not equals:
+            problems.append(Problem(f"'{word}' is no key=value", "write key=value, or sft:key=value for one stage"))
+        elif key in OWN + SETTINGS:
+            own[key] = OmegaConf.from_dotlist([f"it={value}"]).it
+        elif colon and stage in STAGES:
+            given.setdefault(stage, []).append(rest)
+        else:
+            given.setdefault("all", []).append(word)
+    if "seed" in own and not isinstance(own["seed"], int):
+        problems.append(Problem(f"seed={own['seed']} is no whole number", "seed=1"))
+    if problems:
+        raise InputError(TITLE, problems)
+    return own, given
+
+
+def _load(file: Path) -> DictConfig:
+    try:
+        return cast(DictConfig, OmegaConf.load(file))
+    except OmegaConfBaseException as error:
+        raise InputError(TITLE, [Problem(f"{file} cannot be read: {error}")]) from error
+
+
+def seeded(spec: Spec, stage: str, data_dir: str) -> list[str]:
+    """The words that give a stage the pipeline's seed; each seed has data of its own, held-out questions included."""
+    if spec.seed is None:
+        return [f"posttrain.data_dir={data_dir}"]
+    shared = [f"posttrain.data_dir={data_dir}/seed{spec.seed}", f"posttrain.mix.seed={spec.seed}"]
+    rl = [f"data.seed={spec.seed}", f"actor_rollout_ref.rollout.seed={spec.seed}"]
+    return [*shared, *(rl if stage == "rl" else [])]
+
+
+def value_of(words: list[str], key: str, default: str) -> str:
+    """The last value that words give a key."""
+    return next((word.partition("=")[2] for word in reversed(words) if word.partition("=")[0] == key), default)
