@@ -6,7 +6,7 @@ READY := .venv/.ready-$(WORLD)
 .PHONY: demo setup test nightly gpu-hour check lock
 
 demo: setup
-	.venv/bin/python -m posttrain_verl.demo
+	.venv/bin/python -m posttrain_verl.pipeline recipe=demo
 
 setup: $(READY)
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import psutil
 
-DEMO = [sys.executable, "-m", "posttrain_verl.demo"]
+DEMO = [sys.executable, "-m", "posttrain_verl.pipeline", "recipe=demo"]
 
 
 def processes_of(root: psutil.Process, sessions: set[int]) -> list[psutil.Process]:

@@ -59,7 +59,8 @@ def read(words: list[str]) -> Spec:
     for stage, more in (shipped.pop("words", None) or {}).items():
         given[stage] = [*more, *given.get(stage, [])]
     chosen = {key: own[key] for key in SETTINGS if key in own}
-    seed = own.get("seed")
+    seed = own.get("seed", shipped.pop("seed", None))
+    shipped.pop("seed", None)
     try:
         plateau = Plateau(**shipped.pop("plateau")) if shipped.get("plateau") else None
         shipped.pop("plateau", None)
