@@ -1,7 +1,8 @@
-"""Seconds of a GRPO step against TRL's GRPOTrainer on the same work: `python benchmarks/grpo_step.py [STEPS]`.
+"""Seconds of a GRPO step against TRL's GRPOTrainer on the same work: `python benchmarks/grpo_step.py [STEPS] [fp32|bf16]`.
 
-SmolLM2-135M, 8 prompts of the embedded mix x 4 rollouts of exactly 96 tokens, one optimizer step, fp32, no KL reference. The
-peer is installed into an environment of its own (benchmarks/.peers/trl) at the first call.
+SmolLM2-135M, 8 prompts of the embedded mix x 4 rollouts of exactly 96 tokens, one optimizer step, no KL reference. bf16 (autocast
+over fp32 weights, on both sides) is for CPUs with AVX-512 BF16 or AMX. The peer is installed into an environment of its own
+(benchmarks/.peers/trl) at the first call.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ OURS = ["recipe=math_grpo", "base_model=smollm2_135m", "mix=embedded", "data.tra
         "actor_rollout_ref.rollout.ignore_eos=true", "trainer.save_freq=-1", "trainer.test_freq=-1"]  # fmt: skip
 
 
-def ours(folder: Path, steps: int) -> list[float]:
+OURS_IN_BF16 = ["actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
+                "actor_rollout_ref.rollout.dtype=bfloat16"]  # fmt: skip
+
+
+def ours(folder: Path, steps: int, precision: str) -> list[float]:
     """Seconds of each step but the first, and the parts of the last one on the way."""
-    words = [*OURS, f"posttrain.runs_dir={folder}/runs", f"posttrain.data_dir={folder}/data", "posttrain.run_id=0",
+    given = [*OURS, *OURS_IN_BF16] if precision == "bf16" else OURS
+    words = [*given, f"posttrain.runs_dir={folder}/runs", f"posttrain.data_dir={folder}/data", "posttrain.run_id=0",
              f"trainer.total_training_steps={steps}"]  # fmt: skip
     subprocess.run([sys.executable, "-m", "posttrain_verl.launch", *words], check=True)
     records = [data for _, data in MetricsTail(folder / "runs/math_grpo/0/metrics.jsonl").read()]
@@ -41,7 +47,7 @@ def ours(folder: Path, steps: int) -> list[float]:
     return [data["timing_s/step"] for data in records[1:]]
 
 
-def trl(folder: Path, steps: int) -> list[float]:
+def trl(folder: Path, steps: int, precision: str) -> list[float]:
     """The same with TRL's GRPOTrainer, in its own environment."""
     complete = PEER / ".complete"  # written last: an installation that was cut off is made again
     if not complete.exists():
@@ -49,7 +55,12 @@ def trl(folder: Path, steps: int) -> list[float]:
         subprocess.run([PEER / "bin" / "pip", "install", "-q", *REQUIREMENTS], check=True)
         complete.touch()
     side = Path(__file__).with_name("grpo_step_trl.py")
-    arguments = [str(base_models.ensure("smollm2_135m")), str(folder / "data/embedded/rl_train.parquet"), str(steps)]
+    arguments = [
+        str(base_models.ensure("smollm2_135m")),
+        str(folder / "data/embedded/rl_train.parquet"),
+        str(steps),
+        precision,
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     output = subprocess.run([PEER / "bin" / "python", side, *arguments], cwd=folder, env=environment, check=True,
                             capture_output=True, text=True)  # fmt: skip
@@ -58,9 +69,10 @@ def trl(folder: Path, steps: int) -> list[float]:
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    precision = sys.argv[2] if len(sys.argv) > 2 else "fp32"
     with tempfile.TemporaryDirectory() as folder:
-        mine, peer = ours(Path(folder), steps), trl(Path(folder), steps)
-    print(f"posttrain_verl {statistics.median(mine):.1f} s a step, TRL {statistics.median(peer):.1f} s a step, "
+        mine, peer = ours(Path(folder), steps, precision), trl(Path(folder), steps, precision)
+    print(f"{precision}: posttrain_verl {statistics.median(mine):.1f} s a step, TRL {statistics.median(peer):.1f} s a step, "
           f"ratio {statistics.median(mine) / statistics.median(peer):.2f}")  # fmt: skip
 
 

@@ -56,10 +56,12 @@ def ours(folder: Path, name: str, steps: int, variables: Mapping[str, str]) -> M
 
 def bare(folder: Path, of_run: str) -> Measured:
     """VeRL's own command on the config that the run `of_run` got, with the devices its Ray had."""
-    variables = environment.of_processes("cpu", local_model=True) | {"VERL_FILE_LOGGER_PATH": f"{folder}/bare.jsonl"}
+    variables = environment.of_processes("cpu", local_model=True) | environment.of_temporary(folder)
+    variables["VERL_FILE_LOGGER_PATH"] = f"{folder}/bare.jsonl"
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", f"{folder}/runs/math_grpo/{of_run}",
                "--config-name", "config", f"ray_kwargs.ray_init.num_cpus={environment.LOGICAL_CPUS}",
-               "+ray_kwargs.ray_init.num_gpus=1", "+ray_kwargs.ray_init.include_dashboard=false", f"hydra.run.dir={folder}",
+               "+ray_kwargs.ray_init.num_gpus=1", "+ray_kwargs.ray_init.include_dashboard=false",
+               "transfer_queue.enable=true", f"hydra.run.dir={folder}",
                f"trainer.default_local_dir={folder}/bare"]  # fmt: skip
     return follow(command, variables, folder / "bare.jsonl", folder / "bare.log")
 

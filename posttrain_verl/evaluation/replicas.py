@@ -158,7 +158,7 @@ def _cluster_machine(needed: int) -> Machine:
             "nowhere to evaluate", [Problem(what, "lower replicas= or tensor_parallel=, or unset RAY_ADDRESS")]
         )
     found: Machine = ray.get(ray.remote(num_gpus=1, num_cpus=1)(hardware.detect).remote())
-    return dataclasses.replace(found, devices=devices)
+    return dataclasses.replace(found, facts=dataclasses.replace(found.facts, torch=devices))
 
 
 def _join_ray() -> None:

@@ -1,0 +1,40 @@
+"""What plan.json and `check` say of the plan."""
+
+import json
+
+from posttrain_verl import check, launch
+from posttrain_verl.compose import compose
+
+
+def test_the_run_folder_holds_the_plan():
+    plan = json.loads(json.dumps(launch.plan_of(compose(["recipe=math_grpo", "hardware=8xh100"]), None)))
+    assert plan["arithmetic"]["effective_batch"] == 1280
+    assert plan["memory_phases"]["rollout"] > plan["memory_phases"]["step"]
+    line = next(line for line in plan["memory"] if line["line"] == "actor optimizer")
+    assert line["gb"] == 7.093
+    assert "7.62 B x 2 AdamW moments x 4 bytes / 8 GPUs" in line["formula"]
+    assert line["source"].startswith("ZeRO")
+
+
+def test_a_plan_without_a_gpu_has_arithmetic_alone():
+    plan = launch.plan_of(compose(["recipe=math_sft", "hardware=cpu", "base_model=tiny"]), None)
+    assert plan["memory"] is None
+    assert plan["arithmetic"]["words"].startswith("16 rows a step")
+
+
+def test_check_prints_the_plan_and_then_what_is_missing(capsys, tmp_path):
+    words = ["recipe=math_grpo", "hardware=1x80gb", f"posttrain.data_dir={tmp_path}"]
+    assert check.cli.run(check.check, words) == 2
+    printed = capsys.readouterr()
+    assert "actor_rollout_ref.model.lora_rank: 0 -> 32 (full fine-tuning needs" in printed.out
+    assert "5120 sequences a step; 4 optimizer steps of 256 prompts; 1 GPU holds" in printed.out
+    assert "vLLM KV cache" in printed.out and "there is" in printed.out
+    assert "rl_train.parquet is missing" in printed.err
+
+
+def test_check_as_json_holds_plan_and_problems(capsys, tmp_path):
+    words = ["recipe=math_grpo", "hardware=8xh100", f"posttrain.data_dir={tmp_path}", "--json"]
+    assert check.cli.run(check.check, words, flags=("json",)) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False and answer["problems"]
+    assert answer["memory"] and answer["arithmetic"]["sequences"] == 5120
