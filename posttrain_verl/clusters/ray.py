@@ -24,7 +24,7 @@ from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFol
 
 Say = Callable[[str], None]
 STOP_SECONDS = 60  # for the launch on the head to end its run; Ray's own default of 3 s leaves processes behind
-EXIT_CODES = {DONE: 0, FAILED: 1, INTERRUPTED: 130}
+EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 
 
 def submit(composed: Composed, say: Say, dry_run: bool = False) -> int:
@@ -140,11 +140,11 @@ def _follow(running: Job, folder: RunFolder, status: Status, say: Say) -> int:
         say(f"stopping job {running.id}")
         state = running.stop(STOP_SECONDS + 30)
     except ConnectionError as error:
-        say(f"{error}; the job may go on: python -m posttrain_verl.status {folder.path}")
+        say(f"{error}; the job may go on: python -m posttrain_verl.status run={folder.path}")
         return 1
     code = running.exit_code()
     _conclude(running, folder, status, state)
-    return EXIT_CODES[state] if state != FAILED else code or 1
+    return EXIT_CODES.get(state, code or 1)
 
 
 def _conclude(running: Job, folder: RunFolder, status: Status, state: str) -> Status:
