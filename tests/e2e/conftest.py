@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,16 @@ def interrupt(supervisor: subprocess.Popen[str], folder: RunFolder) -> None:
 def _launch(words: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> Run:
     before = set(os.listdir("/dev/shm"))
     code, lines = _run([sys.executable, "-m", "posttrain_verl.launch", *words], environ, folder, at, strike)
-    return Run(code, lines, folder, set(os.listdir("/dev/shm")) - before)
+    return Run(code, lines, folder, _unmapped(set(os.listdir("/dev/shm")) - before))
+
+
+def _unmapped(names: set[str]) -> set[str]:
+    """Those of the segments that no process maps: what others use is nothing that the run left."""
+    maps = ""
+    for file in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            maps += file.read_text(errors="replace")
+    return {name for name in names if f"/dev/shm/{name}" not in maps and Path("/dev/shm", name).exists()}
 
 
 def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> tuple[int, list[str]]:

@@ -128,8 +128,8 @@ def test_a_reward_that_is_constant(launch):
 
 
 def test_a_loss_that_is_nan(launch):
-    run = launch("math_sft", "optim.lr=1e38", "posttrain.skip=[values]", "trainer.total_training_steps=500", "trainer.save_freq=-1",
-                 "posttrain.watch.retries=3")  # fmt: skip
+    run = launch("math_sft", "optim.lr=1e38", "posttrain.skip=[values]", "trainer.total_training_steps=500",
+                 "trainer.save_freq=-1", "posttrain.watch.retries=3")  # fmt: skip
     assert run.code == 1
     assert run.status.rule == "non_finite"
     assert run.status.attempt == 1, "no restart heals it"
