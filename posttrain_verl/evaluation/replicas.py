@@ -101,8 +101,9 @@ def merged(streams: list[Iterator[Answer]]) -> Iterator[Answer]:
 def _process(work: Work, plan: Layout, place: int, log: Any) -> Iterator[Iterator[Answer]]:
     """An engine in a process of its own, which ends when the block does."""
     command = [environment.python(), "-m", "posttrain_verl.evaluation.engine"]
+    variables = {**os.environ, **_variables(work, plan), **_devices(plan, place)}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                               env={**os.environ, **_variables(work, plan, place)}, start_new_session=True)  # fmt: skip
+                               env=variables, start_new_session=True)  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     try:
         with suppress(BrokenPipeError):  # it ended already, which its reader reports
@@ -130,20 +131,20 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[Answer]:
     raise EngineFailed(f"an engine ended early with exit code {process.wait()}")
 
 
-def _variables(work: Work, plan: Layout, place: int) -> dict[str, str]:
-    """The variables of one engine's process: its share of the devices, or of the cores."""
+def _variables(work: Work, plan: Layout) -> dict[str, str]:
+    """The variables of every engine's process."""
     variables = environment.of_processes(plan.machine.name, local_model=Path(work.model).is_dir())
+    return variables | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if plan.on_cpu else {})
+
+
+def _devices(plan: Layout, place: int) -> dict[str, str]:
+    """The variables that give one engine its share of the devices of this machine, or of its cores."""
     if plan.on_cpu:
-        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        cores = sorted(os.sched_getaffinity(0))
-        mine = cores[place :: plan.replicas] or cores
-        if plan.replicas > 1:
-            variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, mine))
-    else:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(plan.machine.devices)))
-        first = place * plan.tensor_parallel
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[first : first + plan.tensor_parallel])
-    return variables
+        mine = sorted(os.sched_getaffinity(0))[place :: plan.replicas]
+        return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))} if plan.replicas > 1 and mine else {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(plan.machine.devices)))
+    first = place * plan.tensor_parallel
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[first : first + plan.tensor_parallel])}
 
 
 def _cluster_machine(needed: int) -> Machine:
@@ -172,9 +173,8 @@ def _on_ray(shares: list[Work], plan: Layout) -> list[Iterator[Answer]]:
     """One task an engine; Ray finds the nodes, and the model must lie where each of them sees it."""
     import ray
 
-    variables = environment.of_processes(plan.machine.name, local_model=Path(shares[0].model).is_dir())
     task = ray.remote(num_gpus=plan.tensor_parallel, num_cpus=1, max_retries=0)(answers)
-    task = task.options(num_returns="streaming", runtime_env={"env_vars": variables})
+    task = task.options(num_returns="streaming", runtime_env={"env_vars": _variables(shares[0], plan)})
 
     def results(work: Work) -> Iterator[Answer]:
         try:
