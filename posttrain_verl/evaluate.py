@@ -31,7 +31,7 @@ from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, read,
 from posttrain_verl.problem import InputError, Problem
 from reward_fns.code.sandbox import SandboxUnavailable
 
-AT_ONCE = {"cpu": 64}  # answers in an engine at a time; 256 on a GPU
+AT_ONCE = {True: 64, False: 256}  # answers in an engine at a time: on a CPU, and on a GPU
 
 
 def evaluate(asked: Job) -> Result:
@@ -96,7 +96,7 @@ def _work(asked: Job, plan: Layout, missing: list[tuple[str, list[dict[str, str]
     drawn = asked.sampling
     return Work(asked.model, missing, drawn["temperature"], drawn["top_p"], drawn["max_tokens"], drawn["seed"],
                 on_cpu=plan.on_cpu, tensor_parallel=plan.tensor_parallel, seconds=asked.seconds,
-                at_once=AT_ONCE.get(plan.machine.name, 256), chat_template=asked.chat_template)  # fmt: skip
+                at_once=AT_ONCE[plan.on_cpu], chat_template=asked.chat_template)  # fmt: skip
 
 
 def _progress(total: int, there: int, asked: Job) -> tqdm[Any]:

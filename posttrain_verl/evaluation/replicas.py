@@ -17,7 +17,6 @@ from typing import Any
 from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.evaluation.engine import Work, answers
 from posttrain_verl.plan import hardware
-from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import environment
 
@@ -30,16 +29,16 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True)
 class Layout:
-    """`replicas` engines of `tensor_parallel` devices each; `on_ray` when they are tasks of the cluster at RAY_ADDRESS."""
+    """`replicas` engines of `tensor_parallel` devices each, of `devices` that there are; none `on_cpu`.
 
-    machine: Machine
+    `on_ray` when they are tasks of the cluster at RAY_ADDRESS.
+    """
+
+    on_cpu: bool
+    devices: int
     replicas: int
     tensor_parallel: int
     on_ray: bool
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.machine.name == "cpu"
 
 
 def layout(replicas: int | None, tensor_parallel: int) -> Layout:
@@ -49,8 +48,14 @@ def layout(replicas: int | None, tensor_parallel: int) -> Layout:
         InputError: the cluster has too few devices for the engines asked for.
     """
     on_ray = bool(os.environ.get("RAY_ADDRESS"))
-    machine = _cluster_machine(tensor_parallel * (replicas or 1)) if on_ray else hardware.detect()
-    return Layout(machine, replicas or max(1, machine.devices // tensor_parallel), tensor_parallel, on_ray)
+    on_cpu, devices = _cluster(tensor_parallel * (replicas or 1)) if on_ray else _here()
+    return Layout(on_cpu, devices, replicas or max(1, devices // tensor_parallel), tensor_parallel, on_ray)
+
+
+def _here() -> tuple[bool, int]:
+    """Whether this machine has no accelerator, and how many devices it has."""
+    machine = hardware.detect()
+    return machine.name == "cpu", machine.devices
 
 
 def answer(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
@@ -133,7 +138,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[Answer]:
 
 def _variables(work: Work, plan: Layout) -> dict[str, str]:
     """The variables of every engine's process."""
-    variables = environment.of_processes(plan.machine.name, local_model=Path(work.model).is_dir())
+    variables = environment.of_processes("cpu" if plan.on_cpu else "gpu", local_model=Path(work.model).is_dir())
     return variables | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if plan.on_cpu else {})
 
 
@@ -142,13 +147,13 @@ def _devices(plan: Layout, place: int) -> dict[str, str]:
     if plan.on_cpu:
         mine = sorted(os.sched_getaffinity(0))[place :: plan.replicas]
         return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))} if plan.replicas > 1 and mine else {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(plan.machine.devices)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(plan.devices)))
     first = place * plan.tensor_parallel
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[first : first + plan.tensor_parallel])}
 
 
-def _cluster_machine(needed: int) -> Machine:
-    """What a node of the cluster with devices is, and how many devices the cluster has; this node may have none."""
+def _cluster(needed: int) -> tuple[bool, int]:
+    """The same of the cluster: what a node with devices says of itself, since this one may have none; and Ray's count."""
     _join_ray()
     import ray
 
@@ -158,8 +163,8 @@ def _cluster_machine(needed: int) -> Machine:
         raise InputError(
             "nowhere to evaluate", [Problem(what, "lower replicas= or tensor_parallel=, or unset RAY_ADDRESS")]
         )
-    found: Machine = ray.get(ray.remote(num_gpus=1, num_cpus=1)(hardware.detect).remote())
-    return dataclasses.replace(found, facts=dataclasses.replace(found.facts, torch=devices))
+    on_cpu, _ = ray.get(ray.remote(num_gpus=1, num_cpus=1)(_here).remote())
+    return on_cpu, devices
 
 
 def _join_ray() -> None:

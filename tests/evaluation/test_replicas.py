@@ -5,9 +5,6 @@ import pytest
 from posttrain_verl.evaluation import replicas
 from posttrain_verl.evaluation.engine import Work
 from posttrain_verl.evaluation.replicas import EngineFailed, Layout, merged
-from posttrain_verl.hardware import Machine
-
-GPUS, CPU = Machine("8xh100", 8, ""), Machine("cpu", 0, "")
 
 
 def visible(plan):
@@ -16,21 +13,21 @@ def visible(plan):
 
 def test_each_engine_has_its_own_devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible(Layout(GPUS, 4, 2, False)) == ["0,1", "2,3", "4,5", "6,7"]
+    assert visible(Layout(False, 8, 4, 2, False)) == ["0,1", "2,3", "4,5", "6,7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert visible(Layout(GPUS, 2, 1, False)) == ["3", "5"]
+    assert visible(Layout(False, 8, 2, 1, False)) == ["3", "5"]
 
 
 def test_engines_on_a_cpu_share_its_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    assert replicas._devices(Layout(CPU, 1, 1, False), 0) == {}, "one engine may have all"
-    cores = [replicas._devices(Layout(CPU, 2, 1, False), place)["VLLM_CPU_OMP_THREADS_BIND"] for place in (0, 1)]
+    assert replicas._devices(Layout(True, 0, 1, 1, False), 0) == {}, "one engine may have all"
+    cores = [replicas._devices(Layout(True, 0, 2, 1, False), place)["VLLM_CPU_OMP_THREADS_BIND"] for place in (0, 1)]
     assert cores == ["0,2", "1,3"]
 
 
 def test_a_model_on_disk_asks_no_hub(tmp_path):
     def variables(model):
-        return replicas._variables(Work(str(model), [], 0.0, 1.0, 1, 0), Layout(CPU, 1, 1, False))
+        return replicas._variables(Work(str(model), [], 0.0, 1.0, 1, 0), Layout(True, 0, 1, 1, False))
 
     assert variables(tmp_path)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in variables("Org/Model")
@@ -39,7 +36,7 @@ def test_a_model_on_disk_asks_no_hub(tmp_path):
 @pytest.mark.parametrize(("devices", "tensor_parallel", "expected"), [(8, 1, 8), (8, 4, 2), (2, 4, 1), (0, 1, 1)])
 def test_as_many_engines_as_there_is_room_for(monkeypatch, devices, tensor_parallel, expected):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("posttrain_verl.hardware.detect", lambda: Machine("x", devices, ""))
+    monkeypatch.setattr(replicas, "_here", lambda: (devices == 0, devices))
     assert replicas.layout(None, tensor_parallel).replicas == expected
     assert replicas.layout(3, tensor_parallel).replicas == 3
 
