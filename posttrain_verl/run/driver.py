@@ -132,6 +132,9 @@ def main() -> None:
     try:
         wait_for_devices(config)
         {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
+    except ray.exceptions.RayError:
+        roster.write(folder.cluster_file)  # who died, in case it was a moment ago
+        raise
     finally:
         stages.mark(ENDING)
         ray.shutdown()

@@ -49,16 +49,24 @@ def read(path: Path) -> list[Member]:
         return []
 
 
+def write(path: Path, last: str = "") -> str:
+    """Write the roster as it is now, unless it is `last`, and return it; nothing where Ray does not answer."""
+    import ray
+
+    with suppress(OSError, ConnectionError, ray.exceptions.RaySystemError):
+        text = json.dumps([asdict(one) for one in members()])
+        if text != last:
+            replace(path, text + "\n")
+        return text
+    return last
+
+
 def _follow(path: Path) -> None:
     import ray
 
     last = ""
     while ray.is_initialized():
-        with suppress(OSError, ConnectionError, ray.exceptions.RaySystemError):
-            text = json.dumps([asdict(one) for one in members()])
-            if text != last:
-                replace(path, text + "\n")
-                last = text
+        last = write(path, last)
         time.sleep(SECONDS)
 
 
