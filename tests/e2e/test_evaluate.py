@@ -39,7 +39,7 @@ def texts(items):
     return {(item["id"], item["sample"]): item["answer"] for item in items}
 
 
-def test_two_replicas_answer_as_one(evaluate):
+def test_two_replicas_answer_as_one(evaluate, tmp_path):
     """Each answer has a seed of its own: how many engines there are changes none (but for a rounding in a batch)."""
     sampled = ("k=4", "temperature=1")
     alone, together = evaluate("one", *sampled), evaluate("two", *sampled, "replicas=2")
@@ -48,6 +48,8 @@ def test_two_replicas_answer_as_one(evaluate):
     same = sum(texts(alone)[key] == texts(together)[key] for key in texts(alone))
     assert same >= 44
     assert all(item["tokens"] == 10 for item in alone if item["truncated"])
+    said = [line for line in (tmp_path / "one.log").read_text().splitlines() if line.startswith("answered: ")]
+    assert json.loads(said[-1].removeprefix("answered: "))["tokens"] == sum(item["tokens"] for item in alone)
 
 
 def test_replicas_run_as_tasks_of_a_ray_cluster(evaluate):
