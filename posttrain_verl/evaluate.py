@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,7 +26,7 @@ from posttrain_verl.evaluation.engine import Work
 from posttrain_verl.evaluation.job import Job
 from posttrain_verl.evaluation.questions import Question
 from posttrain_verl.evaluation.replicas import EngineFailed, Layout
-from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, read, write
+from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, write
 from posttrain_verl.problem import InputError, Problem
 from reward_fns.code.sandbox import SandboxUnavailable
 
@@ -125,11 +124,6 @@ def _result(asked: Job, items: list[Item], population: int, by: str | None) -> R
         "stratified_by": by if used < population else None, "noise": used < FEWEST,
         "metrics": grading.metrics(items, asked.sampling["k"]), "errors": grading.error_counts(items), "items": items,
     }  # fmt: skip
-
-
-def verdicts(out: Path) -> dict[str, bool]:
-    """Whether each item of a written evaluation of one answer a question is right, by its id."""
-    return {item["id"]: item["acc"] == 1 for item in read(out)["items"]}
 
 
 def main() -> int:
