@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the work failed, 2 the user's input is wrong, 130 interrup
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import compose, overrides, preflight, sweep
 from posttrain_verl.compose import Composed
-from posttrain_verl.problem import InputError
+from posttrain_verl.problem import exit_code
 
 Verb = Callable[..., int]
 
@@ -29,19 +28,16 @@ def run(verb: Verb, argv: list[str], flags: tuple[str, ...] = ()) -> int:
     module = _module_of(verb)
     arguments = _parser(module, flags).parse_intermixed_args(argv)
     chosen = {flag: getattr(arguments, flag) for flag in flags}
-    try:
-        if arguments.multirun:
-            return sweep.run(module, arguments.overrides, [_option(flag) for flag in flags if chosen[flag]])
-        composed = compose.compose(arguments.overrides)
-        if arguments.cfg:
-            return show(composed, arguments.resolve)
-        return verb(composed, **chosen)
-    except InputError as error:
-        _report(error, as_json=chosen.get("json", False))
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _answer(verb, module, arguments, chosen), as_json=chosen.get("json", False))
+
+
+def _answer(verb: Verb, module: str, arguments: argparse.Namespace, chosen: dict[str, bool]) -> int:
+    if arguments.multirun:
+        return sweep.run(module, arguments.overrides, [_option(flag) for flag, on in chosen.items() if on])
+    composed = compose.compose(arguments.overrides)
+    if arguments.cfg:
+        return show(composed, arguments.resolve)
+    return verb(composed, **chosen)
 
 
 def show(composed: Composed, resolve: bool = False) -> int:
@@ -77,11 +73,3 @@ def _module_of(verb: Verb) -> str:
         return verb.__module__
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else "__main__"
-
-
-def _report(error: InputError, as_json: bool) -> None:
-    if as_json:
-        problems = [vars(problem) for problem in error.problems]
-        print(json.dumps({"ok": False, "title": error.title, "problems": problems}, indent=2))
-    else:
-        print(error, file=sys.stderr)

@@ -23,7 +23,7 @@ from data_prep import manifest as manifests
 from data_prep.inspection import cards, page, terminal
 from posttrain_verl import base_models
 from posttrain_verl.prep import choose
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 
 OPTIONS = {"rows": "5", "seed": "0", "base_model": "nano_2m", "posttrain.out": ""}
 
@@ -109,14 +109,7 @@ def main() -> int:
     parser.add_argument("--approve", action="store_true", help="record in the manifest that this data was looked at")
     parser.add_argument("--who", default="", help="the name to record (default: the login name)")
     given = parser.parse_intermixed_args()
-    try:
-        return run(given.words, approve=given.approve, who=given.who)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code(lambda: run(given.words, approve=given.approve, who=given.who))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from yaml import YAMLError
 
 import data_prep
 from posttrain_verl import paths
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 
 
 @dataclass(frozen=True)
@@ -128,18 +129,8 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="build again what is already there")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     given = parser.parse_intermixed_args()
-    try:
-        return run(given.words, verify=given.verify, force=given.force, as_json=given.json)
-    except InputError as error:
-        if given.json:
-            problems = [vars(problem) for problem in error.problems]
-            print(json.dumps({"ok": False, "title": error.title, "problems": problems}))
-        else:
-            print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    work = partial(run, given.words, verify=given.verify, force=given.force, as_json=given.json)
+    return exit_code(work, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """A user's mistake: what is wrong, and what to do about it. Collected, then shown at once."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,3 +64,19 @@ def warning_lines(problems: Sequence[Problem]) -> list[str]:
             lines.append(f"  warning: {problem.what}")
             lines += [f"     {line}" for line in problem.remedy.splitlines()]
     return lines
+
+
+def exit_code(work: Callable[[], int], as_json: bool = False) -> int:
+    """What a verb's process ends with: the code of `work`, 2 for a user's mistake, which is printed, 130 for Ctrl-C."""
+    try:
+        return work()
+    except InputError as error:
+        if as_json:
+            problems = [vars(problem) for problem in error.problems]
+            print(json.dumps({"ok": False, "title": error.title, "problems": problems}, indent=2))
+        else:
+            print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.reporting import page, rollouts, subjects
 from posttrain_verl.run.folder import RunFolder
 
@@ -83,14 +83,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m posttrain_verl.report", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="key=value")
-    try:
-        return run(parser.parse_args().words)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    words = parser.parse_args().words
+    return exit_code(lambda: run(words))
 
 
 if __name__ == "__main__":

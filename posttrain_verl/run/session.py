@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from posttrain_verl.cpu import zygote
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.run import attempts, environment, live, record
 from posttrain_verl.run.folder import DONE, INTERRUPTED, RUNNING, RunFolder, Status
 from posttrain_verl.run.live import say
@@ -124,17 +124,13 @@ def conclusion(folder: RunFolder, status: Status) -> str:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop ends the run as Ctrl-C does
-    try:
-        folder = RunFolder(Path(sys.argv[1]))
-        with live.line() as (report, show):
-            status = conduct(folder, report, show)
-        return EXIT_CODES.get(status.state, 1)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code(lambda: followed(RunFolder(Path(sys.argv[1]))))
+
+
+def followed(folder: RunFolder) -> int:
+    """Conduct the run of a folder with its status line, to its exit code."""
+    with live.line() as (report, show):
+        return EXIT_CODES.get(conduct(folder, report, show).state, 1)
 
 
 if __name__ == "__main__":
