@@ -21,6 +21,7 @@ from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.watch.machine import ENDING
 
 ORPHAN_SECONDS = 10.0
+LOST_NODE_SECONDS = 25.0  # Ray's health check takes 15 to 20 s to call a node dead
 JOIN_SECONDS = 300.0  # for the nodes of a cluster to join, and for the devices of a run before this one to come free
 
 
@@ -117,6 +118,13 @@ def end_with_supervisor() -> None:
     threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
+def is_cut_off(error: BaseException | None) -> bool:
+    """Whether an actor could not be reached: it may live, or its whole node may be gone, which Ray learns later."""
+    while error is not None and not isinstance(error, ray.exceptions.ActorUnavailableError):
+        error = getattr(error, "cause", None)
+    return error is not None
+
+
 def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     config = OmegaConf.load(folder.config)
@@ -132,8 +140,8 @@ def main() -> None:
     try:
         wait_for_devices(config)
         {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
-    except ray.exceptions.RayError:
-        roster.write(folder.cluster_file)  # who died, in case it was a moment ago
+    except ray.exceptions.RayError as error:
+        roster.write_deaths(folder.cluster_file, LOST_NODE_SECONDS if is_cut_off(error) else 0.0)
         raise
     finally:
         stages.mark(ENDING)

@@ -61,6 +61,15 @@ def write(path: Path, last: str = "") -> str:
     return last
 
 
+def write_deaths(path: Path, patience: float) -> None:
+    """Write the roster, again until it says who died, but for no longer than `patience` seconds."""
+    until = time.monotonic() + patience
+    write(path)
+    while not any(one.died for one in read(path)) and time.monotonic() < until:
+        time.sleep(SECONDS / 2)
+        write(path)
+
+
 def _follow(path: Path) -> None:
     import ray
 

@@ -1,10 +1,12 @@
 """What Ray's actor table means: who died, and whether somebody asked for it."""
 
 import pytest
+from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.core.generated.gcs_pb2 import ActorTableData
 
 from posttrain_verl.run import roster
+from posttrain_verl.run.driver import is_cut_off
 
 EXIT = (
     "The actor is dead because its worker process has died. Worker exit type: {}  Worker exit detail: none. "
@@ -45,3 +47,21 @@ def test_a_roster_that_is_not_there_or_half_there(tmp_path):
     assert roster.read(tmp_path / "missing") == []
     (tmp_path / "half").write_text("[{")
     assert roster.read(tmp_path / "half") == []
+
+
+def test_a_node_that_answers_no_more_is_waited_for(tmp_path, monkeypatch):
+    """Ray says that an actor cannot be reached before it knows that its node is gone."""
+    seen = [[], [], [roster.Member("node", "n", "node", "10.0.0.2", died="it does not answer")]]
+    monkeypatch.setattr(roster, "SECONDS", 0.02)
+    monkeypatch.setattr(roster, "members", lambda: seen.pop(0) if len(seen) > 1 else seen[0])
+    roster.write_deaths(tmp_path / "roster.json", patience=0.0)
+    assert roster.read(tmp_path / "roster.json") == []
+    roster.write_deaths(tmp_path / "roster.json", patience=5.0)
+    assert [one.died for one in roster.read(tmp_path / "roster.json")] == ["it does not answer"]
+
+
+def test_an_actor_that_cannot_be_reached_is_known_through_the_errors_around_it():
+    unreachable = exceptions.ActorUnavailableError("x", b"1" * 16)
+    wrapped = exceptions.RayTaskError("outer", "", exceptions.RayTaskError("inner", "", unreachable))
+    assert is_cut_off(wrapped)
+    assert not is_cut_off(exceptions.RayTaskError("outer", "", ValueError("the user's")))
