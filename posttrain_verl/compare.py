@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
+from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import comparison, show
 from posttrain_verl.evaluation.comparison import Comparison
 from posttrain_verl.evaluation.result import Result
@@ -55,7 +54,7 @@ def main() -> int:
     if given.json:
         print(json.dumps(as_json(results, compared), ensure_ascii=False))
         return 0
-    console = Console()
+    console = stdout()
     show.comparisons(results, compared, comparison.remarks(results), console)
     if given.failures:
         for result in results.values():

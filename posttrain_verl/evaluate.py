@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from rich.console import Console
 from tqdm import tqdm
 
 import reward_fns
+from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import grading, job, questions, replicas, show, strata
 from posttrain_verl.evaluation.answers import Answer, AnswerLog, fingerprint
 from posttrain_verl.evaluation.engine import Work
@@ -148,7 +148,7 @@ def main() -> int:
     if given.json:
         print(json.dumps({key: value for key, value in result.items() if key != "items"} | {"out": str(asked.out)}))
     else:
-        show.evaluation(result, Console())
+        show.evaluation(result, stdout())
         print(f"every answer lies in {asked.out}")
     return 0
 

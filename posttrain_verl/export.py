@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from posttrain_verl.console import stdout
 from posttrain_verl.exporting import card, proof
 from posttrain_verl.exporting.proof import Finding
 from posttrain_verl.problem import InputError, Problem
@@ -157,7 +157,7 @@ def show(findings: list[Finding], out: Path) -> None:
     table = Table("", "holds", "seen", title=str(out))
     for finding in findings:
         table.add_row(finding.name, {True: "yes", False: "NO", None: "-"}[finding.passed], finding.saw)
-    Console().print(table)
+    stdout().print(table)
 
 
 def main() -> int:

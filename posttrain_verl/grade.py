@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import reward_fns
+from posttrain_verl.console import stdout
 from posttrain_verl.problem import InputError, Problem
 from reward_fns.math.grader import grade_math, math_verify_alone
 from reward_fns.math.verifier import VerifierError
@@ -195,7 +196,7 @@ def show(graded: list[Row], as_json: bool, compare: bool) -> None:
         apart = {"disagreements": len(disagreements(graded)[0])} if compare else {}
         print(json.dumps({"sources": summary(graded), **apart}))
         return
-    console = Console()
+    console = stdout()
     console.print(table(graded))
     if compare:
         console.print(disagreements(graded)[1])

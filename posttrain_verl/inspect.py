@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 import data_prep
 from data_prep import manifest as manifests
 from data_prep.inspection import cards, page, terminal
 from posttrain_verl import base_models
+from posttrain_verl.console import stdout
 from posttrain_verl.prep import choose
 from posttrain_verl.problem import InputError, Problem, exit_code
 
@@ -83,7 +82,7 @@ def run(words: list[str], *, approve: bool = False, who: str = "") -> int:
 
 def _show(folder: Path, target: Path, drawn: list[cards.Card], manifest: dict[str, Any], model: str) -> None:
     dropped = cards.dropped(folder, per_reason=20)
-    console = Console()
+    console = stdout()
     terminal.show(console, drawn, manifest, {reason: rows[:3] for reason, rows in dropped.items()})
     target.write_text(page.page(drawn, manifest, dropped, cards.histograms(folder), model), encoding="utf-8")
     flagged = sum(bool(card.flags) for card in drawn)

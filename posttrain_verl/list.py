@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from posttrain_verl.console import stdout
 from posttrain_verl.problem import InputError
 from posttrain_verl.run import named
 from posttrain_verl.run.folder import RunFolder
@@ -49,7 +49,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps([json.loads(named.as_json(folder, ask=False)) for folder in found], indent=2))
     else:
-        Console(width=None if sys.stdout.isatty() else 160).print(table(found, time.time()))
+        stdout().print(table(found, time.time()))
     return 0
 
 

@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.errors import DataError
+from posttrain_verl.console import stdout
 from posttrain_verl.cpu import zygote
 from posttrain_verl.evaluation import comparison
 from posttrain_verl.evaluation.result import Result
@@ -111,7 +112,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from there", file=sys.stderr)
         return 130
-    show(home, Console())
+    show(home, stdout())
     say(f"{(time.monotonic() - began) / 60:.1f} minutes; runs, evaluations, export and report.html lie in {home}")
     return 0
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from statsmodels.stats.proportion import proportions_ztest
 
 from posttrain_verl import statistics
+from posttrain_verl.console import stdout
 from posttrain_verl.run.folder import DONE
 from posttrain_verl.statistics import Share
 from posttrain_verl.sweep import results
@@ -73,7 +74,7 @@ def _p(best: Result, other: Result) -> float:
 def conclude(record: Record, console: Console | None = None) -> None:
     """Print the table and write the plot, sweep.html, into the sweep's folder."""
     found = rows(record)
-    console = console or Console()
+    console = console or stdout()
     console.print(_table(record, found), *_remarks(record, found), sep="\n")
     from posttrain_verl.sweep import plot
 

@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_ends_the_waiting(prepared):
 def test_stop_and_status_from_another_shell(prepared):
     folder = prepared(FOREVER)
     process = in_background(folder)
-    wait_for(lambda: trains(folder))
+    wait_for(lambda: trains(folder) and folder.read_status().last_step)  # the supervisor reads it a moment later
     verb = [sys.executable, "-m"]
     name = f"run={folder.path}"
     shown = json.loads(subprocess.check_output([*verb, "posttrain_verl.status", name, "--json"]))
