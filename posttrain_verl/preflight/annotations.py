@@ -11,7 +11,8 @@ WORDS = {"int": "whole number", "float": "number", "bool": "true or false", "str
 
 
 def accepts(annotation: str, value: Any) -> bool:
-    """Whether `value` fits. A whole number is a number, a list stands for a tuple; class names take anything."""
+    """Whether `value` fits. A whole number is a number, a list stands for a tuple, a mapping for a config class; other
+    class names take anything."""
     return _accepts(_parsed(annotation), value)
 
 
@@ -76,7 +77,7 @@ def _accepts_name(name: str, value: Any) -> bool:
         "dict": isinstance(value, dict),
         "None": value is None,
     }
-    return fits.get(name, True)
+    return fits.get(name, isinstance(value, dict) if name.endswith("Config") else True)
 
 
 def _spoken(node: ast.expr) -> list[str]:

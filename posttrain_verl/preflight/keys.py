@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain_verl.compose import Composed, our_tree, plain, verl_version
-from posttrain_verl.preflight.tree import known as known_tree
+from posttrain_verl.compose import Composed, plain, verl_version
+from posttrain_verl.preflight import tree
 from posttrain_verl.problem import Problem
 from posttrain_verl.verl_keys import READ_UNLISTED, dataclass_fields, is_free_form
 
@@ -29,14 +29,16 @@ DEAD = {
 
 def check(composed: Composed) -> list[Problem]:
     """Every key of the launch that VeRL (or we) would ignore, with the nearest key that is read."""
-    tree = plain(composed.verl)
-    known = known_tree(composed)
-    problems = _dead(tree) if composed.stage == "rl" else []
-    live = {key: value for key, value in tree.items() if composed.stage != "rl" or key.split(".")[0] not in _DEAD_ROOTS}
+    config = plain(composed.verl)
+    known = tree.known(composed)
+    problems = _dead(config) if composed.stage == "rl" else []
+    live = {
+        key: value for key, value in config.items() if composed.stage != "rl" or key.split(".")[0] not in _DEAD_ROOTS
+    }
     candidates = [path for path in _paths(known) if path.split(".")[0] not in _DEAD_ROOTS]
     problems += [_unknown(path, candidates) for path in _unknown_paths(live, known)]
-    ours = {"posttrain": plain(composed.posttrain)}
-    return problems + [_unknown_ours(path) for path in _unknown_paths(ours, {"posttrain": our_tree(composed.choices)})]
+    ours, known_ours = {"posttrain": plain(composed.posttrain)}, {"posttrain": tree.ours(composed)}
+    return problems + [_unknown_ours(path) for path in _unknown_paths(ours, known_ours)]
 
 
 _DEAD_ROOTS = {key.split(".")[0] for key in DEAD}

@@ -6,6 +6,7 @@ worker. The other checks read the tree as VeRL does, so they run only on one of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from posttrain_verl.preflight import tree
 from posttrain_verl.preflight.annotations import accepts, spoken
 from posttrain_verl.problem import Problem
 from posttrain_verl.verl_keys import dataclass_fields, is_free_form
+
+ABSENT = object()  # stands for VeRL's own value of a key that only a dataclass has
 
 # What VeRL's yaml leaves open where no dataclass declares it: null by default, or a number that may be a word.
 DECLARED = {
@@ -39,6 +42,8 @@ DECLARED = {
     "data.gen_batch_size": "Optional[int]",
     "data.seed": "Optional[int]",
     "data.tokenizer": "Optional[str]",
+    "data.truncation": "str",
+    "data.pad_mode": "str",
     "data.tool_config_path": "Optional[str]",
     "data.filter_overlong_prompts_workers": "Optional[int]",
     "data.micro_batch_size_per_gpu": "Optional[int]",
@@ -57,20 +62,29 @@ def check(composed: Composed) -> list[Problem]:
     return list(_compare(ours, tree.known(composed)))
 
 
-def _compare(node: dict[str, Any], known: dict[str, Any], path: str = "") -> Iterator[Problem]:
-    target = str(known.get("_target_", ""))
+def _compare(node: dict[str, Any], known: dict[str, Any], path: str = "", declared: str = "") -> Iterator[Problem]:
+    """`declared` names the dataclass of a node that has no `_target_`."""
+    target = str(known.get("_target_") or node.get("_target_") or declared)
     fields = dataclass_fields(target)
-    for key in {**known, **{key: None for key in node if key in fields}}:
+    more = [key for key in node if key in fields or (not known and isinstance(node[key], dict))]
+    for key in [*known, *(key for key in more if key not in known)]:
         here = f"{path}.{key}" if path else str(key)
-        theirs = known.get(key)
+        theirs, annotation = known.get(key, ABSENT), fields.get(str(key), "")
         if key not in node:
             if isinstance(theirs, dict) and theirs:
                 yield Problem(f"{here} was removed, and VeRL reads it", f"leave out ~{here}")
-        elif isinstance(node[key], dict) and isinstance(theirs, dict):
+        elif isinstance(node[key], dict) and (isinstance(theirs, dict) or _takes_keys(annotation, theirs)):
             if not is_free_form(here):
-                yield from _compare(node[key], theirs, here)
+                below = theirs if isinstance(theirs, dict) else {}  # an interpolation has led to the node
+                yield from _compare(node[key], below, here, _class_beside(target, annotation))
         else:
-            yield from _compare_value(node[key], theirs, here, fields.get(str(key), ""))
+            yield from _compare_value(node[key], theirs, here, annotation)
+
+
+def _class_beside(target: str, annotation: str) -> str:
+    """The dataclass that an annotation names, e.g. Optional[MtpConfig], as a `_target_` beside `target`; "" if none."""
+    named = re.search(r"\w+Config\b", annotation)
+    return f"{target.rpartition('.')[0]}.{named[0]}" if named else ""
 
 
 def _compare_value(ours: Any, theirs: Any, path: str, annotation: str) -> Iterator[Problem]:
@@ -92,8 +106,12 @@ def _takes_keys(declared: str, theirs: Any) -> bool:
 
 
 def _fits(ours: Any, theirs: Any, declared: str) -> bool:
-    """Whether our value is what is declared, or else of the kind of VeRL's own; a word of no class may be a number."""
-    if ours == theirs or (ours is None and _is_open(theirs)):
+    """Whether our value is what is declared, or else of the kind of VeRL's own; a word of no class may be a number.
+
+    Null passes where VeRL's yaml has it or leaves the value to an interpolation, whatever the annotation.
+    """
+    same = ours == theirs and isinstance(ours, bool) == isinstance(theirs, bool)  # True == 1
+    if same or (ours is None and theirs is not ABSENT and _is_open(theirs)):
         return True
     if declared:
         return accepts(declared, ours)
@@ -118,4 +136,4 @@ def _written(value: Any) -> str:
 
 
 def _is_open(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and ("${" in value or value == "???"))
+    return value is None or value is ABSENT or (isinstance(value, str) and ("${" in value or value == "???"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from posttrain_verl.compose import Composed, verl_tree
+from posttrain_verl.compose import Composed, our_tree, verl_tree
 
 
 def known(composed: Composed) -> dict[str, Any]:
@@ -17,6 +17,16 @@ def known(composed: Composed) -> dict[str, Any]:
 @cache
 def _known(stage: str, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return verl_tree(stage, dict(choices))
+
+
+def ours(composed: Composed) -> dict[str, Any]:
+    """Our own keys below `posttrain` that the chosen options have; read once for the same choices."""
+    return _ours(tuple(sorted(composed.choices.items())))
+
+
+@cache
+def _ours(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    return our_tree(dict(choices))
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,11 +1,18 @@
 """Five hundred configs that are wrong in one place: each is caught and named, none with a traceback; valid ones pass.
 
-The generator is mutations.py, its seed SEED.
+VeRL's own validation sees them too: what it refuses, we must catch, and it must take the valid ones. The generator is
+mutations.py, its seed SEED; VeRL's half is verl_verdicts.py.
 """
 
 import importlib.util
+import json
+import os
+import pickle
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +25,7 @@ import pytest
 from posttrain_verl import base_models, preflight
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.problem import Problem, blocking
+from posttrain_verl.run.environment import of_processes
 
 HERE = Path(__file__).parent
 
@@ -74,6 +82,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     odd = {"prompt": [{"role": 7, "content": "12"}]}
     long = {"messages": [{**QUESTION, "content": "9" * 2000}, SFT["messages"][1]]}
     made = {"missing": str(folder / "missing"), "rl": write(folder / "rl", RL), "sft": write(folder / "sft", SFT),
+            "rl few": write(folder / "rl few", RL, 128), "sft few": write(folder / "sft few", SFT, 128),
             "rl wrong gold": write(folder / "gold", RL | wrong), "rl unknown source": write(folder / "source", RL | unknown),
             "rl no template": write(folder / "role", RL | odd), "sft long rows": write(folder / "long", SFT | long)}  # fmt: skip
     for stage, row in (("rl", RL), ("sft", SFT)):
@@ -96,19 +105,47 @@ def launches(files: dict[str, str]) -> dict[str, Composed]:
     base_models.ensure("tiny")
     composed = {}
     for name, words in LAUNCHES.items():
-        data = files["sft" if "sft" in name else "rl"]
+        data = files[("sft" if "sft" in name else "rl") + (" few" if name.endswith("on cpu") else "")]
         composed[name] = compose([*words, f"data.train_files={data}", f"data.val_files={data}"])
     return composed
 
 
 @pytest.fixture(scope="module")
-def wrong(launches: dict[str, Composed], files: dict[str, str]) -> list[mutations.Mutant]:
-    valid = [mutations.Valid(name, one.stage, one.verl, files) for name, one in launches.items()]
+def quick() -> Iterator[None]:
+    with mutations.quick_interpolations():
+        yield
+
+
+@pytest.fixture(scope="module")
+def valid(launches: dict[str, Composed], files: dict[str, str], quick: None) -> list[mutations.Valid]:
+    return [mutations.Valid(name, one.stage, one.verl, files) for name, one in launches.items()]
+
+
+@pytest.fixture(scope="module")
+def wrong(valid: list[mutations.Valid]) -> list[mutations.Mutant]:
     return mutations.mutants(valid, COUNT, SEED)
 
 
 @pytest.fixture(scope="module")
-def found(launches, wrong) -> list[list[Problem]]:
+def verdicts(launches, wrong, tmp_path_factory) -> Iterator[Future[list[str]]]:
+    """VeRL's verdicts of the valid configs and the wrong ones: it works while ours are checked."""
+    folder = tmp_path_factory.mktemp("verl")
+    valid = {name: (one.stage, one.verl) for name, one in launches.items()}
+    changed = [(name, {}) for name in valid] + [(each.base, each.changes) for each in wrong]
+    (folder / "configs").write_bytes(pickle.dumps((valid, changed)))
+    command = [sys.executable, str(HERE / "verl_verdicts.py"), str(folder / "configs"), str(folder / "verdicts")]
+
+    def ask() -> list[str]:
+        done = subprocess.run(command, env={**os.environ, **of_processes("cpu", True)}, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads((folder / "verdicts").read_text())
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(ask)
+
+
+@pytest.fixture(scope="module")
+def found(launches, wrong, verdicts) -> list[list[Problem]]:
     """What our checks say of each mutant. An exception of theirs fails every test here."""
     said = []
     for each in wrong:
@@ -138,3 +175,14 @@ def test_every_problem_has_a_remedy(found):
 
 def test_every_kind_is_tried(wrong):
     assert set(Counter(each.kind for each in wrong)) == set(mutations.KINDS)
+
+
+def test_verl_takes_what_passes(verdicts):
+    assert dict(zip(LAUNCHES, verdicts.result(), strict=False)) == dict.fromkeys(LAUNCHES, "")
+
+
+def test_what_verl_refuses_is_caught(wrong, found, verdicts):
+    theirs = verdicts.result()[len(LAUNCHES) :]
+    refused = [(each.changes, why, said) for each, why, said in zip(wrong, theirs, found, strict=True) if why]
+    assert len(refused) > COUNT / 5, "or this would hold nothing"
+    assert [(changes, why) for changes, why, said in refused if not said] == []
