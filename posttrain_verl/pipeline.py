@@ -52,6 +52,8 @@ def run(spec: specs.Spec) -> Path:
             say(f"== {name}")
             with it.journal.stage(name):
                 stage(it)
+    if spec.report:  # no stage of its own: it tells how they ended
+        stages.report(it)
     return home
 
 

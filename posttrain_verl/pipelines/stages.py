@@ -265,6 +265,5 @@ def call(it: Pipeline, verb: str, words: list[str]) -> None:
 
 def of(spec: Spec) -> list[tuple[str, Callable[[Pipeline], None]]]:
     """The stages of a pipeline in their order."""
-    wanted = {"export": spec.export, "report": spec.report}
-    every = (prep, inspect, sft, choose, rl, evaluate, export, report)
-    return [(stage.__name__, stage) for stage in every if wanted.get(stage.__name__, True)]
+    every = (prep, inspect, sft, choose, rl, evaluate, export)
+    return [(stage.__name__, stage) for stage in every if spec.export or stage is not export]
