@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from posttrain_verl.run import environment, resume, supervisor
+from posttrain_verl.run import environment, resume, roster, supervisor
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
 from posttrain_verl.watch.watch import HEALED_BY_RESTART, Watch
 
@@ -40,7 +40,7 @@ def run(folder: RunFolder, variables: Mapping[str, str], report: Report, show: R
 
 def is_healed_by_restart(status: Status) -> bool:
     """Whether a failed run may do better when it is started again: what was lost comes back, what was wrong stays wrong."""
-    return status.rule in HEALED_BY_RESTART if status.rule else supervisor.is_lost(status.why)
+    return status.rule in HEALED_BY_RESTART if status.rule else roster.speaks_of_a_loss(status.why)
 
 
 def is_complete(folder: RunFolder, step: int) -> bool:

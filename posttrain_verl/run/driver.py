@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
 import ray
@@ -118,13 +119,6 @@ def end_with_supervisor() -> None:
     threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
-def is_cut_off(error: BaseException | None) -> bool:
-    """Whether an actor could not be reached: it may live, or its whole node may be gone, which Ray learns later."""
-    while error is not None and not isinstance(error, ray.exceptions.ActorUnavailableError):
-        error = getattr(error, "cause", None)
-    return error is not None
-
-
 def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     config = OmegaConf.load(folder.config)
@@ -140,8 +134,8 @@ def main() -> None:
     try:
         wait_for_devices(config)
         {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
-    except ray.exceptions.RayError as error:
-        roster.write_deaths(folder.cluster_file, LOST_NODE_SECONDS if is_cut_off(error) else 0.0)
+    except ray.exceptions.RayError:
+        roster.write_deaths(folder.cluster_file, LOST_NODE_SECONDS if roster.speaks_of_a_loss(format_exc()) else 0.0)
         raise
     finally:
         stages.mark(ENDING)

@@ -7,6 +7,8 @@ since the public `ray.util.state` needs the dashboard, which a local cluster of 
 from __future__ import annotations
 
 import json
+import re
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -19,9 +21,13 @@ from posttrain_verl.run.folder import replace
 SECONDS = 2.0
 _UNEXPECTED = ("WORKER_DIED", "NODE_DIED")
 _INTENDED = "INTENDED_"  # a part of Ray's exit types of workers that were asked to end
-
-
 _ADVICE = " Some common causes include"  # after which Ray's message goes on at length
+# What an error says where a process, a node or a connection is gone.
+_LOSS = re.compile(
+    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|NodeDiedError|EngineDeadError|OwnerDiedError|"
+    r"address already in use|EADDRINUSE|Connection (?:reset|refused|closed)|NCCL|ended with exit code -\d+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Member:
     host: str
     pid: int = 0
     died: str = ""
+
+
+def speaks_of_a_loss(error: str) -> bool:
+    """Whether an error is about a process, a node or a connection that is gone."""
+    return bool(_LOSS.search(error))
 
 
 def follow(path: Path) -> None:
@@ -49,12 +60,12 @@ def read(path: Path) -> list[Member]:
         return []
 
 
-def write(path: Path, last: str = "") -> str:
+def write(path: Path, last: str = "", ask: bool = False) -> str:
     """Write the roster as it is now, unless it is `last`, and return it; nothing where Ray does not answer."""
     import ray
 
     with suppress(OSError, ConnectionError, ray.exceptions.RaySystemError):
-        text = json.dumps([asdict(one) for one in members()])
+        text = json.dumps([asdict(one) for one in members(ask)])
         if text != last:
             replace(path, text + "\n")
         return text
@@ -64,10 +75,10 @@ def write(path: Path, last: str = "") -> str:
 def write_deaths(path: Path, patience: float) -> None:
     """Write the roster, again until it says who died, but for no longer than `patience` seconds."""
     until = time.monotonic() + patience
-    write(path)
+    write(path, ask=patience > 0)
     while not any(one.died for one in read(path)) and time.monotonic() < until:
         time.sleep(SECONDS / 2)
-        write(path)
+        write(path, ask=True)
 
 
 def _follow(path: Path) -> None:
@@ -79,14 +90,17 @@ def _follow(path: Path) -> None:
         time.sleep(SECONDS)
 
 
-def members() -> list[Member]:
-    """Every actor of this job and every node of the cluster."""
+def members(ask: bool = False) -> list[Member]:
+    """Every actor of this job and every node of the cluster.
+
+    With `ask`, a node that Ray counts as alive is asked too: Ray's health check takes 15 to 20 s to find one gone.
+    """
     import ray
     from ray._private.state import state
 
     job = ray.get_runtime_context().get_job_id()
     actors = [actor(facts) for facts in state.actor_table(None, ray.JobID.from_hex(job)).values()]
-    return actors + [_node(facts) for facts in state.node_table()]
+    return actors + [_node(facts, ask) for facts in state.node_table()]
 
 
 def actor(facts: dict[str, Any]) -> Member:
@@ -107,6 +121,19 @@ def _reason(cause: Any) -> str:
     return f"{kind}: {message}" if kind in _UNEXPECTED and _INTENDED not in message else ""
 
 
-def _node(facts: dict[str, Any]) -> Member:
+def _node(facts: dict[str, Any], ask: bool) -> Member:
     died = "" if facts["Alive"] else facts.get("DeathReasonMessage") or "it does not answer"
+    if ask and not died and refuses(facts["NodeManagerAddress"], facts["NodeManagerPort"]):
+        died = "its raylet is gone"
     return Member("node", facts["NodeID"], "node", facts["NodeManagerAddress"], died=died)
+
+
+def refuses(address: str, port: int) -> bool:
+    """Whether nothing listens there any more; what does not answer at all is left to Ray's health check, which has patience."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from posttrain_verl.run import environment, leftovers, processes, record
+from posttrain_verl.run import environment, leftovers, processes, record, roster
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RunFolder, Status
 from posttrain_verl.run.following import Follower, log_size
 from posttrain_verl.run.logtail import first_error
@@ -23,13 +22,6 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
 ALARM_STOP_SECONDS = 5.0  # what hangs does not hear; the stacks were taken before
 CLUSTER_SECONDS = 5.0  # a cluster that goes on ends the workers of a run in its own time
-
-# What VeRL's error says where a process, a node or a connection is gone.
-_LOST = re.compile(
-    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|NodeDiedError|EngineDeadError|OwnerDiedError|"
-    r"address already in use|EADDRINUSE|Connection (?:reset|refused|closed)|NCCL|ended with exit code -\d+",
-    re.IGNORECASE,
-)
 
 Report = Callable[[str], None]
 
@@ -133,15 +125,10 @@ def _explain(status: Status, event: Event | None, follower: Follower, error: str
     """Say why a run failed: what the watch saw, else the first error of the log."""
     if event is None:
         status.why = error or f"VeRL ended with exit code {code}"
-        event = follower.ended(status.why, is_lost(status.why))
+        event = follower.ended(status.why, roster.speaks_of_a_loss(status.why))
         if event.rule != "dead":
             return
     status.why, status.rule = event.line, event.rule
-
-
-def is_lost(error: str) -> bool:
-    """Whether VeRL ended because a process, a node or a connection was gone."""
-    return bool(_LOST.search(error))
 
 
 def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:

@@ -1,12 +1,14 @@
 """What Ray's actor table means: who died, and whether somebody asked for it."""
 
+import socket
+import traceback
+
 import pytest
 from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.core.generated.gcs_pb2 import ActorTableData
 
 from posttrain_verl.run import roster
-from posttrain_verl.run.driver import is_cut_off
 
 EXIT = (
     "The actor is dead because its worker process has died. Worker exit type: {}  Worker exit detail: none. "
@@ -53,15 +55,30 @@ def test_a_node_that_answers_no_more_is_waited_for(tmp_path, monkeypatch):
     """Ray says that an actor cannot be reached before it knows that its node is gone."""
     seen = [[], [], [roster.Member("node", "n", "node", "10.0.0.2", died="it does not answer")]]
     monkeypatch.setattr(roster, "SECONDS", 0.02)
-    monkeypatch.setattr(roster, "members", lambda: seen.pop(0) if len(seen) > 1 else seen[0])
+    monkeypatch.setattr(roster, "members", lambda ask: seen.pop(0) if len(seen) > 1 else seen[0])
     roster.write_deaths(tmp_path / "roster.json", patience=0.0)
     assert roster.read(tmp_path / "roster.json") == []
     roster.write_deaths(tmp_path / "roster.json", patience=5.0)
     assert [one.died for one in roster.read(tmp_path / "roster.json")] == ["it does not answer"]
 
 
-def test_an_actor_that_cannot_be_reached_is_known_through_the_errors_around_it():
-    unreachable = exceptions.ActorUnavailableError("x", b"1" * 16)
-    wrapped = exceptions.RayTaskError("outer", "", exceptions.RayTaskError("inner", "", unreachable))
-    assert is_cut_off(wrapped)
-    assert not is_cut_off(exceptions.RayTaskError("outer", "", ValueError("the user's")))
+@pytest.mark.parametrize(
+    ("cause", "lost"),
+    [
+        (exceptions.ActorUnavailableError("x", b"1" * 16), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:47835"), True),
+        (ValueError("the user's"), False),
+    ],
+)
+def test_a_loss_is_known_through_the_errors_around_it(cause, lost):
+    """Ray may tell of the node later than the workers that spoke with it."""
+    text = "".join(traceback.format_exception(cause))
+    wrapped = exceptions.RayTaskError("outer", text, exceptions.RayTaskError("inner", text, cause))
+    assert roster.speaks_of_a_loss(text) == roster.speaks_of_a_loss(str(wrapped)) == lost
+
+
+def test_a_node_whose_port_is_closed_refuses():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not roster.refuses("127.0.0.1", port)
+    assert roster.refuses("127.0.0.1", port)
