@@ -7,6 +7,7 @@ Python made for one that does.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-_LOOKS = 2  # a process seen between fork and exec still has the environment of its parent
+# A process gets its environment with its last exec: Ray starts a worker under the raylet's, and on a busy machine imports for
+# many seconds before it puts the run's in its place. What is older than this is what it will be.
+_SETTLED_SECONDS = 120.0
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Census:
         self._marker = marker.encode() + b"\0"
         self._driver = driver
         self._forks = forks
-        self._strangers: dict[int, int] = {}  # pid -> how often it was looked at
+        self._strangers: dict[int, float] = {}  # pid -> until when (seconds since boot) it is looked at again
         self.members: dict[int, Process] = {}
         self.names: dict[int, str] = {}
         self.parents: dict[int, int] = {}
@@ -95,12 +99,13 @@ class Census:
     def look(self) -> list[Process]:
         """Look at every process of the machine; return the members that ended since the last look."""
         present = sorted(int(name) for name in os.listdir(PROC) if name.isdigit())
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         gone = [one for one in self.members.values() if not one.is_alive]
         for one in gone:
             del self.members[one.pid]
-        self._strangers = {pid: looks for pid, looks in self._strangers.items() if pid in set(present)}
+        self._strangers = {pid: self._strangers[pid] for pid in present if pid in self._strangers}
         for pid in present:
-            if pid not in self.members and self._strangers.get(pid, 0) < _LOOKS:
+            if pid not in self.members and now < self._strangers.get(pid, math.inf):
                 self._examine(pid)
         self._add_forks()
         return gone
@@ -121,10 +126,10 @@ class Census:
         self.names |= {pid: title for pid in self.members if (title := name_of(pid))}
 
     def _examine(self, pid: int) -> None:
-        self._strangers[pid] = self._strangers.get(pid, 0) + 1
         found = stat_of(pid)
         if found is None or found.state == "Z":
             return
+        self._strangers[pid] = found.started / _TICKS + _SETTLED_SECONDS
         if found.session == self._driver or found.parent in self.members or self._is_marked(pid):
             self._add(pid, found)
 

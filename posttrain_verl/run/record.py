@@ -90,8 +90,8 @@ def clear_dead_runs(report: Callable[[str], None]) -> None:
                 continue
             folder = RunFolder(link.resolve())
             record = read(folder)
-            if record is None:
-                link.unlink()
+            if record is None:  # it ended; its supervisor may be about to do the same
+                link.unlink(missing_ok=True)
             elif record.is_here and not record.is_supervised:
                 report(f"clearing what the dead run {folder.path} left: {clear(folder, record)}")
 
