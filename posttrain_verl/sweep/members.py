@@ -76,6 +76,8 @@ class Members:
         self._report(f"member {member.number} {member.state} after {member.seconds:.0f} s {member.why}".rstrip())
 
     def _command(self, member: Member) -> list[str]:
+        if member.goes_on:  # from its newest whole checkpoint
+            return [sys.executable, "-m", self._record.verb, f"run={member.folder}"]
         own = f"posttrain.run_id={self._record.run_id(member)}"
         return [sys.executable, "-m", self._record.verb, *member.overrides, own, *self._record.flags]
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import paths
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run.folder import DONE, RUNNING, replace
+from posttrain_verl.run.folder import DONE, RUNNING, RunFolder, Status, replace
 
 WAITING = "waiting"
 FILE = "sweep.json"
@@ -21,7 +21,10 @@ FILE = "sweep.json"
 
 @dataclass
 class Member:
-    """One member: its words, the run folder of its last attempt, its state (a run's, or waiting) and exit code."""
+    """One member: its words, the run folder of its last attempt, its state (a run's, or waiting) and exit code.
+
+    `goes_on` says that the run in `folder` began in an earlier attempt of the sweep and is resumed.
+    """
 
     number: int
     overrides: list[str]
@@ -31,6 +34,7 @@ class Member:
     attempt: int = 1
     seconds: float = 0.0
     why: str = ""
+    goes_on: bool = False
 
 
 @dataclass
@@ -58,11 +62,13 @@ class Record:
 
     @classmethod
     def load(cls, folder: Path) -> Record:
-        """Read a sweep; a member that was running when the sweep ended waits again."""
+        """Read a sweep; a member that was running when the sweep ended waits again, unless its run came to its end alone."""
         said = json.loads((folder / FILE).read_text())
         members = [Member(**member) for member in said.pop("members")]
         for member in members:
-            member.state = WAITING if member.state == RUNNING else member.state
+            if member.state == RUNNING:
+                run = _run_of(member)
+                member.state, member.code = (DONE, 0) if run and run.state == DONE else (WAITING, member.code)
         return cls(**{**said, "folder": folder, "members": members})
 
     def swept(self, member: Member) -> list[str]:
@@ -76,8 +82,11 @@ class Record:
         if found is None:
             found = Member(len(self.members), overrides, "")
             self.members.append(found)
-        elif found.state != DONE and Path(found.folder).exists():
-            found.attempt += 1
+        elif found.state != DONE:
+            run = _run_of(found)
+            found.goes_on = run is not None and run.job is None  # the folder of a job lies on its cluster
+            if Path(found.folder).exists() and not found.goes_on:
+                found.attempt += 1
         if found.state != DONE:
             found.state, found.folder = WAITING, str(self._folder_of(found))
         return found
@@ -89,6 +98,12 @@ class Record:
     def _folder_of(self, member: Member) -> Path:
         recipe = value_of(member.overrides, "recipe") or ""
         return self.folder.parents[1] / recipe / self.run_id(member)
+
+
+def _run_of(member: Member) -> Status | None:
+    """What the member's run folder says; None if its run never began."""
+    folder = RunFolder(Path(member.folder))
+    return folder.read_status() if folder.status.exists() else None
 
 
 def open_record(verb: str, words: list[str], flags: list[str]) -> Record:

@@ -64,8 +64,9 @@ class Watch:
                 self._quiet.discard(name)
             elif name not in self._quiet:
                 self._quiet.add(name)
+                noticed = time.time()  # taking the stacks takes a while
                 stage, why = self._located(seen, situation)
-                events.append(self._write(name, situation.step, stage, Seen(seen.saw, why)))
+                events.append(self._write(name, situation.step, stage, Seen(seen.saw, why), noticed))
         return events
 
     def ended(self, step: int | None, stage: str, error: str, dead: str) -> Event:
@@ -77,8 +78,9 @@ class Watch:
         """Record something that is no alarm."""
         return self._append(Event(time.time(), rule, "info", step, stage, saw, why))
 
-    def _write(self, rule: str, step: int | None, stage: str, seen: Seen) -> Event:
-        return self._append(Event(time.time(), rule, self._settings[rule]["do"], step, stage, seen.saw, seen.why))
+    def _write(self, rule: str, step: int | None, stage: str, seen: Seen, noticed: float | None = None) -> Event:
+        level = self._settings[rule]["do"]
+        return self._append(Event(noticed or time.time(), rule, level, step, stage, seen.saw, seen.why))
 
     def _append(self, event: Event) -> Event:
         with self._events.open("a") as file:

@@ -1,6 +1,7 @@
 """Stands for `launch`: leaves a run folder whose validation follows from the learning rate, in a moment.
 
-`python -m stand_in key=value ...`; a learning rate of 1 fails, of 8 is killed, of 9 waits to be interrupted.
+`python -m stand_in key=value ...`; a learning rate of 1 fails, of 8 is killed, of 9 waits to be interrupted. `run=FOLDER`
+goes on with such a run. Each line of words.jsonl is one start.
 """
 
 import json
@@ -10,8 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-words = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:])
-folder = Path(words["posttrain.runs_dir"], words["recipe"], words["posttrain.run_id"])
+
+def read(argv: list[str]) -> dict[str, str]:
+    return dict(word.lstrip("+").split("=", 1) for word in argv)
+
+
+words = read(sys.argv[1:])
+if "run" in words:
+    folder = Path(words["run"])
+    words = read(json.loads((folder / "words.jsonl").read_text().splitlines()[0]))
+else:
+    folder = Path(words["posttrain.runs_dir"], words["recipe"], words["posttrain.run_id"])
+    folder.mkdir(parents=True)
 rate = float(words.get("optim.lr", words.get("actor_rollout_ref.actor.optim.lr", "0.5")))
 state, why, code = "done", "", 0
 
@@ -20,8 +31,8 @@ def leave(state: str, why: str) -> None:
     (folder / "status.json").write_text(json.dumps({"state": state, "why": why, "started": time.time()}))
 
 
-folder.mkdir(parents=True)
-(folder / "words.json").write_text(json.dumps(sys.argv[1:]))
+with (folder / "words.jsonl").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\n")
 leave("running", "")
 if rate == 8:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from posttrain_verl.problem import InputError
+from posttrain_verl.sweep.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +22,7 @@ def test_one_member_for_each_combination(run, record, tmp_path):
     said = record()
     assert [member["state"] for member in said["members"]] == ["done"] * 4
     assert said["members"][3]["folder"] == f"{tmp_path}/runs/math_sft/s-3"
-    words = json.loads((tmp_path / "runs/math_sft/s-3/words.json").read_text())
+    words = json.loads((tmp_path / "runs/math_sft/s-3/words.jsonl").read_text())
     assert {"recipe=math_sft", "++optim.lr=0.4", "++data.train_batch_size=16", "posttrain.run_id=s-3"} <= set(words)
     assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
 
@@ -35,14 +36,41 @@ def test_a_failed_member_does_not_end_the_others(run, record, capsys):
 
 def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
     run("optim.lr=0.2,1,0.4")
-    before = (tmp_path / "runs/math_sft/s-0/words.json").stat().st_mtime_ns
     capsys.readouterr()
     assert run(recipe="", id="posttrain.sweep=s") == 1
     said = capsys.readouterr().out
     assert "member 0 is done already" in said and "member 2 is done already" in said
-    assert (tmp_path / "runs/math_sft/s-0/words.json").stat().st_mtime_ns == before
-    assert [Path(member["folder"]).name for member in record()["members"]] == ["s-0", "s-1-2", "s-2"]
-    assert (tmp_path / "runs/math_sft/s-1-2/status.json").exists()
+    assert [Path(member["folder"]).name for member in record()["members"]] == ["s-0", "s-1", "s-2"]
+    starts = [(tmp_path / f"runs/math_sft/s-{number}/words.jsonl").read_text().splitlines() for number in range(3)]
+    assert [len(lines) for lines in starts] == [1, 2, 1]
+    assert json.loads(starts[1][1]) == [f"run={tmp_path}/runs/math_sft/s-1"], "it goes on with its run"
+
+
+@pytest.mark.parametrize(
+    ("left", "folder"), [({"state": "failed", "job": {}}, "s-0-2"), (None, "s-0-2"), ({"state": "failed"}, "s-0")]
+)
+def test_where_the_next_attempt_of_a_member_runs(tmp_path, left, folder):
+    """The run of a job lies on its cluster, and one that never began has nothing to go on from."""
+    record = Record(tmp_path / "multirun" / "s", "verb", [])
+    member = record.member(["recipe=r"])
+    assert not member.goes_on
+    run = Path(member.folder)
+    run.mkdir(parents=True)
+    if left:
+        (run / "status.json").write_text(json.dumps(left))
+    member = record.member(["recipe=r"])
+    assert (Path(member.folder).name, member.goes_on) == (folder, folder == "s-0")
+
+
+def test_a_member_whose_run_ended_after_the_sweep_was_killed_is_done(tmp_path):
+    record = Record(tmp_path / "multirun" / "s", "verb", [])
+    for state in ("done", "running"):
+        member = record.member(["recipe=r", state])
+        member.state = "running"
+        Path(member.folder).mkdir(parents=True)
+        Path(member.folder, "status.json").write_text(json.dumps({"state": state}))
+    record.save()
+    assert [member.state for member in Record.load(record.folder).members] == ["done", "waiting"]
 
 
 def test_going_on_takes_the_same_words_or_none(run):
