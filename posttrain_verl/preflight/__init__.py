@@ -10,6 +10,7 @@ from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
 from posttrain_verl.overrides import nearest
 from posttrain_verl.preflight import (
+    attention,
     batch,
     data,
     disk,
@@ -45,6 +46,7 @@ CHECKS: dict[str, Check] = {
     "manifest": manifest.check,
     "batch": batch.check,
     "engine": engine.check,
+    "attention": attention.check,
     "training": training.check,
     "effective_batch": effective_batch.check,
     "memory": memory.check,

@@ -5,7 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from posttrain_verl.compose import Composed
+from posttrain_verl.plan.job import uses_critic
+from posttrain_verl.plan.known import shape_of
 from posttrain_verl.preflight import machine, model, schedule
 from posttrain_verl.problem import Problem
 
@@ -30,14 +34,33 @@ def check(composed: Composed) -> list[Problem]:
 def needs(composed: Composed) -> int:
     """Bytes that the run will write: every checkpoint that stays, and a floor for everything else.
 
-    Parameters are counted where the model's weights are on this machine; else only the floor is known.
+    Parameters are counted from the weights, or from what is known of the model's shape; else only the floor is known.
     """
-    return FLOOR + (model.size(composed) or 0) * _bytes_a_parameter(composed) * _checkpoints(composed)
+    return FLOOR + _bytes_of_one(composed) * _checkpoints(composed)
 
 
-def _bytes_a_parameter(composed: Composed) -> int:
-    owner = composed.verl if composed.stage == "sft" else composed.verl.actor_rollout_ref.actor
-    return sum(BYTES.get(part, 0) for part in owner.checkpoint.save_contents)
+def _bytes_of_one(composed: Composed) -> int:
+    """Bytes of one checkpoint: that of the model, and of a critic. The moments of a LoRA run, of its adapter, are small."""
+    config = composed.verl
+    owners = [config] if composed.stage == "sft" else [config.actor_rollout_ref.actor]
+    models = [config.model] if composed.stage == "sft" else [config.actor_rollout_ref.model]
+    if composed.stage == "rl" and uses_critic(config):
+        owners, models = [*owners, config.critic], [*models, config.critic.model]
+    return sum(_parameters(path, composed) * _bytes_a_parameter(owner, trained)
+               for path, owner, trained in zip(composed.models, owners, models, strict=False))  # fmt: skip
+
+
+def _parameters(path: str, composed: Composed) -> int:
+    folder = model.folder_of(path)
+    counted = model.parameters(folder) if folder is not None else None
+    shape = shape_of(path, composed.posttrain.base_model)
+    return counted or (shape.parameters if shape else 0)
+
+
+def _bytes_a_parameter(owner: DictConfig, trained: DictConfig) -> int:
+    """The parts that are saved, of every parameter."""
+    lora = (trained.get("lora_rank") or 0) > 0
+    return sum(BYTES.get(part, 0) for part in owner.checkpoint.save_contents if not (lora and part == "optimizer"))
 
 
 def _checkpoints(composed: Composed) -> int:

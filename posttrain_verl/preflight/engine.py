@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan.job import uses_critic
@@ -17,6 +17,7 @@ from posttrain_verl.preflight import model
 from posttrain_verl.problem import Problem
 
 ROLLOUT = "actor_rollout_ref.rollout"
+MIB, FP32 = 2**20, 4
 
 
 def check(composed: Composed) -> list[Problem]:
@@ -31,7 +32,7 @@ def check(composed: Composed) -> list[Problem]:
     actor = config.actor_rollout_ref.actor
     found = list(_sharding("actor_rollout_ref.actor", actor, config, facts))
     found += _sharding("actor_rollout_ref.actor.fsdp_config", actor.get("fsdp_config", actor), config, facts)
-    found += [*_replicas(config, facts), *_vllm(config, facts), *_asynchronous(config)]
+    found += [*_replicas(config, facts), *_vllm(config, facts), *_largest_weight(config, facts), *_asynchronous(config)]
     if uses_critic(config):
         found += _sharding("critic.fsdp", config.critic.get("fsdp", config.critic), config, facts)
     return found + list(_pools(config))
@@ -48,6 +49,10 @@ def _sharding(name: str, part: DictConfig, config: DictConfig, facts: dict[str, 
     heads = facts.get("num_attention_heads")
     if heads and isinstance(parallel, int) and parallel > 0 and heads % parallel:
         what = f"{name}.ulysses_sequence_parallel_size={parallel} does not divide the model's {heads} attention heads"
+        yield Problem(what, "set it to 1 or a divisor of them")
+    keys = facts.get("num_key_value_heads")
+    if keys and isinstance(parallel, int) and parallel > 0 and keys % parallel and parallel % keys:
+        what = f"{name}.ulysses_sequence_parallel_size={parallel} neither divides the model's {keys} key heads nor is a multiple"
         yield Problem(what, "set it to 1 or a divisor of them")
     packed = name != "actor_rollout_ref.actor" or config.actor_rollout_ref.model.use_remove_padding
     if isinstance(parallel, int) and parallel > 1 and not packed:
@@ -109,6 +114,17 @@ def _vllm(config: DictConfig, facts: dict[str, Any]) -> Iterator[Problem]:
     if dynamic != actor_dynamic:  # engine_workers asserts it
         what = f"{ROLLOUT}.log_prob_use_dynamic_bsz={dynamic} and actor.use_dynamic_bsz={actor_dynamic} differ"
         yield Problem(what, f"leave {ROLLOUT}.log_prob_use_dynamic_bsz out")
+
+
+def _largest_weight(config: DictConfig, facts: dict[str, Any]) -> Iterator[Problem]:
+    """Through shared memory a weight must go in one piece; CUDA sends one that is too large by itself (VeRL 0.9.1)."""
+    if config.trainer.device != "cpu" or config.actor_rollout_ref.model.lora_rank > 0:
+        return
+    key = f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes"
+    bucket, largest = OmegaConf.select(config, key), facts.get("vocab_size", 0) * facts.get("hidden_size", 0) * FP32
+    if isinstance(bucket, int) and bucket * MIB < largest:
+        what = f"{key}={bucket} does not hold the model's embedding of {-(-largest // MIB)} MiB"
+        yield Problem(what, f"{key}={-(-largest // MIB)}")
 
 
 def _context_of_sft(config: DictConfig, facts: dict[str, Any]) -> Iterator[Problem]:

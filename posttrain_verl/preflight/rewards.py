@@ -17,7 +17,7 @@ import reward_fns
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import data, sample
 from posttrain_verl.preflight.report import CannotTell
-from posttrain_verl.problem import Problem
+from posttrain_verl.problem import Problem, warning
 from reward_fns.code.grader import grade_code
 from reward_fns.code.problem import BadTests, read
 from reward_fns.shaping import PARTS
@@ -47,6 +47,10 @@ def _function(function: DictConfig) -> Iterator[Problem]:
     """The file or package and the function in it (verl.utils.import_utils.load_extern_type)."""
     path, key = function.path, "reward.custom_reward_function"
     if path is None:
+        what = (
+            f"{key}.path=null: VeRL's own rewards grade, and of a GSM8K answer they read the last 300 characters alone"
+        )
+        yield warning(what, f"{key}.path=pkg://reward_fns")
         return
     file = _package(path.removeprefix("pkg://")) if path.startswith("pkg://") else Path(path).expanduser()
     if file is None or not file.is_file():

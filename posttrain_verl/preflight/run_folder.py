@@ -1,18 +1,31 @@
-"""The run folder: a launch never writes into a folder that another launch has."""
+"""The run folder: a launch never writes into a folder that another launch has, and its metrics are kept there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import Problem
 
 
 def check(composed: Composed) -> list[Problem]:
-    """A problem if `posttrain.run_id` names a run that exists."""
-    run_id = composed.posttrain.run_id
-    if run_id is None:
-        return []
+    """A problem if `posttrain.run_id` names a run that exists, or if VeRL would write no metrics.jsonl."""
+    return [*_taken(composed), *_metrics(composed)]
+
+
+def _taken(composed: Composed) -> Iterator[Problem]:
     folder = composed.run_dir()
-    if not folder.exists():
-        return []
-    remedy = f"choose another posttrain.run_id, or go on with that run: python -m posttrain_verl.launch run={folder}"
-    return [Problem(f"{folder} exists already", remedy)]
+    if composed.posttrain.run_id is not None and folder.exists():
+        remedy = (
+            f"choose another posttrain.run_id, or go on with that run: python -m posttrain_verl.launch run={folder}"
+        )
+        yield Problem(f"{folder} exists already", remedy)
+
+
+def _metrics(composed: Composed) -> Iterator[Problem]:
+    """The file logger of VeRL writes them; watch, status, resume and report read them."""
+    logger = composed.verl.trainer.logger
+    loggers = [logger] if isinstance(logger, str) else list(logger or [])
+    if "file" not in loggers:
+        what = f"trainer.logger=[{','.join(map(str, loggers))}] leaves out file: the watch would be blind, and no resume possible"
+        yield Problem(what, f"trainer.logger=[{','.join(map(str, [*loggers, 'file']))}]")

@@ -45,9 +45,20 @@ def check_ray(composed: Composed) -> list[Problem]:
         )
     address = os.environ.get("RAY_ADDRESS") or OmegaConf.select(composed.verl, "ray_kwargs.ray_init.address")
     if not address or address == "local":
-        return found
+        return [*found, *_slurm(composed)]
     token = missing_token(str(address)) if auth_is_on() else []
     return found + token + list(_answers(str(address)))
+
+
+def _slurm(composed: Composed) -> Iterator[Problem]:
+    """Ray counts the CPUs of the machine where Slurm gave a part of them; the CPU backend sets a number of its own."""
+    given, key = os.environ.get("SLURM_CPUS_ON_NODE", ""), "ray_kwargs.ray_init.num_cpus"
+    counted = os.cpu_count() or 0
+    if not given.isdecimal() or int(given) >= counted or composed.verl.trainer.device == "cpu":
+        return
+    if OmegaConf.select(composed.verl, key) is None:
+        what = f"Slurm gave this job {given} CPUs, and Ray may count {counted}: it starts that many workers at once"
+        yield warning(what, f"{key}={given}")
 
 
 def _answers(address: str) -> Iterator[Problem]:

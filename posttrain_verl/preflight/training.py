@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import reward_fns
 from posttrain_verl.base_models import is_embedded
@@ -77,6 +77,7 @@ def _lora(composed: Composed) -> Iterator[Problem]:
         yield Problem(what, f"use {key}.lora_rank={model_config.lora.rank}")
     if model_config.lora_rank <= 0:
         return
+    yield from _lora_checkpoint(composed, key)
     adapter = model_config.get("lora_adapter_path")
     if adapter and str(adapter).startswith(("/", "~", ".")) and not Path(adapter).expanduser().is_dir():
         yield Problem(f"{key}.lora_adapter_path={adapter} does not exist", "give the folder of an adapter, or null")
@@ -84,6 +85,20 @@ def _lora(composed: Composed) -> Iterator[Problem]:
         rollout = "actor_rollout_ref.rollout.load_format"
         what = f"{rollout}=dummy with LoRA: only the adapter is sent, on top of random base weights"
         yield Problem(what, f"{rollout}=safetensors")
+
+
+def _lora_checkpoint(composed: Composed, key: str) -> Iterator[Problem]:
+    """VeRL 0.9.1 fills `huggingface/` from the state dict as peft names it, so that no weight has its place."""
+    prefix = "" if composed.stage == "sft" else "actor_rollout_ref.actor."
+    contents = OmegaConf.select(composed.verl, f"{prefix}checkpoint.save_contents") or []
+    if "hf_model" not in contents:
+        return
+    kept = ",".join(part for part in contents if part != "hf_model")
+    yield warning(
+        f"{prefix}checkpoint.save_contents has hf_model, and {key}.lora_rank > 0: VeRL writes base and adapter side by side, "
+        "which transformers takes for missing weights",
+        f"{prefix}checkpoint.save_contents=[{kept}]; python -m posttrain_verl.export merges the adapter, or writes it alone",
+    )
 
 
 def _sft(composed: Composed) -> Iterator[Problem]:

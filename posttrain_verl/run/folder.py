@@ -180,15 +180,15 @@ class RunFolder:
         steps = sorted(self.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rsplit("_", 1)[1]))
         part = Path("actor/huggingface") if stage == "rl" else Path("huggingface")
         wanted = [path for path in steps if step is None or path.name == f"global_step_{step}"]
+        if wanted and ((wanted[-1] / part).parent / "lora_train_meta.json").exists():
+            raise FileNotFoundError(
+                f"{wanted[-1]} is of a LoRA run, whose base and adapter VeRL 0.9.1 saves side by side: transformers would "
+                "replace them by random weights; merge the adapter first"
+            )
         found = [path / part for path in wanted if list((path / part).glob("*.safetensors"))]
         if not found:
             raise FileNotFoundError(
                 f"{self.checkpoints} holds no Hugging Face weights: save with hf_model among the checkpoint's save_contents"
-            )
-        if (found[-1].parent / "lora_train_meta.json").exists():
-            raise FileNotFoundError(
-                f"{found[-1]} is of a LoRA run: VeRL 0.9.1 writes the layers of base and adapter side by side, which "
-                "transformers would replace by random weights; merge the adapter first"
             )
         return found[-1]
 

@@ -61,8 +61,8 @@ def test_vllm_samples_from_the_weights_that_are_trained(tmp_path, recipe):
         assert any(key.endswith("max_memory_allocated_gb") and value > 0.1 for key, value in step.items())
 
 
-def test_remove_padding_and_flash_attention_agree_with_padded_rows(tmp_path):
-    """The packed path is the one that runs on GPUs only: its loss on the same rows is that of the padded path."""
+def test_packed_rows_agree_with_padded_ones(tmp_path):
+    """Packed rows are for GPUs, under flash-attention where it is installed: the loss is that of padded rows."""
     losses = []
     for packed in ("true", "false"):
         words = ("recipe=math_sft", "data.train_batch_size=16", f"model.use_remove_padding={packed}")

@@ -171,13 +171,24 @@ def test_a_model_folder_that_is_not_there(tmp_path, sft):
 
 
 def test_disk(tmp_path, sft, monkeypatch):
-    composed = launch(tmp_path, f"base_model={model_folder(tmp_path)}", "trainer.save_freq=8")
+    words = (f"base_model={model_folder(tmp_path)}", "trainer.save_freq=8")
+    composed = launch(tmp_path, *words)
     # 3 M parameters x (4 + 8 + 4) bytes, saved at steps 8 and 16 of 16, both kept (max_ckpt_to_keep=2), over the floor
     assert disk.needs(composed) == disk.FLOOR + 2 * 3_000_000 * 16
+    lora = launch(tmp_path, *words, "model.lora_rank=8")
+    assert disk.needs(lora) == disk.FLOOR + 2 * 3_000_000 * 8, "the moments are the adapter's alone"
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, disk.FLOOR))
     text = whats(disk.check(composed))
     assert "has 1.0 GB free, and the run needs about 1.1 GB" in text and "trainer.max_ckpt_to_keep=1" in text
+
+
+def test_disk_of_a_critic_and_of_a_model_that_is_not_here(tmp_path):
+    words = ["hardware=cpu", "base_model=qwen2_5_0_5b_instruct", "trainer.save_freq=8", "trainer.max_actor_ckpt_to_keep=1",
+             f"posttrain.data_dir={tmp_path}", f"posttrain.runs_dir={tmp_path}"]  # fmt: skip
+    actor, critic = 494_032_768 * 16, 494_032_768 * 12  # parameters of its config.json; the critic has no hf_model
+    assert disk.needs(compose(["recipe=math_grpo", *words])) == disk.FLOOR + actor
+    assert disk.needs(compose(["recipe=math_ppo", *words])) == disk.FLOOR + actor + critic
 
 
 def test_a_run_folder_is_used_once(tmp_path, sft):

@@ -21,7 +21,7 @@ def composed() -> Composed:
 def bare(monkeypatch, tmp_path):
     """No keys, no tokens, no cluster."""
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "WANDB_API_KEY", "WANDB_MODE",
-                 "NETRC", "MASTER_PORT", "VLLM_PORT", "HF_HUB_OFFLINE"):  # fmt: skip
+                 "NETRC", "MASTER_PORT", "VLLM_PORT", "HF_HUB_OFFLINE", "SLURM_CPUS_ON_NODE"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -103,3 +103,14 @@ def test_a_model_of_the_hub(composed, monkeypatch):
     assert "HF_HUB_OFFLINE forbids to fetch it" in whats(model.check(asked))
     odd = changed(composed, actor_rollout_ref__model__path="not a model", critic__model__path="not a model")
     assert "neither a folder nor Organisation/Model" in whats(model.check(odd))
+
+
+def test_slurm_gave_fewer_cpus_than_ray_counts(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
+    monkeypatch.setattr(services.os, "cpu_count", lambda: 64)
+    planned = compose(["recipe=math_grpo", "hardware=8xh100"])
+    found = services.check_ray(planned)
+    assert [problem.remedy for problem in found] == ["ray_kwargs.ray_init.num_cpus=8"]
+    assert services.check_ray(changed(planned, ray_kwargs__ray_init__num_cpus=8)) == []
+    monkeypatch.setattr(services.os, "cpu_count", lambda: 8)
+    assert services.check_ray(planned) == []

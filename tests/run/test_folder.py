@@ -48,8 +48,10 @@ def test_the_newest_checkpoint_with_weights_is_exported(tmp_path):
 def test_weights_that_transformers_cannot_load_are_no_export(tmp_path):
     folder = RunFolder(tmp_path)
     (checkpoint(folder, 2, "actor/huggingface").parent / "lora_train_meta.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="merge the adapter"):
-        folder.hf_folder("rl")
+    (checkpoint(folder, 4, "actor/huggingface", weights=False).parent / "lora_train_meta.json").write_text("{}")
+    for step in (None, 2, 4):
+        with pytest.raises(FileNotFoundError, match="merge the adapter"):
+            folder.hf_folder("rl", step)
 
 
 def test_status_is_plain_json(tmp_path):

@@ -1,0 +1,125 @@
+"""Settings that VeRL takes and that spoil a run, and what the planner sees to that they are not needed."""
+
+import pytest
+
+from posttrain_verl.compose import compose
+from posttrain_verl.plan import attention
+from posttrain_verl.plan import hardware as machines
+from posttrain_verl.plan.facts import Device, Facts
+from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.preflight import attention as attention_check
+from posttrain_verl.preflight import engine, machine, rewards, run_folder, training
+
+ACTOR = "actor_rollout_ref.actor"
+H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
+
+
+def whats(problems) -> list[str]:
+    return [f"{problem.level}: {problem.what} | {problem.remedy}" for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("recipe=math_grpo", "actor_rollout_ref.model.lora_rank=16"), f"{ACTOR}.checkpoint.save_contents"),
+        (("recipe=math_sft", "model.lora_rank=16"), "checkpoint.save_contents"),
+    ],
+)
+def test_lora_with_the_folder_of_verl_is_warned_of(words, key):
+    one = compose([*words, "hardware=8xh100"])
+    warned = [what for what in whats(training.check(one)) if key in what]
+    assert len(warned) == 1 and warned[0].startswith("warning")
+    assert f"{key}=[model,optimizer,extra]" in warned[0], "the remedy keeps the other parts"
+    remedied = compose([*words, "hardware=8xh100", f"{key}=[model,optimizer,extra]"])
+    assert not [what for what in whats(training.check(remedied)) if "save_contents" in what]
+
+
+@pytest.mark.parametrize("recipe", ["math_grpo_lora", "math_sft_lora"])
+@pytest.mark.parametrize("hardware", ["cpu", "1x80gb"])
+def test_recipes_with_lora_leave_it_out(recipe, hardware):
+    one = compose([f"recipe={recipe}", f"hardware={hardware}"])
+    owner = one.verl if one.stage == "sft" else one.verl.actor_rollout_ref.actor
+    assert owner.checkpoint.save_contents == ["model", "optimizer", "extra"]
+
+
+def test_the_planner_leaves_it_out_where_it_chooses_lora():
+    one = compose(["recipe=math_grpo", "hardware=1x80gb"])
+    assert one.verl.actor_rollout_ref.model.lora_rank == 32
+    assert one.verl.actor_rollout_ref.actor.checkpoint.save_contents == ["model", "optimizer", "extra"]
+    kept = compose(["recipe=math_grpo", "hardware=1x80gb", f"{ACTOR}.checkpoint.save_contents=[model,hf_model]"])
+    assert kept.verl.actor_rollout_ref.actor.checkpoint.save_contents == ["model", "hf_model"]
+
+
+@pytest.fixture
+def without_flash(monkeypatch):
+    """A machine with GPUs where flash-attn was not compiled."""
+    monkeypatch.setattr(attention, "is_installed", lambda: False)
+    monkeypatch.setattr(machine, "_has_driver", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("recipe=math_sft",), ["model.override_config.attn_implementation is flash_attention_2"]),
+        (("recipe=math_sft", "+model.override_config.attn_implementation=sdpa"), []),
+        (
+            ("recipe=math_ppo", "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"),
+            ["the critic needs"],
+        ),
+        (
+            ("recipe=math_dapo",),
+            ["attn_implementation is flash", "ulysses_sequence_parallel_size > 1 needs flash-attn"],
+        ),
+    ],
+)
+def test_flash_attention_that_is_not_there(without_flash, words, said):
+    found = whats(attention_check.check(compose([*words, "hardware=8xh100"])))
+    assert len(found) == len(said)
+    assert all(part in what and "pip install" in what for part, what in zip(said, found, strict=True))
+
+
+def test_nothing_is_said_where_it_is_installed_or_not_needed(monkeypatch, without_flash):
+    assert attention_check.check(compose(["recipe=math_sft", "hardware=cpu"])) == []
+    monkeypatch.setattr(attention, "is_installed", lambda: True)
+    assert attention_check.check(compose(["recipe=math_dapo", "hardware=8xh100"])) == []
+
+
+@pytest.mark.parametrize("recipe", ["math_sft", "gsm8k_grpo", "math_grpo_lora"])
+def test_a_detected_gpu_without_it_takes_pytorchs_own(monkeypatch, without_flash, recipe):
+    seen = Facts(devices=(H100,) * 8, torch=8, host_memory_gb=512)
+    monkeypatch.setattr(machines, "detect", lambda: Machine("auto", "torch sees 8 devices", seen))
+    one = compose([f"recipe={recipe}", "base_model=qwen2_5_0_5b_instruct"])
+    change = {change.key: change for change in one.changes}[attention.key(one.stage)]
+    assert change.new == "sdpa" and "not installed" in change.why
+    assert attention_check.check(one) == []
+    monkeypatch.setattr(attention, "is_installed", lambda: True)
+    assert attention.key(one.stage) not in {change.key for change in compose([f"recipe={recipe}"]).changes}
+
+
+def test_a_weight_that_shared_memory_does_not_hold():
+    words = ["recipe=math_grpo", "hardware=cpu", "base_model=qwen2_5_0_5b_instruct"]
+    found = whats(engine.check(compose(words)))
+    assert len(found) == 1 and "does not hold the model's embedding of 520 MiB" in found[0]  # 151936 x 896 x 4 bytes
+    remedy = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=520"
+    assert remedy in found[0]
+    assert engine.check(compose([*words, remedy])) == []
+    assert engine.check(compose([*words, "actor_rollout_ref.model.lora_rank=8"])) == [], "only the adapter is sent"
+
+
+def test_sequence_parallelism_that_splits_the_key_heads():
+    words = ["recipe=math_sft", "hardware=8xh100", "base_model=qwen2_5_3b_instruct"]  # 16 heads, 2 key heads
+    assert engine.check(compose([*words, "engine.ulysses_sequence_parallel_size=4"])) == []
+    split = ["base_model=qwen2_5_0_5b_instruct", "engine.ulysses_sequence_parallel_size=7"]  # 14 heads, 2 key heads
+    assert "2 key heads" in str(whats(engine.check(compose([*words, *split]))))
+
+
+def test_a_run_writes_its_metrics():
+    one = compose(["recipe=math_grpo", "hardware=cpu", "trainer.logger=[console]"])
+    assert "trainer.logger=[console,file]" in str(whats(run_folder.check(one)))
+    assert run_folder.check(compose(["recipe=math_grpo", "hardware=cpu"])) == []
+
+
+def test_verls_own_rewards_are_warned_of(tmp_path):
+    one = compose(["recipe=math_grpo", "hardware=cpu", "reward.custom_reward_function.path=null"])
+    found = whats(rewards._function(one.verl.reward.custom_reward_function))
+    assert len(found) == 1 and found[0].startswith("warning") and "300 characters" in found[0]
