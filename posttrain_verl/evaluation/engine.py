@@ -45,11 +45,13 @@ class Work:
 
 
 def answers(work: Work) -> Iterator[Answer]:
-    """Answer everything asked; each answer comes when it is finished, in no order. The last line of the log says how fast."""
+    """Answer everything asked; each answer comes when it is finished, in no order. The last line of the log says how fast
+    it tokenized and generated."""
+    tokenizer = _tokenizer(work)
     started = time.monotonic()
-    prompts = _prompts(work)
-    room = _context(work, max(map(len, prompts.values()), default=1))
+    prompts = _prompts(work, tokenizer)
     prepared = time.monotonic() - started
+    room = _context(work, max(map(len, prompts.values()), default=1))
     engine = _engine(work, room)
     begun, tokens = time.monotonic(), 0
     for answer in rolling(engine, work, prompts, room):
@@ -83,13 +85,17 @@ def rolling(engine: Any, work: Work, prompts: dict[str, list[int]], room: int) -
                 yield _answer(output)
 
 
-def _prompts(work: Work) -> dict[str, list[int]]:
-    """The token ids of each question under the model's chat template, as VeRL's rollouts make them."""
+def _tokenizer(work: Work) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(work.model)
     if work.chat_template is not None:
         tokenizer.chat_template = work.chat_template
+    return tokenizer
+
+
+def _prompts(work: Work, tokenizer: Any) -> dict[str, list[int]]:
+    """The token ids of each question under the model's chat template, as VeRL's rollouts make them."""
     return {
         name: tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         for name, messages, _ in work.asked
@@ -113,9 +119,10 @@ def _engine(work: Work, room: int) -> Any:
         "tensor_parallel_size": work.tensor_parallel,
     }  # fmt: skip
     if work.on_cpu:
-        # Whole prompts: a prompt in pieces turns back the generator of a seeded answer, which vLLM 0.27 can on GPUs only.
-        common |= {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False,
-                   "max_num_batched_tokens": max(room, CPU_BATCH)}  # fmt: skip
+        common |= {"dtype": "float32", "enforce_eager": True}
+        if work.temperature > 0:
+            # Whole prompts: a prompt in pieces turns back the generator of a seeded answer, which vLLM 0.27 can on GPUs only.
+            common |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(room, CPU_BATCH)}
     return LLMEngine.from_engine_args(EngineArgs(**common))
 
 
