@@ -32,6 +32,7 @@ for _pattern in ("*gsm8k*", "*svamp*"):
     register(_pattern, grade_math, evaluated=True)
 for _pattern in ("embedded/*", "reasoning_gym/*"):
     register(_pattern, grade_math, mode="strict", evaluated=True)
+register("evalplus/*", grade_code, packages=("numpy",))  # HumanEval+ and MBPP+: their tests compare with numpy
 for _pattern in ("*mbpp*", "*human*eval*", "*apps*", "*taco*", "*code*"):
     register(_pattern, grade_code)
 for _pattern in ("*math*", "*aime*", "*amc*", "*olympiad*", "*minerva*"):
@@ -55,7 +56,7 @@ def grade(
     """Grade one completion, blocking. The keys are those of KEYS, plus `shape_<part>` for each part of `shaping`.
 
     `options` go to the graders that know them and override the source's registered defaults: `mode`, `evaluated`,
-    `limit` (math), `partial`, `limit`, `memory_mb`, `workers`, `sandbox_url` (code). A bad completion never raises.
+    `limit` (math), `partial`, `limit`, `memory_mb`, `workers`, `sandbox_url`, `packages` (code). A bad completion never raises.
     Raises UnknownSource, and ValueError for an option that no grader has or a gold answer that is none."""
     grader, defaults = resolve(data_source)
     return shape(

@@ -18,6 +18,7 @@ MODULES = (
     "deepscaler",
     "gsm8k",
     "humaneval",
+    "humaneval_plus",
     "kodcode",
     "linear_functions",
     "math",

@@ -12,13 +12,14 @@ from importlib.metadata import version
 from data_prep.sources.source import Opened, Row, Source, SourceSpec, items, text
 
 
+def answer(row: Row) -> str:
+    """The tests, and what they need of the row: the function under test and what the prompt defines."""
+    return json.dumps({key: text(row, key) for key in ("test", "entry_point", "prompt")})
+
+
 def item(row: Row) -> Row:
     """One row of the set as an item."""
-    return {
-        "question": text(row, "prompt"),
-        "answer": json.dumps({key: row[key] for key in ("test", "entry_point", "prompt")}),
-        "id": text(row, "task_id"),
-    }
+    return {"question": text(row, "prompt"), "answer": answer(row), "id": text(row, "task_id")}
 
 
 def _open(spec: SourceSpec) -> Opened:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 from reward_fns.code import extract
+from reward_fns.code import packages as shown_packages
 from reward_fns.code.fusion import FusionError, SandboxFusion
 from reward_fns.code.problem import BadTests, Problem, read
 from reward_fns.code.sandbox import Limits, Sandbox, SandboxError, SandboxPool
@@ -16,16 +18,19 @@ TOLERANCE = 1e-6
 DECIMAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
-_pools: dict[int | None, SandboxPool] = {}
+_pools: dict[tuple[int | None, tuple[str, ...]], SandboxPool] = {}
 _pools_lock = threading.Lock()
 
 
-def pool(size: int | None = None) -> SandboxPool:
-    """The process-wide pool of `size` sandboxes (default: one per processor). Raises SandboxUnavailable."""
+def pool(size: int | None = None, packages: Sequence[str] = ()) -> SandboxPool:
+    """The process-wide pool of `size` sandboxes (default: one per processor) that show `packages`.
+
+    Raises SandboxUnavailable, and ValueError for a package that no sandbox shows."""
+    key = size, shown_packages.chosen(packages)
     with _pools_lock:
-        if size not in _pools:
-            _pools[size] = SandboxPool(size)
-        return _pools[size]
+        if key not in _pools:
+            _pools[key] = SandboxPool(size, packages=key[1])
+        return _pools[key]
 
 
 def close() -> None:
@@ -51,12 +56,14 @@ def grade_code(
     memory_mb: int = 1024,
     workers: int | None = None,
     sandbox_url: str = "",
+    packages: Sequence[str] = (),
 ) -> Grade:
     """All tests passed, or with `partial` the share that passed.
 
     `limit` is seconds of wall clock: for all assertions or calls together, and for each stdin/stdout test. A
-    `sandbox_url` grades on a SandboxFusion server. Raises BadTests for tests of an unknown schema, and
-    SandboxUnavailable when model code cannot be isolated here."""
+    `sandbox_url` grades on a SandboxFusion server. `packages` are shown to program and tests besides the standard
+    library (`code.packages`). Raises BadTests for tests of an unknown schema, ValueError for a package that no sandbox
+    shows, and SandboxUnavailable when model code cannot be isolated here."""
     problem = read(ground_truth)
     if problem.language != "python" and not sandbox_url:
         raise BadTests(f"{problem.language} programs need a SandboxFusion server: set sandbox_url")
@@ -72,7 +79,7 @@ def grade_code(
         if sandbox_url:
             passed, why = SandboxFusion(sandbox_url).run(code, problem, limits, partial, same_output)
         else:
-            with pool(workers).sandbox() as box:
+            with pool(workers, packages).sandbox() as box:
                 passed, why = run_local(box, code, problem, limits, partial)
     except (SandboxError, FusionError, OSError) as error:
         return replace(grade, verifier_error=1.0, why=str(error))

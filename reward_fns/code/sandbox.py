@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from reward_fns.code import packages as shown_packages
 from reward_fns.forkserver import ForkServer
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,8 +32,8 @@ PROGRAMS_PER_SANDBOX = 1000
 UNPRIVILEGED = 65534  # nobody: limits on processes do not hold for root, and bubblewrap needs no root
 GRACE_SECONDS = 5.0  # for the report of a keeper that had to kill, on a busy machine
 START = (
-    "import sys; sys.path[:0] = [sys.argv[3]]; from reward_fns.code.inside.zygote import main; "
-    "main(int(sys.argv[1]), sys.argv[2])"
+    "import sys; fd, isolation, packages, home, *folders = sys.argv[1:]; sys.path[:] = [home, *sys.path, *folders]; "
+    "from reward_fns.code.inside.zygote import main; main(int(fd), isolation, packages.split())"
 )
 WALLS = """--unshare-user --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --new-session
 --uid 1000 --gid 1000 --cap-add ALL --hostname sandbox --ro-bind /usr /usr"""
@@ -77,8 +78,9 @@ class Run:
 class Sandbox:
     """One warm sandbox; one program at a time."""
 
-    def __init__(self, isolation: str):
-        self.server = ForkServer(lambda fd: command(isolation, fd), env=ENVIRONMENT, **privileges(isolation))
+    def __init__(self, isolation: str, packages: tuple[str, ...] = ()):
+        variables = ENVIRONMENT | (shown_packages.ONE_THREAD if packages else {})
+        self.server = ForkServer(lambda fd: command(isolation, fd, packages), env=variables, **privileges(isolation))
         self.programs = 0
 
     def start(self, kind: bytes, fds: list[int], limits: Limits) -> socket.socket:
@@ -167,16 +169,19 @@ def privileges(isolation: str) -> dict[str, Any]:
     return {}
 
 
-def command(isolation: str, fd: int) -> list[str]:
+def command(isolation: str, fd: int, packages: tuple[str, ...] = ()) -> list[str]:
     """The argument vector of a warm sandbox with control socket `fd`."""
+    named = " ".join(packages)
     if isolation == "bwrap":
-        python = interpreter()
-        return [*walls(python), python, "-I", "-S", "-c", START, str(fd), isolation, "/sandbox"]
-    return [sys.executable, "-P", "-S", "-c", START, str(fd), isolation, str(PACKAGE.parent)]
+        python = interpreter(packages)
+        folders = ["/sandbox", *([shown_packages.INSIDE] if packages else [])]
+        return [*walls(python, packages), python, "-I", "-S", "-c", START, str(fd), isolation, named, *folders]
+    folders = [str(PACKAGE.parent), *(str(shown_packages.site(name)) for name in packages)]
+    return [sys.executable, "-P", "-S", "-c", START, str(fd), isolation, named, *folders]
 
 
-def walls(python: str) -> list[str]:
-    """bubblewrap and what it shows of the machine: /usr, the interpreter's folder and the sandbox's own code."""
+def walls(python: str, packages: tuple[str, ...] = ()) -> list[str]:
+    """bubblewrap and what it shows of the machine: /usr, the interpreter's folder, the sandbox's own code, the packages."""
     folder = str(Path(python).parents[1])
     shown = [] if folder.startswith("/usr") else ["--ro-bind", folder, folder]
     inside = [("forkserver.py", "forkserver.py"), ("code/inside", "code/inside")]
@@ -188,25 +193,30 @@ def walls(python: str) -> list[str]:
         *WALLS.split(),
         *(part for name, target in links for part in ("--symlink", target, f"/{name}")),
         *shown,
+        *shown_packages.mounts(packages),
         *ROOMS.split(),
     ]
 
 
-@lru_cache(maxsize=1)
-def interpreter() -> str:
-    """A Python that starts inside the sandbox: this one's own base, else the system's. Raises SandboxUnavailable."""
+@lru_cache(maxsize=8)
+def interpreter(packages: tuple[str, ...] = ()) -> str:
+    """A Python that starts inside the sandbox and imports the packages: this one's own base, else the system's.
+
+    Raises SandboxUnavailable."""
     if shutil.which("bwrap") is None:
         raise SandboxUnavailable(unavailable("bubblewrap is not installed"))
+    imports = f"import sys; sys.path.append({shown_packages.INSIDE!r}); import {', '.join(('sys', *packages))}"
     seen = []
     for python in dict.fromkeys((os.path.realpath(sys.executable), "/usr/bin/python3")):
         probe = subprocess.run(
-            [*walls(python), python, "-I", "-S", "-c", "pass"],
+            [*walls(python, packages), python, "-I", "-S", "-c", imports],
             capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False, **privileges("bwrap"),
         )  # fmt: skip
         if probe.returncode == 0:
             return python
         seen.append(f"{python}: {probe.stderr.strip()[-300:]}")
-    raise SandboxUnavailable(unavailable("bubblewrap cannot start a Python here: " + "; ".join(seen)))
+    what = f" with {', '.join(packages)}" if packages else ""
+    raise SandboxUnavailable(unavailable(f"bubblewrap cannot start a Python{what} here: " + "; ".join(seen)))
 
 
 def unavailable(reason: str) -> str:
@@ -217,10 +227,10 @@ def unavailable(reason: str) -> str:
     )
 
 
-def isolation_here() -> str:
+def isolation_here(packages: tuple[str, ...] = ()) -> str:
     """ "bwrap", or "none" when the user allowed it and bubblewrap does not work. Raises SandboxUnavailable."""
     try:
-        interpreter()
+        interpreter(packages)
     except SandboxUnavailable:
         if os.environ.get(ALLOW_UNISOLATED) == "1":
             return "none"
@@ -229,10 +239,11 @@ def isolation_here() -> str:
 
 
 class SandboxPool:
-    """Up to `size` warm sandboxes, started when needed. Thread-safe."""
+    """Up to `size` warm sandboxes that show `packages`, started when needed. Thread-safe."""
 
-    def __init__(self, size: int | None = None, isolation: str | None = None):
-        self.isolation = isolation or isolation_here()
+    def __init__(self, size: int | None = None, isolation: str | None = None, packages: tuple[str, ...] = ()):
+        self.packages = packages
+        self.isolation = isolation or isolation_here(packages)
         self._slots = threading.BoundedSemaphore(size or os.cpu_count() or 1)
         self._idle: list[Sandbox] = []
 
@@ -257,7 +268,7 @@ class SandboxPool:
             box = self._idle.pop()
             if box.server.alive():
                 return box
-        return Sandbox(self.isolation)
+        return Sandbox(self.isolation, self.packages)
 
     def close(self) -> None:
         """End every idle sandbox; one in use ends with its program's grade."""

@@ -41,6 +41,10 @@ ROWS = {
     "amc23": ({"id": 0, "question": "p", "answer": "27.0"}, ("p", "27.0")),
     "mbpp": ({"task_id": 1, "text": "Add.", "code": "def f(): ...\r\n", "test_list": ["assert f() == 1"]}, ("Add.\nYour code should pass this test:\nassert f() == 1", '{"test_list": ["assert f() == 1"], "test_setup_code": ""}')),
     "mbpp_plus": ({"task_id": 1, "prompt": "Add.", "test": "assert f() == 1", "test_list": ["assert f() == 1"]}, ("Add.\nYour code should pass this test:\nassert f() == 1", '{"functional": "assert f() == 1"}')),
+    "humaneval_plus": (
+        {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    return 1\n", "entry_point": "f", "test": "def check(candidate):\n    assert candidate() == 1"},
+        ("def f():\n", json.dumps({"test": "def check(candidate):\n    assert candidate() == 1", "entry_point": "f", "prompt": "def f():\n"})),
+    ),
     "apps": ({"problem_id": 1, "question": "Add.", "input_output": TESTS, "solutions": PROGRAM, "difficulty": "interview"}, ("Add.", TESTS)),
     "taco": ({"question": "Add.", "input_output": TESTS, "solutions": PROGRAM, "difficulty": "HARD"}, ("Add.", TESTS)),
     "kodcode": (

@@ -1,11 +1,14 @@
 """What is evaluated: a name, a folder or a run, and a set by its name or file."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl.evaluation import job, questions
+from posttrain_verl.evaluation import grading, job, questions
+from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.problem import InputError
 from posttrain_verl.run.folder import RunFolder
 
@@ -90,6 +93,33 @@ def test_a_set_is_built_from_local_rows_once(tmp_path):
     one, two = questions.read(found.file)
     assert (one.gold, {one.id, two.id}) == ("2", {"gsm8k/0", "gsm8k/1"}), "a set is kept whole, twins and all"
     assert one.text.startswith("1 and 1?\n") and "\\boxed{}" in one.text
+
+
+# The first lines of a row of HumanEval+ as EvalPlus writes it.
+HUMANEVAL_PLUS = {
+    "task_id": "HumanEval/0", "prompt": "def half(x: float) -> float:\n    \"\"\"Half of x.\"\"\"\n", "entry_point": "half",
+    "canonical_solution": "    return x / 2\n",
+    "test": "import numpy as np\n\ndef assertion(out, exp, atol):\n    if out != exp:\n"
+            "        np.testing.assert_allclose(out, exp, atol=atol)\n\n"
+            "def check(candidate):\n    for inp, exp in zip([[1], [4]], [0.5, 2.0]):\n"
+            "        assertion(candidate(*inp), exp, 1e-6)\n",
+}  # fmt: skip
+
+
+def test_humaneval_plus_is_built_from_a_file_and_graded_with_numpy(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(HUMANEVAL_PLUS) + "\n")
+    found = questions.choose("humaneval_plus", tmp_path / "data", {"path": str(tmp_path / "rows.jsonl")}, print)
+    (question,) = questions.read(found.file)
+    assert question.id == "humaneval_plus/HumanEval/0" and question.text.startswith(HUMANEVAL_PLUS["prompt"])
+
+    def verdict(body):
+        text = f"```python\n{HUMANEVAL_PLUS['prompt']}{body}\n```"
+        item = grading.graded(question, None, Answer(question.id, 0, text, 9, False))
+        return item["acc"], item["error"]
+
+    assert verdict(HUMANEVAL_PLUS["canonical_solution"]) == (1, None)
+    assert verdict("    return 0.5 * x + 1e-9") == (1, None)
+    assert verdict("    return x // 2") == (0, "logic")
 
 
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path, monkeypatch):

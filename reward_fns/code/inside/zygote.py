@@ -34,10 +34,10 @@ KINDS = {
 isolated = True
 
 
-def main(control_fd: int, isolation: str) -> None:
+def main(control_fd: int, isolation: str, packages: list[str]) -> None:
     global isolated
     isolated = isolation == "bwrap"
-    for name in MODULES.split():
+    for name in [*MODULES.split(), *packages]:
         __import__(name)
     gc.freeze()  # children touch fewer pages
     with socket.socket(fileno=control_fd) as control:
@@ -155,6 +155,7 @@ def run_program(fds: dict[str, int]) -> int:
 
 
 def run_judge(fds: dict[str, int]) -> int:
+    sys.set_int_max_str_digits(0)  # tests may expect numbers of any length
     spec = json.loads(read_all(fds["spec"]))
     with socket.socket(fileno=fds["rpc"]) as channel, os.fdopen(fds["out"], "w") as out:
         try:
