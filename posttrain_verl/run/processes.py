@@ -115,7 +115,7 @@ class Census:
         return self.names.get(pid) or "process"
 
     def fork_of(self, client: int) -> int:
-        """The process that does the work of `client`: the fork that it stands for, or itself."""
+        """The process that does the work of `client`: the fork that it stands for, or itself, also once the fork has ended."""
         if self._forks is not None:
             with suppress(OSError, ValueError):
                 return int((self._forks / str(client)).read_text())
@@ -147,12 +147,11 @@ class Census:
     def _add_forks(self) -> None:
         if self._forks is None or not self._forks.is_dir():
             return
-        for entry in self._forks.iterdir():
-            if int(entry.name) in self.members:
-                fork = int(entry.read_text() or 0)
-                found = stat_of(fork) if fork and fork not in self.members else None
-                if found and found.state != "Z":
-                    self._add(fork, found)
+        for client in [int(entry.name) for entry in self._forks.iterdir()]:
+            fork = self.fork_of(client) if client in self.members else client
+            found = stat_of(fork) if fork not in (client, *self.members) else None
+            if found and found.state != "Z":
+                self._add(fork, found)
 
 
 def kill(processes: Iterable[Process], seconds: float = 5.0) -> list[Process]:

@@ -44,6 +44,26 @@ def test_a_worker_that_takes_long_to_get_the_environment_of_the_run(worker):
     assert [one.pid for one in census.look()] == [worker.pid]
 
 
+def test_a_fork_whose_record_is_half_written_or_gone_is_none(worker, tmp_path):
+    """The zygote writes and deletes these files while they are read."""
+    worker.stdin.write(b"x")
+    worker.stdin.flush()
+    census = Census(MARKER, driver=-1, forks=tmp_path)
+    record = tmp_path / str(worker.pid)
+    record.write_text("")
+    until(lambda: census.look() is not None and worker.pid in census.members)
+    record.unlink()
+    record.symlink_to(tmp_path / "nowhere")  # it is listed, and cannot be read
+    census.look()
+    assert set(census.members) == {worker.pid}
+    with subprocess.Popen(["sleep", "60"]) as fork:
+        record.unlink()
+        record.write_text(str(fork.pid))
+        census.look()
+        assert set(census.members) == {worker.pid, fork.pid}
+        fork.kill()
+
+
 def test_what_is_old_is_not_read_again(worker, monkeypatch):
     monkeypatch.setattr("posttrain_verl.run.processes._SETTLED_SECONDS", -1000.0)
     census = Census(MARKER, driver=-1)
