@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 import data_prep
@@ -133,9 +134,13 @@ def prepare_model(composed: Composed) -> Path | None:
 def prepare_data(composed: Composed) -> None:
     """Build the mix if it is one that needs no network and its Parquet is not there yet."""
     mix: Any = OmegaConf.to_container(composed.posttrain.mix)
-    if preflight.data.is_offline(composed) and not data_prep.is_complete(composed.data_dir, mix):
-        say(f"building the mix {mix['name']} in {composed.data_dir}")
-        data_prep.build(mix, composed.data_dir, progress=say)
+    if not preflight.data.is_offline(composed) or data_prep.is_complete(composed.data_dir, mix):
+        return
+    composed.data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(composed.data_dir.with_name(f".{composed.data_dir.name}.lock")):  # of launches at once one builds
+        if not data_prep.is_complete(composed.data_dir, mix):
+            say(f"building the mix {mix['name']} in {composed.data_dir}")
+            data_prep.build(mix, composed.data_dir, progress=say)
 
 
 def new_folder(composed: Composed) -> RunFolder:

@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from posttrain_verl import launch
 from posttrain_verl.problem import InputError, Problem
@@ -41,6 +45,24 @@ def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, error):
     with pytest.raises(type(error)), launch.removed_on_failure(folder):
         raise error
     assert not folder.path.exists()
+
+
+def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
+    """A second build would take away the files that the first launch reads by now."""
+    built = []
+
+    def build(mix, folder, progress):
+        time.sleep(0.2)
+        built.append(folder)
+
+    monkeypatch.setattr(launch.data_prep, "build", build)
+    monkeypatch.setattr(launch.data_prep, "is_complete", lambda folder, mix: bool(built))
+    monkeypatch.setattr(launch.preflight.data, "is_offline", lambda composed: True)
+    mix = OmegaConf.create({"mix": {"name": "m"}})
+    composed = SimpleNamespace(posttrain=mix, data_dir=tmp_path / "data" / "m")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(launch.prepare_data, [composed] * 4))
+    assert built == [composed.data_dir]
 
 
 @pytest.mark.parametrize(
