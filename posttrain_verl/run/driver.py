@@ -9,14 +9,16 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
 import ray
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
-from posttrain_verl import cpu
+from posttrain_verl import cpu, paths
 from posttrain_verl.run import environment, roster, stages
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.watch.machine import ENDING
@@ -31,9 +33,18 @@ def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     options: Any = OmegaConf.to_container(OmegaConf.select(config, "ray_kwargs.ray_init") or OmegaConf.create({}))
     extra = {key: value for key, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     runtime_env = {**runtime_env, **extra, "env_vars": {**runtime_env["env_vars"], **extra.get("env_vars", {})}}
-    if not (os.environ.get("RAY_ADDRESS") or options.get("address")):
+    joins = bool(os.environ.get("RAY_ADDRESS") or options.get("address"))
+    if not joins:
         options |= environment.local_cluster(config, options.get("num_cpus"))
-    ray.init(**options, runtime_env=runtime_env, log_to_driver=True)
+    with nullcontext() if joins else one_start_at_a_time():
+        ray.init(**options, runtime_env=runtime_env, log_to_driver=True)
+
+
+def one_start_at_a_time() -> FileLock:
+    """Held while a launch starts its Ray, which gives a node 30 s to come up: too few for several on the same few cores."""
+    home = paths.cache_dir() / "running"
+    home.mkdir(parents=True, exist_ok=True)
+    return FileLock(home / ".ray.lock")  # the kernel lets go of it when its holder dies
 
 
 def wait_for_devices(config: DictConfig, seconds: float = JOIN_SECONDS, poll: float = 1.0) -> None:

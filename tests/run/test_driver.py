@@ -1,0 +1,44 @@
+"""How the driver starts Ray, without starting it."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import ray
+from omegaconf import OmegaConf
+
+from posttrain_verl.run import driver
+
+
+@pytest.fixture
+def most_at_once(monkeypatch):
+    """`most_at_once(config)` starts three Rays at the same moment, and says how many of the starts overlapped."""
+    running, seen = [], []
+
+    def init(**_):
+        running.append(1)
+        seen.append(len(running))
+        time.sleep(0.1)
+        running.pop()
+
+    monkeypatch.setattr(ray, "init", init)
+
+    def start(config):
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda _: driver.start_ray(config, {"env_vars": {}}), range(3)))
+        return max(seen)
+
+    return start
+
+
+def config(**init):
+    return OmegaConf.create({"trainer": {"nnodes": 1, "n_gpus_per_node": 1}, "ray_kwargs": {"ray_init": init}})
+
+
+def test_launches_at_the_same_moment_start_their_rays_one_after_another(most_at_once, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert most_at_once(config()) == 1
+
+
+def test_a_ray_that_is_up_is_joined_at_once(most_at_once):
+    assert most_at_once(config(address="10.0.0.1:6379")) > 1
