@@ -1,6 +1,7 @@
 """Seconds of a GRPO step against TRL's GRPOTrainer on the same work: `python benchmarks/grpo_step.py [STEPS] [fp32|bf16]`.
 
-SmolLM2-135M, 8 prompts of the embedded mix x 4 rollouts of exactly 96 tokens, one optimizer step, no KL reference. bf16 (autocast
+SmolLM2-135M, 8 prompts of the embedded mix x 4 rollouts of exactly 96 tokens, one optimizer step, no KL reference, and no
+old log-probabilities of a batch that is trained on once (TRL leaves them out; `bypass_mode` takes the rollout's). bf16 (autocast
 over fp32 weights, on both sides) is for CPUs with AVX-512 BF16 or AMX. The peer is installed into an environment of its own
 (benchmarks/.peers/trl) at the first call.
 """
@@ -24,7 +25,7 @@ REQUIREMENTS = ["trl==1.16.0", "transformers==5.10.4", "datasets", "accelerate",
 OURS = ["recipe=math_grpo", "base_model=smollm2_135m", "mix=embedded", "data.train_batch_size=8",
         "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "actor_rollout_ref.actor.use_kl_loss=false", "data.max_response_length=96",
-        "actor_rollout_ref.rollout.ignore_eos=true", "trainer.save_freq=-1", "trainer.test_freq=-1"]  # fmt: skip
+        "algorithm.rollout_correction.bypass_mode=true", "actor_rollout_ref.rollout.ignore_eos=true", "trainer.save_freq=-1", "trainer.test_freq=-1"]  # fmt: skip
 
 
 OURS_IN_BF16 = ["actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
