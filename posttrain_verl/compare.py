@@ -19,7 +19,7 @@ from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import comparison, show
 from posttrain_verl.evaluation.comparison import Comparison
 from posttrain_verl.evaluation.result import Result
-from posttrain_verl.problem import InputError
+from posttrain_verl.problem import exit_code
 
 
 def as_json(results: Mapping[str, Result], compared: list[Comparison]) -> dict[str, Any]:
@@ -43,14 +43,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--failures", action="store_true", help="show 20 random wrong answers of each kind")
     given = parser.parse_intermixed_args()
+    return exit_code(lambda: run(given))
+
+
+def run(given: argparse.Namespace) -> int:
+    """The verb without its command line. Raises InputError."""
     places = [word.partition("=")[2] for word in given.words if word.startswith("posttrain.runs_dir=")]
     words = [word for word in given.words if not word.startswith("posttrain.runs_dir=")]
-    try:
-        results = comparison.load(words, *places[-1:])
-        compared = comparison.compare(results)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    results = comparison.load(words, *places[-1:])
+    compared = comparison.compare(results)
     if given.json:
         print(json.dumps(as_json(results, compared), ensure_ascii=False))
         return 0

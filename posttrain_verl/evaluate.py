@@ -25,9 +25,9 @@ from posttrain_verl.evaluation.answers import Answer, AnswerLog, fingerprint
 from posttrain_verl.evaluation.engine import Work
 from posttrain_verl.evaluation.job import Job
 from posttrain_verl.evaluation.questions import Question
-from posttrain_verl.evaluation.replicas import EngineFailed, Layout
+from posttrain_verl.evaluation.replicas import Layout
 from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, write
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from reward_fns.code.sandbox import SandboxUnavailable
 
 AT_ONCE = {True: 64, False: 256}  # answers in an engine at a time: on a CPU, and on a GPU
@@ -133,19 +133,15 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--json", action="store_true", help="print the results without the items as JSON")
     given = parser.parse_intermixed_args()
-    try:
-        asked = job.read(given.words, report=lambda line: print(line, file=sys.stderr, flush=True))
-        result = evaluate(asked)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except EngineFailed as error:
-        print(f"{error}\nthe same command goes on with the answers that are there", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the answers that are there", file=sys.stderr)
-        return 130
-    if given.json:
+    goes_on = "the same command goes on with the answers that are there"
+    return exit_code(lambda: run(given.words, given.json), goes_on=goes_on)
+
+
+def run(words: list[str], as_json: bool) -> int:
+    """The verb without its command line. Raises InputError and EngineFailed."""
+    asked = job.read(words, report=lambda line: print(line, file=sys.stderr, flush=True))
+    result = evaluate(asked)
+    if as_json:
         print(json.dumps({key: value for key, value in result.items() if key != "items"} | {"out": str(asked.out)}))
     else:
         show.evaluation(result, stdout())

@@ -27,7 +27,7 @@ from rich.table import Table
 from posttrain_verl.console import stdout
 from posttrain_verl.exporting import card, proof
 from posttrain_verl.exporting.proof import Finding
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.run.folder import RunFolder
 
 TITLE = "nothing to export"
@@ -166,18 +166,18 @@ def main() -> int:
     parser.add_argument("words", nargs="*", metavar="key=value")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    try:
-        asked = read_arguments(arguments.words)
-        run = RunFolder.find(str(asked.run), asked.posttrain.runs_dir)
-        step = run.checkpoint_step(run.read_plan()["stage"]) if asked.step is None else int(asked.step)
-        out = Path(asked.posttrain.out or run.path / f"export-{step}").absolute()
-        if out.exists():
-            raise InputError(TITLE, [Problem(f"{out} exists already", "remove it, or posttrain.out=ANOTHER")])
-        findings = export(run, out, step, asked.form, asked.dtype, asked.vllm)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if arguments.json:
+    return exit_code(lambda: write(read_arguments(arguments.words), arguments.json))
+
+
+def write(asked: DictConfig, as_json: bool) -> int:
+    """The verb without its command line. Raises InputError."""
+    run = RunFolder.find(str(asked.run), asked.posttrain.runs_dir)
+    step = run.checkpoint_step(run.read_plan()["stage"]) if asked.step is None else int(asked.step)
+    out = Path(asked.posttrain.out or run.path / f"export-{step}").absolute()
+    if out.exists():
+        raise InputError(TITLE, [Problem(f"{out} exists already", "remove it, or posttrain.out=ANOTHER")])
+    findings = export(run, out, step, asked.form, asked.dtype, asked.vllm)
+    if as_json:
         print(json.dumps({"folder": str(out), "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
         show(findings, out)

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import reward_fns
 from posttrain_verl.console import stdout
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from reward_fns.math.grader import grade_math, math_verify_alone
 from reward_fns.math.verifier import VerifierError
 
@@ -172,19 +172,17 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> int:
     """The verb."""
+    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """The verb without its exit codes. Raises InputError."""
+    chosen, options = arguments(argv)
+    out = options.pop("posttrain.out", None)
     try:
-        chosen, options = arguments(sys.argv[1:] if argv is None else argv)
-        out = options.pop("posttrain.out", None)
-        try:
-            graded = grade_file(chosen.file, options, compare=chosen.compare)
-        except ValueError as error:  # an option that no reward has, tests or golds that are none
-            raise InputError(f"{chosen.file} cannot be graded", [Problem(str(error))]) from error
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        graded = grade_file(chosen.file, options, compare=chosen.compare)
+    except ValueError as error:  # an option that no reward has, tests or golds that are none
+        raise InputError(f"{chosen.file} cannot be graded", [Problem(str(error))]) from error
     if out:
         Path(out).write_text("".join(json.dumps(row) + "\n" for row in graded))
     show(graded, chosen.json, chosen.compare)

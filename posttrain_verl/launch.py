@@ -22,7 +22,7 @@ from posttrain_verl import base_models, cli, preflight
 from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan import summary
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.run import attempts, resume, session
 from posttrain_verl.run.folder import RunFolder, Status
 from posttrain_verl.run.live import say
@@ -79,24 +79,20 @@ def go_on(words: list[str]) -> int:
     """`launch run=NAME [key=value ...]`: go on with a run from its last whole checkpoint, and return the exit code.
 
     Its config is that of the run folder, not composed again; keys of VeRL and of `posttrain.watch` can be given anew.
+
+    Raises:
+        InputError: there is no such run, or nothing to go on from.
     """
-    try:
-        asked = resume.read_words(words)
-        folder = RunFolder.find(asked.run, asked.runs_dir)
-        resume.require_resumable(folder, asked)
-        with session.held(folder, say):
-            asked.change_plan(folder)
-            choice = resume.prepare(folder, say, asked.verl(folder))
-        if attempts.is_complete(folder, choice.step):
-            say(session.conclusion(folder, attempts.complete(folder)))
-            return 0
-        return session.hand_over(folder, asked.detach)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    asked = resume.read_words(words)
+    folder = RunFolder.find(asked.run, asked.runs_dir)
+    resume.require_resumable(folder, asked)
+    with session.held(folder, say):
+        asked.change_plan(folder)
+        choice = resume.prepare(folder, say, asked.verl(folder))
+    if attempts.is_complete(folder, choice.step):
+        say(session.conclusion(folder, attempts.complete(folder)))
+        return 0
+    return session.hand_over(folder, asked.detach)
 
 
 @contextmanager
@@ -173,7 +169,7 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
     if any(word.startswith("run=") for word in sys.argv[1:]):
-        return go_on(sys.argv[1:])
+        return exit_code(lambda: go_on(sys.argv[1:]))
     return cli.run(launch_words, sys.argv[1:], flags=("dry_run",))
 
 

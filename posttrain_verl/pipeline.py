@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.errors import DataError
 from posttrain_verl.console import stdout
 from posttrain_verl.cpu import zygote
 from posttrain_verl.evaluation import comparison
@@ -30,8 +29,8 @@ from posttrain_verl.evaluation.result import Result
 from posttrain_verl.pipelines import spec as specs
 from posttrain_verl.pipelines import stages
 from posttrain_verl.pipelines.journal import Journal
-from posttrain_verl.pipelines.stages import Pipeline, StageFailed
-from posttrain_verl.problem import InputError
+from posttrain_verl.pipelines.stages import Pipeline
+from posttrain_verl.problem import exit_code
 from posttrain_verl.run import environment
 from posttrain_verl.statistics import Share
 
@@ -99,21 +98,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m posttrain_verl.pipeline", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="key=value")
+    words = parser.parse_args().words
+    return exit_code(lambda: run_and_show(specs.read(words)), goes_on="the same command goes on from there")
+
+
+def run_and_show(spec: specs.Spec) -> int:
+    """Run the pipeline, then print how good its models are. Raises InputError and StageFailed."""
     began = time.monotonic()
-    try:
-        home = run(specs.read(parser.parse_args().words))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except DataError as error:
-        print(f"the data cannot be built: {error}", file=sys.stderr)
-        return 2
-    except StageFailed as error:
-        print(f"{error}; the same command goes on from there", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from there", file=sys.stderr)
-        return 130
+    home = run(spec)
     show(home, stdout())
     say(f"{(time.monotonic() - began) / 60:.1f} minutes; runs, evaluations, export and report.html lie in {home}")
     return 0

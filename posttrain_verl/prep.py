@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,6 +88,16 @@ def build(choice: MixChoice, force: bool = False) -> dict[str, Any]:
     return data_prep.build(choice.config, choice.folder, progress=lambda line: print(line, file=sys.stderr, flush=True))
 
 
+@contextmanager
+def told(title: str) -> Iterator[None]:
+    """What is wrong with the data is the user's mistake: a DataError becomes an InputError."""
+    try:
+        yield
+    except data_prep.DataError as error:
+        shown = [Problem(f"{problem.where}: {problem.what}", problem.remedy) for problem in error.problems]
+        raise InputError(title, shown) from None
+
+
 def describe(folder: Path, manifest: dict[str, Any]) -> str:
     """What a build holds, for people."""
     lines = [f"{folder}"]
@@ -105,14 +117,11 @@ def run(words: list[str], *, verify: bool = False, force: bool = False, as_json:
     """The verb without its command line. Raises InputError."""
     choice = choose(words)
     title = f"mix {choice.config['name']!r} cannot be {'verified' if verify else 'built'}"
-    try:
+    with told(title):
         problems = data_prep.verify(choice.folder) if verify else []
         if problems:
             raise data_prep.DataError(*problems)
         manifest = data_prep.read_manifest(choice.folder) if verify else build(choice, force)
-    except data_prep.DataError as error:
-        shown = [Problem(f"{problem.where}: {problem.what}", problem.remedy) for problem in error.problems]
-        raise InputError(title, shown) from None
     if as_json:
         print(json.dumps({"ok": True, "folder": str(choice.folder), "manifest": manifest}, ensure_ascii=False))
     else:

@@ -46,6 +46,12 @@ class InputError(Exception):
         return render(self.title, self.problems)
 
 
+class WorkFailed(Exception):
+    """The work failed for a reason that its message tells whole: exit code `code`, no traceback."""
+
+    code = 1
+
+
 def render(title: str, problems: Sequence[Problem]) -> str:
     """The title with the number of problems, each problem with its remedy on a line of its own, then the warnings."""
     counted = blocking(problems)
@@ -66,8 +72,11 @@ def warning_lines(problems: Sequence[Problem]) -> list[str]:
     return lines
 
 
-def exit_code(work: Callable[[], int], as_json: bool = False) -> int:
-    """What a verb's process ends with: the code of `work`, 2 for a user's mistake, which is printed, 130 for Ctrl-C."""
+def exit_code(work: Callable[[], int], as_json: bool = False, goes_on: str = "") -> int:
+    """What a verb's process ends with: the code of `work`, 2 for a user's mistake, which is printed, 130 for Ctrl-C.
+
+    `goes_on` says how work that failed or was interrupted is taken up again.
+    """
     try:
         return work()
     except InputError as error:
@@ -77,6 +86,9 @@ def exit_code(work: Callable[[], int], as_json: bool = False) -> int:
         else:
             print(error, file=sys.stderr)
         return 2
+    except WorkFailed as error:
+        print(f"{error}; {goes_on}" if goes_on else error, file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted: {goes_on}" if goes_on else "interrupted", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from posttrain_verl import options
 from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.reporting import page, rollouts, subjects
 from posttrain_verl.run.folder import RunFolder
@@ -33,16 +34,7 @@ def read_arguments(words: list[str]) -> dict[str, str]:
     Raises:
         InputError: a word is no `key=value` of OPTIONS, `run` is missing, or `rollouts` is no number.
     """
-    given = dict(OPTIONS)
-    problems = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in OPTIONS and equals:
-            given[key] = value
-        else:
-            problems.append(
-                Problem(f"{word} is no option of report", f"it takes {', '.join(f'{key}=' for key in OPTIONS)}")
-            )
+    given, problems = options.read("report", words, OPTIONS)
     if not given["run"]:
         problems.append(Problem("run= is missing", "add run=ID, or run=FOLDER"))
     if not given["rollouts"].isdecimal():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
+from posttrain_verl import options
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.reporting.app import application
 
@@ -28,16 +29,7 @@ def read_arguments(words: list[str]) -> tuple[Path, int]:
     Raises:
         InputError: a word is no option, the port is none, or the folder is not there.
     """
-    given = dict(OPTIONS)
-    problems = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in OPTIONS and equals:
-            given[key] = value
-        else:
-            problems.append(
-                Problem(f"{word} is no option of serve", f"it takes {', '.join(f'{key}=' for key in OPTIONS)}")
-            )
+    given, problems = options.read("serve", words, OPTIONS)
     home, port = Path(given["posttrain.runs_dir"]), given["port"]
     if not (port.isdecimal() and int(port) < 65536):
         problems.append(Problem(f"port={port} is no port", "write port=8000, or leave it out for a free one"))

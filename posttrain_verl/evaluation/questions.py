@@ -111,11 +111,8 @@ def _for_path(remedy: str) -> str:
 def _mix(config: dict[str, Any], data_dir: Path) -> Path:
     """The test split of a mix: rows that its training splits do not share."""
     choice = prep.choose([f"mix={config['mix']}", f"posttrain.data_dir={data_dir}"])
-    try:
+    with prep.told(f"mix {config['mix']} cannot be built"):
         prep.build(choice)
-    except data_prep.DataError as error:
-        shown = [Problem(f"{each.where}: {each.what}", each.remedy) for each in error.problems]
-        raise InputError(f"mix {config['mix']} cannot be built", shown) from None
     return choice.folder / "test.parquet"
 
 

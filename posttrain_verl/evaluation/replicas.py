@@ -17,13 +17,13 @@ from typing import Any
 from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.evaluation.engine import Work, answers
 from posttrain_verl.plan import hardware
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, WorkFailed
 from posttrain_verl.run import environment
 
 PATIENCE = 20  # seconds in which an engine ends when told to
 
 
-class EngineFailed(Exception):
+class EngineFailed(WorkFailed):
     """An engine ended before its work did; the message names its log."""
 
 

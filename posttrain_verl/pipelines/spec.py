@@ -17,6 +17,7 @@ TITLE = "no pipeline"
 TEST = "test"  # in `evals`: the test split of the mix that was trained on
 OWN = ("recipe", "id", "seed")
 SETTINGS = ("require_inspected", "export", "report")
+RULE: dict[str, type] = {"plateau.metric": str, "plateau.patience": int, "plateau.min_gain": float}
 STAGES = ("sft", "rl", "evaluate")
 
 
@@ -44,7 +45,7 @@ def names() -> list[str]:
 
 
 def read(words: list[str]) -> Spec:
-    """The pipeline that `recipe=NAME [id=ID] [seed=N] [key=value] [sft:key=value] [rl:key=value] ...` asks for.
+    """The pipeline that `recipe=NAME [id=ID] [seed=N] [plateau.KEY=value] [key=value] [sft:key=value] ...` asks for.
 
     Raises:
         InputError: no such pipeline, a word that is none, or a plateau that cannot be.
@@ -62,8 +63,9 @@ def read(words: list[str]) -> Spec:
     seed = own.get("seed", shipped.pop("seed", None))
     shipped.pop("seed", None)
     try:
-        plateau = Plateau(**shipped.pop("plateau")) if shipped.get("plateau") else None
-        shipped.pop("plateau", None)
+        given_rule = {key.partition(".")[2]: kind(own[key]) for key, kind in RULE.items() if key in own}
+        rule = (shipped.pop("plateau", None) or {}) | given_rule
+        plateau = Plateau(**rule) if rule else None
         name = str(own["recipe"])
         identity = str(own.get("id") or (f"seed{seed}" if seed is not None else "0"))
         return Spec(**{**shipped, **chosen}, name=name, id=identity, seed=seed, plateau=plateau, words=given)
@@ -81,7 +83,7 @@ def _sorted(words: list[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
         stage, colon, rest = word.partition(":")
         if not equals:
             problems.append(Problem(f"'{word}' is no key=value", "write key=value, or sft:key=value for one stage"))
-        elif key in OWN + SETTINGS:
+        elif key in (*OWN, *SETTINGS, *RULE):
             own[key] = OmegaConf.from_dotlist([f"it={value}"]).it
         elif colon and stage in STAGES:
             given.setdefault(stage, []).append(rest)

@@ -22,7 +22,8 @@ from posttrain_verl.compose import Composed
 from posttrain_verl.evaluation.result import read as read_result
 from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.spec import TEST, Spec, seeded, value_of
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.prep import told
+from posttrain_verl.problem import InputError, Problem, WorkFailed
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import MetricsTail
 
@@ -30,7 +31,7 @@ POLL_SECONDS = 1.0
 LABELS = ("base", "sft", "rl")
 
 
-class StageFailed(Exception):
+class StageFailed(WorkFailed):
     """A verb did not end well; its own last line said why."""
 
     def __init__(self, name: str, code: int):
@@ -73,7 +74,8 @@ def prep(it: Pipeline) -> None:
         mix: Any = OmegaConf.to_container(composed.posttrain.mix)
         if not data_prep.is_complete(composed.data_dir, mix):
             it.say(f"building the mix {mix['name']} in {composed.data_dir}")
-            data_prep.build(mix, composed.data_dir, progress=it.say)
+            with told(f"the mix {mix['name']} cannot be built"):
+                data_prep.build(mix, composed.data_dir, progress=it.say)
 
 
 def inspect(it: Pipeline) -> None:

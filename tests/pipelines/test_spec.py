@@ -6,6 +6,7 @@ from posttrain_verl import paths
 from posttrain_verl.compose import compose
 from posttrain_verl.evaluation import questions
 from posttrain_verl.pipelines import spec as specs
+from posttrain_verl.pipelines.plateau import Plateau
 from posttrain_verl.problem import InputError
 
 NAMES = sorted(file.stem for file in (paths.conf_dir() / "pipeline").glob("*.yaml"))
@@ -36,10 +37,17 @@ def test_settings_are_replaced():
     assert not specs.read(["recipe=math", "require_inspected=false"]).require_inspected
 
 
+def test_the_rule_that_ends_sft_is_given_or_changed_by_words():
+    assert specs.read(["recipe=demo"]).plateau is None
+    assert specs.read(["recipe=demo", "plateau.patience=1"]).plateau == Plateau(patience=1)
+    assert specs.read(["recipe=math", "plateau.min_gain=0.2"]).plateau == Plateau("val/loss", 2, 0.2)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [([], "recipe= is missing"), (["recipe=maths"], "recipe=maths is no pipeline"), (["recipe=demo", "fast"], "'fast' is no"),
-     (["recipe=demo", "seed=x"], "seed=x is no whole number")],
+     (["recipe=demo", "seed=x"], "seed=x is no whole number"), (["recipe=demo", "plateau.patience=0"], "patience=0 must be 1"),
+     (["recipe=demo", "plateau.patience=often"], "'often'")],
 )  # fmt: skip
 def test_wrong_words_are_named(words, named):
     with pytest.raises(InputError, match=named):
