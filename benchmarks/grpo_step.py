@@ -25,7 +25,8 @@ REQUIREMENTS = ["trl==1.16.0", "transformers==5.10.4", "datasets", "accelerate",
 OURS = ["recipe=math_grpo", "base_model=smollm2_135m", "mix=embedded", "data.train_batch_size=8",
         "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "actor_rollout_ref.actor.use_kl_loss=false", "data.max_response_length=96",
-        "algorithm.rollout_correction.bypass_mode=true", "actor_rollout_ref.rollout.ignore_eos=true", "trainer.save_freq=-1", "trainer.test_freq=-1"]  # fmt: skip
+        "algorithm.rollout_correction.bypass_mode=true", "actor_rollout_ref.rollout.ignore_eos=true",
+        "trainer.save_freq=-1", "trainer.test_freq=-1"]  # fmt: skip
 
 
 OURS_IN_BF16 = ["actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
