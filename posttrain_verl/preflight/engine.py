@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.preflight import model
-from posttrain_verl.problem import Problem
+from posttrain_verl.problem import Problem, warning
 
 ROLLOUT = "actor_rollout_ref.rollout"
 MIB, FP32 = 2**20, 4
@@ -33,6 +33,7 @@ def check(composed: Composed) -> list[Problem]:
     found = list(_sharding("actor_rollout_ref.actor", actor, config, facts))
     found += _sharding("actor_rollout_ref.actor.fsdp_config", actor.get("fsdp_config", actor), config, facts)
     found += [*_replicas(config, facts), *_vllm(config, facts), *_largest_weight(config, facts), *_asynchronous(config)]
+    found += _precision(config.actor_rollout_ref.rollout, composed.posttrain.hardware)
     if uses_critic(config):
         found += _sharding("critic.fsdp", config.critic.get("fsdp", config.critic), config, facts)
     return found + list(_pools(config))
@@ -114,6 +115,19 @@ def _vllm(config: DictConfig, facts: dict[str, Any]) -> Iterator[Problem]:
     if dynamic != actor_dynamic:  # engine_workers asserts it
         what = f"{ROLLOUT}.log_prob_use_dynamic_bsz={dynamic} and actor.use_dynamic_bsz={actor_dynamic} differ"
         yield Problem(what, f"leave {ROLLOUT}.log_prob_use_dynamic_bsz out")
+
+
+def _precision(rollout: DictConfig, hardware: DictConfig) -> Iterator[Problem]:
+    """vLLM refuses bf16 before compute capability 8.0; fp8 without units for it is only slow."""
+    units = hardware.get("dtypes") or ()
+    if not hardware.get("memory_gb"):
+        return  # no GPU
+    if rollout.dtype == "bfloat16" and "bf16" not in units:
+        yield Problem(f"{ROLLOUT}.dtype=bfloat16, and the GPUs of hardware={hardware.name} have no bf16",
+                      f"GPUs of compute capability 8.0 or later, or {ROLLOUT}.dtype=float16")  # fmt: skip
+    if rollout.quantization == "fp8" and "fp8" not in units:
+        what = f"{ROLLOUT}.quantization=fp8, and the GPUs of hardware={hardware.name} are not known to multiply in fp8"
+        yield warning(what, f"GPUs of compute capability 8.9 or later, or {ROLLOUT}.quantization=null")
 
 
 def _largest_weight(config: DictConfig, facts: dict[str, Any]) -> Iterator[Problem]:

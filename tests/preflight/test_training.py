@@ -106,6 +106,26 @@ def test_a_weight_that_shared_memory_does_not_hold():
     assert engine.check(compose([*words, "actor_rollout_ref.model.lora_rank=8"])) == [], "only the adapter is sent"
 
 
+@pytest.mark.parametrize(
+    ("capability", "words", "said"),
+    [
+        ((7, 0), (), ["problem: actor_rollout_ref.rollout.dtype=bfloat16"]),
+        ((7, 0), ("actor_rollout_ref.rollout.dtype=float16",), []),
+        (
+            (8, 0),
+            ("actor_rollout_ref.rollout.quantization=fp8",),
+            ["warning: actor_rollout_ref.rollout.quantization=fp8"],
+        ),
+        ((9, 0), ("actor_rollout_ref.rollout.quantization=fp8",), []),
+    ],
+)
+def test_precisions_that_the_gpu_does_not_have(monkeypatch, capability, words, said):
+    seen = Facts(devices=(Device("some GPU", 79.6, capability),), torch=1, host_memory_gb=512)
+    monkeypatch.setattr(machines, "detect", lambda: Machine("auto", "torch sees 1 device", seen))
+    found = whats(engine.check(compose(["recipe=math_grpo_lora", "base_model=qwen2_5_0_5b_instruct", *words])))
+    assert len(found) == len(said) and all(what.startswith(part) for part, what in zip(said, found, strict=True))
+
+
 def test_sequence_parallelism_that_splits_the_key_heads():
     words = ["recipe=math_sft", "hardware=8xh100", "base_model=qwen2_5_3b_instruct"]  # 16 heads, 2 key heads
     assert engine.check(compose([*words, "engine.ulysses_sequence_parallel_size=4"])) == []
