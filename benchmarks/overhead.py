@@ -20,7 +20,9 @@ from pathlib import Path
 
 from posttrain_verl.run import environment
 
-WORDS = ["recipe=math_grpo", "base_model=tiny", "mix=embedded", "trainer.save_freq=-1", "trainer.test_freq=-1"]
+# The tiny model is never right, which the watch would end after ten steps.
+WORDS = ["recipe=math_grpo", "base_model=tiny", "mix=embedded", "trainer.save_freq=-1", "trainer.test_freq=-1",
+         "posttrain.watch.no_variance.do=off"]  # fmt: skip
 
 
 @dataclass(frozen=True)
