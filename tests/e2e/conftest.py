@@ -18,7 +18,7 @@ from posttrain_verl.cpu import zygote
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder, Status
 
-SECONDS = 400  # a run takes about 30 on two idle cores
+SECONDS = 800  # a run takes about 30 on two idle cores
 TINY = {
     "rl": [
         "data.train_batch_size=4",
@@ -79,7 +79,7 @@ class Run:
             assert metrics["training/rollout_actor_probs_pearson_corr"] > 0.99, f"step {step}"
 
     def assert_nothing_runs(self) -> None:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30  # a driver whose supervisor was killed takes 10 to end itself, and Ray follows it
         while (found := _processes_of(self.folder)) and time.monotonic() < until:
             time.sleep(0.2)
         assert not found, "processes of the run are left"
@@ -107,10 +107,11 @@ def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     """`launch(recipe, *words)` runs it to its end; `at` gets the run's folder until it says that now is the time to
     `strike`, which gets the supervisor and the folder, and is Ctrl-C if it is not given."""
 
-    def run(recipe: str, *words: str, variables: dict[str, str] | None = None, at: Any = None,
+    def run(recipe: str, *words: str, variables: dict[str, str | None] | None = None, at: Any = None,
             strike: Any = interrupt) -> Run:  # fmt: skip
         runs = tmp_path_factory.mktemp("runs")
-        environ = {**os.environ, **shared, **(variables or {})}
+        given = {**os.environ, **shared, **(variables or {})}
+        environ = {name: value for name, value in given.items() if value is not None}
         defaults = [
             "base_model=tiny", "mix=embedded", f"posttrain.runs_dir={runs}", "posttrain.run_id=it",
             f"posttrain.data_dir={shared['POSTTRAIN_TEST_DATA']}", "trainer.total_training_steps=2",
@@ -139,6 +140,13 @@ def go_on(shared: dict[str, str]) -> Callable[..., Run]:
     return resume
 
 
+@pytest.fixture(scope="session")
+def bound() -> Callable[[float], float]:
+    """`bound(seconds)` is how long something may take now: the seconds, and longer where the machine has more to do than
+    this run, whose own processes keep the load below two a core."""
+    return lambda seconds: seconds * max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1)))
+
+
 def interrupt(supervisor: subprocess.Popen[str], folder: RunFolder) -> None:
     supervisor.send_signal(signal.SIGINT)
 
@@ -146,7 +154,15 @@ def interrupt(supervisor: subprocess.Popen[str], folder: RunFolder) -> None:
 def _launch(words: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> Run:
     before = set(os.listdir("/dev/shm"))
     code, lines = _run([sys.executable, "-m", "posttrain_verl.launch", *words], environ, folder, at, strike)
-    return Run(code, lines, folder, _unmapped(set(os.listdir("/dev/shm")) - before))
+    return Run(code, lines, folder, left_since(before))
+
+
+def left_since(before: set[str], seconds: float = 10) -> set[str]:
+    """The segments that came since and that no process maps. What lives for a moment between two programs is waited for."""
+    left, until = set(os.listdir("/dev/shm")) - before, time.monotonic() + seconds
+    while (left := _unmapped(left)) and time.monotonic() < until:
+        time.sleep(0.5)
+    return left
 
 
 def _unmapped(names: set[str]) -> set[str]:
@@ -162,7 +178,7 @@ def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             while at is not None and process.poll() is None and not at(folder):
-                time.sleep(0.5)
+                time.sleep(0.1)
             if at is not None and process.poll() is None:
                 strike(process, folder)
             output, _ = process.communicate(timeout=SECONDS)

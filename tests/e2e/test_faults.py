@@ -4,7 +4,9 @@ tests/run/test_faults.py has those that need no VeRL, tests/watch the rules one 
 """
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,10 +15,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain_verl.run import roster
+from posttrain_verl.run import record, roster
+from posttrain_verl.watch.machine import GIB, memory_left
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-BOUND = 15  # seconds until a dead process must be noticed
+BOUND = 15  # seconds until a dead process must be noticed, on a machine that has the time
 REWARDS = Path(__file__).parent
 
 
@@ -53,13 +56,13 @@ class Blow:
         os.kill(self._find(folder), self._number)
 
 
-def test_a_dead_engine_is_noticed_and_the_run_goes_on_by_itself(launch):
+def test_a_dead_engine_is_noticed_and_the_run_goes_on_by_itself(launch, bound):
     """VeRL waits for ever for an engine that died in the weight sync, without a line in its log."""
     blow = Blow(engine)
     run = launch("math_grpo", "trainer.total_training_steps=12", "trainer.save_freq=2", "posttrain.watch.retries=1",
                  at=after(3), strike=blow)  # fmt: skip
     dead = next(event for event in run.events if event["rule"] == "dead")
-    assert dead["time"] - blow.sent <= BOUND
+    assert dead["time"] - blow.sent <= bound(BOUND)
     assert "an engine process of vLLMHttpServer" in dead["saw"] or "EngineDeadError" in dead["why"]
     run.assert_done(list(range(1, 13)))
     assert run.logged_steps == list(range(1, 13))
@@ -67,56 +70,101 @@ def test_a_dead_engine_is_noticed_and_the_run_goes_on_by_itself(launch):
     assert not run.segments
 
 
-def test_a_dead_storage_actor_and_going_on_from_an_older_checkpoint(launch, go_on):
+def test_a_dead_storage_actor_and_going_on_from_an_older_checkpoint(launch, go_on, bound):
     blow = Blow(lambda folder: actor(folder, "SimpleStorageUnit"))
-    run = launch("math_grpo", "trainer.total_training_steps=5", "trainer.save_freq=2", at=after(4), strike=blow)
+    run = launch("math_grpo", "trainer.total_training_steps=7", "trainer.save_freq=2", at=after(4), strike=blow)
     assert run.code == 1
     assert run.status.rule == "dead", run.explained()
     assert "SimpleStorageUnit" in run.status.why
-    assert run.events[-1]["time"] - blow.sent <= BOUND
+    assert run.events[-1]["time"] - blow.sent <= bound(BOUND)
     assert not run.segments
-    newest = run.folder.checkpoints / "global_step_4" / "actor" / "optim_world_size_2_rank_0.pt"
-    newest = newest if newest.exists() else newest.with_name("optim_world_size_1_rank_0.pt")
-    newest.write_bytes(newest.read_bytes()[:-100])
+    later = [step for step in (4, 6) if (run.folder.checkpoints / f"global_step_{step}").exists()]
+    for step in later:
+        shard = next(run.folder.checkpoints.glob(f"global_step_{step}/actor/optim_*_rank_0.pt"))
+        shard.write_bytes(shard.read_bytes()[:-100])
     resumed = go_on(run)
-    resumed.assert_done([1, 2, 3, 4, 5])
-    assert resumed.logged_steps == [1, 2, 3, 4, 5]
+    resumed.assert_done([1, 2, 3, 4, 5, 6, 7])
+    assert resumed.logged_steps == [1, 2, 3, 4, 5, 6, 7]
     assert any("not from global_step_4" in line for line in resumed.lines)
     assert any(line.endswith("global_step_2") for line in resumed.lines)
 
 
-def test_a_dead_worker(launch):
+def test_a_dead_worker(launch, bound):
     blow = Blow(lambda folder: actor(folder, "WorkerDict"))
     run = launch("math_grpo", "trainer.total_training_steps=500", "trainer.save_freq=-1", at=after(1), strike=blow)
     assert run.code == 1
     assert run.status.rule == "dead", run.explained()
     assert "WorkerDict" in run.status.why
-    assert run.events[-1]["time"] - blow.sent <= BOUND
+    assert run.events[-1]["time"] - blow.sent <= bound(BOUND)
     assert not run.segments
 
 
-def test_a_stopped_worker(launch):
+def test_a_stopped_worker(launch, bound):
     blow = Blow(lambda folder: actor(folder, "WorkerDict"), signal.SIGSTOP)
     run = launch("math_grpo", "trainer.total_training_steps=500", "trainer.save_freq=-1",
                  "posttrain.watch.stopped.seconds=5", at=after(1), strike=blow)  # fmt: skip
     assert run.code == 1
     assert run.status.rule == "stopped"
     assert "WorkerDict" in run.status.why
-    assert run.events[-1]["time"] - blow.sent <= 5 + BOUND
-    assert run.status.ended - run.events[-1]["time"] <= 30
+    assert run.events[-1]["time"] - blow.sent <= bound(5 + BOUND)
+    assert run.status.ended - run.events[-1]["time"] <= bound(30)
     assert not run.segments
 
 
-def test_a_reward_that_hangs(launch):
+def test_a_reward_that_hangs(launch, bound):
     run = launch("math_grpo", f"reward.custom_reward_function.path={REWARDS / 'hanging_reward.py'}",
-                 "posttrain.watch.silence.seconds=12", "posttrain.watch.silence.longest_steps=0")  # fmt: skip
+                 "posttrain.watch.silence.seconds=15", "posttrain.watch.silence.longest_steps=0")  # fmt: skip
     assert run.code == 1
     event = run.events[-1]
     assert (event["rule"], event["stage"], event["step"]) == ("silence", "reward", 1)
+    silent = re.search(r"silent for (\d+) s \(limit 15 s\)", event["saw"])
+    assert silent and int(silent[1]) <= 15 + bound(10)
     assert "compute_score (" in event["why"]
     assert "compute_score" in (run.folder.path / "stacks.txt").read_text()
-    assert run.status.ended - event["time"] <= 30
+    assert run.status.ended - event["time"] <= bound(30)
     assert not run.segments
+
+
+def test_a_reward_that_leaks(launch, bound):
+    """Of 9 GiB that may be used from now on, a run of the tiny model takes about four, and the reward the rest."""
+    until = memory_left() - 9 * GIB / psutil.virtual_memory().total
+    if until < 0.05:
+        pytest.skip("too little memory is free for a leak to be told from the run itself")
+    run = launch("math_grpo", f"reward.custom_reward_function.path={REWARDS / 'leaking_reward.py'}",
+                 f"posttrain.watch.host_memory.below={until:.4f}", "posttrain.watch.retries=3",
+                 variables={"POSTTRAIN_TEST_UNTIL": f"{until:.4f}"})  # fmt: skip
+    assert run.code == 1
+    event = run.events[-1]
+    assert (event["rule"], event["step"], run.status.attempt) == ("host_memory", 1, 1), "no restart heals it"
+    pid, leaked = (run.folder.path / "leaked").read_text().split()
+    assert f"ray::RewardLoopWorker (pid {pid}) holds" in event["saw"]
+    assert event["time"] - float(leaked) <= bound(BOUND)
+    assert run.status.ended - event["time"] <= bound(30)
+    assert not run.segments
+
+
+def test_a_port_that_is_taken_and_given_back(launch):
+    """The reward is a client of its own server, whose port is another program's until the first attempt has failed."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        run = launch("math_grpo", f"reward.custom_reward_function.path={REWARDS / 'serving_reward.py'}",
+                     "posttrain.watch.retries=1", variables={"POSTTRAIN_TEST_PORT": str(other.getsockname()[1])},
+                     at=lambda folder: folder.events.exists() and '"rule": "retry"' in folder.events.read_text(),
+                     strike=lambda supervisor, folder: other.close())  # fmt: skip
+    run.assert_done([1, 2])
+    assert run.status.attempt == 2
+    retry = next(event for event in run.events if event["rule"] == "retry")
+    assert "Address already in use" in retry["saw"]
+
+
+def test_a_gradient_of_exactly_zero(launch):
+    """What an adapter adds is multiplied by alpha: with 0 it has no influence, and no gradient."""
+    run = launch("math_sft_lora", "model.lora_alpha=0", "posttrain.skip=[values]", "posttrain.watch.retries=3",
+                 "trainer.total_training_steps=500", "trainer.save_freq=-1")  # fmt: skip
+    assert run.code == 1
+    assert (run.status.rule, run.status.attempt) == ("zero_gradient", 1), "no restart heals it"
+    stop = run.events[-1]
+    assert (stop["step"], stop["stage"]) == (2, "update") and "train/grad_norm is exactly 0" in stop["saw"]
+    assert all(metrics["train/loss"] > 0 for metrics in run.metrics.values())
 
 
 def test_a_reward_that_is_constant(launch):
@@ -135,38 +183,45 @@ def test_a_loss_that_is_nan(launch):
     assert run.status.attempt == 1, "no restart heals it"
 
 
-def test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after(launch, go_on, shared, tmp_path):
+def test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after(launch, go_on, shared, tmp_path, bound):
     """Going on from step 2 of epochs of 2 steps: as VeRL 0.9.1 restores its data loader, epoch 2 would train nothing."""
     whole = Path(shared["POSTTRAIN_TEST_DATA"], "embedded", "sft_train.parquet")
     if not whole.exists():
         launch("math_sft")
     rows = tmp_path / "rows.parquet"
     pq.write_table(pq.read_table(whole).slice(0, 16), rows)
-    words = ["math_sft", f"data.train_files={rows}", "trainer.total_training_steps=4", "trainer.total_epochs=2",
+    words = ["math_sft", f"data.train_files={rows}", "trainer.total_training_steps=12", "trainer.total_epochs=6",
              "trainer.save_freq=2", "trainer.test_freq=-1"]  # fmt: skip
     undisturbed = launch(*words)
-    undisturbed.assert_done([1, 2, 3, 4])
-    killed = launch(*words, at=after(3), strike=lambda supervisor, folder: os.kill(folder.read_status().pid, 9))
+    steps = list(range(1, 13))
+    undisturbed.assert_done(steps)
+    blow = Blow(lambda folder: folder.read_status().pid)
+    killed = launch(*words, at=after(3), strike=blow)
     assert killed.code == 1
+    assert killed.status.ended - blow.sent <= bound(BOUND)
     resumed = go_on(killed)
-    resumed.assert_done([1, 2, 3, 4])
-    assert resumed.logged_steps == [1, 2, 3, 4]
+    assert any(re.search(r"going on from .*global_step_\d*[02468]$", line) for line in resumed.lines)
+    resumed.assert_done(steps)
+    assert resumed.logged_steps == steps
     for step, metrics in undisturbed.metrics.items():
         for key in ("train/loss", "train/grad_norm", "train/lr", "train/global_tokens"):
             assert resumed.metrics[step][key] == pytest.approx(metrics[key], rel=1e-5), (step, key)
 
 
-def test_a_killed_supervisor_takes_the_run_with_it(launch):
-    left = []
-
-    def kill(supervisor, folder):
-        left.append(psutil.Process(folder.read_status().pid))
-        supervisor.kill()
-
-    run = launch("math_sft", "trainer.total_training_steps=500", "trainer.save_freq=-1", at=after(1), strike=kill)
+def test_a_killed_supervisor_takes_the_run_with_it(launch, shared, monkeypatch):
+    """Ray's sockets stay behind, and the next start clears them."""
+    run = launch("math_sft", "trainer.total_training_steps=500", "trainer.save_freq=-1", at=after(1),
+                 strike=lambda supervisor, folder: supervisor.kill())  # fmt: skip
     assert run.code == -signal.SIGKILL
-    _, alive = psutil.wait_procs(left, timeout=BOUND)
-    assert not alive
+    stale = Path(record.read(run.folder).folders[0])
+    assert any(file.is_socket() for file in stale.rglob("*"))
+    monkeypatch.setenv("POSTTRAIN_CACHE", shared["POSTTRAIN_CACHE"])
+    told = []
+    record.clear_dead_runs(told.append)
+    assert any(line.startswith(f"clearing what the dead run {run.folder.path} left") for line in told)
+    assert not stale.exists()
+    assert run.status.state == "failed"
+    record.lock_of(run.folder).acquire(timeout=0)
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_written(launch, tmp_path):

@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes: two raylets on this host, one logical GPU each, token authentication and dashboard on."""
 
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(shared: dict[str, str]) -> Iterator[Cluster]:
     """One cluster for the tests of a module. Its jobs use the cache and the warm Python of the session."""
-    ports = free_ports(6)
+    ports = free_ports(5)
     made = Cluster(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", secrets.token_hex(32), {})
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
@@ -70,7 +71,9 @@ def environment_of(process: Path) -> bytes:
 
 @contextmanager
 def raylet(words: list[str], variables: dict[str, str]) -> Iterator[None]:
-    command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--num-cpus=16", *words]
+    # Two raylets that hand out workers' ports of one range take a port from each other now and then: the kernel chooses them.
+    command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--num-cpus=16",
+               "--min-worker-port=0", "--max-worker-port=0", *words]  # fmt: skip
     with subprocess.Popen(
         command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True
     ) as node:
@@ -82,12 +85,14 @@ def raylet(words: list[str], variables: dict[str, str]) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different free ports of the loopback."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """So many different free ports of the loopback, from where the kernel takes none for connections in the meantime."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 def wait_until_listening(port: int, seconds: float = 90) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,14 +17,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 def test_two_nodes_train_and_roll_out_together(launch, cluster):
     variables = cluster.client | {"RAY_ADDRESS": cluster.address}
     run = launch("math_grpo", "trainer.nnodes=2", "trainer.n_gpus_per_node=1", variables=variables)
-    assert not run.segments
     run.assert_done([1, 2])
     run.assert_rollouts_follow()
+    assert not run.segments
     shards = run.folder.checkpoints.glob("global_step_2/actor/model_world_size_2_rank_*.pt")
     assert len(list(shards)) == 2
 
 
-def test_a_node_that_is_lost(launch, cluster, shared):
+def test_a_node_that_is_lost(launch, cluster, shared, bound):
     """The last test of the cluster: one of its two raylets is killed."""
     sent = []
 
@@ -41,14 +42,17 @@ def test_a_node_that_is_lost(launch, cluster, shared):
                  "trainer.save_freq=-1", variables=variables, at=trained_a_step, strike=kill_the_second)  # fmt: skip
     assert run.code == 1
     assert run.status.rule == "dead", run.explained()
-    assert run.events[-1]["time"] - sent[0] <= 15
+    assert run.events[-1]["time"] - sent[0] <= bound(15)
     assert not run.segments
 
 
 def raylet_of(worker, shared):
     """The raylet that started the worker: the parent of the client that stands for this fork of the warm Python."""
     forks = Path(shared["POSTTRAIN_WARM_PYTHON"]).with_name("forks")
-    clients = {int(file.read_text()): int(file.name) for file in forks.iterdir()}
+    clients = {}
+    for file in forks.iterdir():
+        with suppress(OSError, ValueError):  # a fork of another process that begins or ends
+            clients[int(file.read_text())] = int(file.name)
     return psutil.Process(clients[worker]).parent()
 
 
