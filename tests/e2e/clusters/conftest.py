@@ -52,7 +52,7 @@ def cluster(shared: dict[str, str]) -> Iterator[Cluster]:
     assert_nothing_knows(token)
 
 
-def assert_nothing_knows(token: Path, seconds: float = 20) -> None:
+def assert_nothing_knows(token: Path, seconds: float = 60) -> None:
     """No process is left that was given the token: none of the cluster, and none of the runs on it."""
     marker, until = f"RAY_AUTH_TOKEN_PATH={token}".encode(), time.monotonic() + seconds
     while (left := [entry for entry in Path("/proc").glob("[0-9]*") if marker in environment_of(entry)]) and (
