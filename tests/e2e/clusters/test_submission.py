@@ -53,9 +53,9 @@ def test_members_of_a_sweep_run_side_by_side_and_one_that_fails_ends_no_other(cl
     assert done.returncode == 1, done.stdout + done.stderr
     members = json.loads((tmp_path / "runs/multirun/s/sweep.json").read_text())["members"]
     assert [member["state"] for member in members] == ["done", "done", "failed"]
-    assert members[2]["why"].startswith("non_finite")
     first, second, third = (RunFolder(tmp_path / f"there/math_sft/s-{number}").read_status() for number in range(3))
     assert first.started < second.ended and second.started < first.ended, "the two were not side by side"
+    assert members[2]["why"] == third.why != "", "the reason comes back from the cluster"
     assert third.started > min(first.ended, second.ended), "there was no third device"
     assert "val/loss" in done.stdout and "optim.lr=0.01" in done.stdout
     assert "1 not done; go on with them: -m posttrain.sweep=s" in " ".join(done.stdout.split())
