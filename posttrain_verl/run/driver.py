@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import format_exc
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import ray
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from ray._private import services
 
 from posttrain_verl import cpu, paths
 from posttrain_verl.run import environment, roster, stages
@@ -36,15 +38,37 @@ def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     joins = bool(os.environ.get("RAY_ADDRESS") or options.get("address"))
     if not joins:
         options |= environment.local_cluster(config, options.get("num_cpus"))
-    with nullcontext() if joins else one_start_at_a_time():
+    with nullcontext() if joins else patient_start():
         ray.init(**options, runtime_env=runtime_env, log_to_driver=True)
 
 
-def one_start_at_a_time() -> FileLock:
-    """Held while a launch starts its Ray, which gives a node 30 s to come up: too few for several on the same few cores."""
+@contextmanager
+def patient_start(seconds: float = environment.RAY_START_SECONDS, poll: float = 0.5) -> Iterator[None]:
+    """Within it a Ray is started after those of other launches, and may take `seconds` to come up.
+
+    Ray 2.60 gives its node 30 s (`ray._private.node`), which its agents, Python programs themselves, need for their imports
+    on a busy machine. A raylet that dies in the meantime is the watch's concern.
+    """
+    ask = services.get_node
+
+    def get_node(address: str, node: str) -> Any:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return ask(address, node)
+            except RuntimeError:  # not registered yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(poll)
+
     home = paths.cache_dir() / "running"
     home.mkdir(parents=True, exist_ok=True)
-    return FileLock(home / ".ray.lock")  # the kernel lets go of it when its holder dies
+    with FileLock(home / ".ray.lock"):  # the kernel lets go of it when its holder dies
+        services.get_node = get_node
+        try:
+            yield
+        finally:
+            services.get_node = ask
 
 
 def wait_for_devices(config: DictConfig, seconds: float = JOIN_SECONDS, poll: float = 1.0) -> None:

@@ -15,6 +15,8 @@ from posttrain_verl.run.stages import STAGE_FILE
 
 WARM_PYTHON = "POSTTRAIN_WARM_PYTHON"  # names the executable of `cpu.zygote.warm`
 
+RAY_START_SECONDS = 300.0  # for the processes of a Ray of our own to come up; Ray's own 30 are few on a busy machine
+
 # VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
 LOGICAL_CPUS = 32
 
@@ -43,6 +45,8 @@ def of_processes(backend: str, local_model: bool) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),  # Ray's default since 2.60, without its warning
         "RAY_DEDUP_LOGS": "0",
+        "RAY_agent_register_timeout_ms": f"{RAY_START_SECONDS * 1000:.0f}",
+        "RAY_gcs_server_port_wait_time_s": f"{RAY_START_SECONDS:.0f}",
         "TQ_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -6,8 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import ray
 from omegaconf import OmegaConf
+from ray._private import services
 
 from posttrain_verl.run import driver
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
 
 
 @pytest.fixture
@@ -42,3 +48,21 @@ def test_launches_at_the_same_moment_start_their_rays_one_after_another(most_at_
 
 def test_a_ray_that_is_up_is_joined_at_once(most_at_once):
     assert most_at_once(config(address="10.0.0.1:6379")) > 1
+
+
+def test_a_node_that_takes_longer_than_ray_waits(monkeypatch):
+    asked = []
+
+    def registers_late(address, node):
+        asked.append(node)
+        if len(asked) < 4:
+            raise RuntimeError("Failed to get node info")
+        return {"node": node}
+
+    monkeypatch.setattr(services, "get_node", registers_late)
+    with driver.patient_start(poll=0.01):
+        assert services.get_node("127.0.0.1:1", "n") == {"node": "n"}
+    assert services.get_node is registers_late, "a cluster that is joined is asked as Ray asks it"
+    asked.clear()
+    with driver.patient_start(seconds=0), pytest.raises(RuntimeError):
+        services.get_node("127.0.0.1:1", "n")
