@@ -4,17 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 OF_EACH = {"POSTTRAIN_WARM_PYTHON": None}  # as launches of a user's have it: a warm Python each
 
 
-@pytest.mark.parametrize(
-    ("recipe", "python"),
-    [
-        pytest.param("math_sft", {}, marks=pytest.mark.e2e),
-        pytest.param("math_grpo", OF_EACH, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.parametrize(("recipe", "python"), [("math_sft", {}), ("math_grpo", OF_EACH)])
 def test_four_at_the_same_moment(launch, tmp_path, recipe, python):
     variables = {"POSTTRAIN_CACHE": str(tmp_path / "cache"), **python}
 
