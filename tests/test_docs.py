@@ -1,11 +1,23 @@
-"""Every command that the documents and recipes show is one that its verb takes: verbs exist, and words are read or composed."""
+"""Every command that the documents and recipes show is one that its verb takes, and is run: here where that is quick, else by
+the test that `documented` names. Optional words in brackets are left out.
+"""
 
 import importlib
+import json
 import re
+import runpy
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from posttrain_verl import compose, export, overrides, prep, report
@@ -14,6 +26,12 @@ from posttrain_verl.pipelines import spec
 from posttrain_verl.preflight import keys
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "reporting")]
+
+import made_runs  # noqa: E402
+import made_texts  # noqa: E402
+from documented import WAYS, Elsewhere, Here, Way  # noqa: E402
+
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.yaml")]
 COMMAND = re.compile(r"python -m posttrain_verl\.([a-z_]+)((?:\\\n|[^`#|\n])*)")
 EXAMPLES = {"NAME": "math_grpo", "X": "math_grpo", "mine": "math_grpo", "ID": "math_grpo", "Y": "8xh100"}
@@ -34,6 +52,18 @@ def words_of(text: str) -> list[str]:
     words = [word for word in shlex.split(STANDS_FOR.sub("", text)) if "=" in word]
     pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
     return [f"{key}={EXAMPLES.get(value, value)}" for key, value in pairs]
+
+
+def command_of(verb: str, text: str) -> list[str]:
+    """The verb and all its words, with examples in the place of names."""
+    whole = re.sub(r"<[^>]*>|\.\.\.", "EXAMPLE", re.sub(r"\[[^\]]*\]", "", text))
+    parts = [word.partition("=") for word in shlex.split(whole)]
+    return [verb, *(f"{key}{equals}{EXAMPLES.get(value, value)}" for key, equals, value in parts)]
+
+
+def ways_of(name: str) -> list[Way]:
+    """How a command is tested; there must be one way."""
+    return [way for pattern, way in WAYS.items() if re.fullmatch(pattern, name)]
 
 
 def composes(words: list[str]) -> None:
@@ -64,6 +94,91 @@ def test_a_shown_command_is_one_that_the_verb_takes(verb, text):
     words = words_of(text)
     if words and verb in READERS:
         READERS[verb](words)
+
+
+COMMANDS = {" ".join(command): command for command in (command_of(*each) for each in commands())}
+RUN_HERE = {name: way for name in COMMANDS for way in ways_of(name) if isinstance(way, Here)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to work in, with two runs, evaluations and completions as the documents name them."""
+    folder = tmp_path_factory.mktemp("place")
+    for run in ("20260731-090000", "20260801-120000"):
+        made = made_runs.grpo(folder / "runs" / "math_grpo" / run, steps=4, prompts=1)
+        (made / "log.txt").write_text("the last line\n")
+    for number, name in enumerate(("A", "B", "base.json", "trained.json", "runs/eval/smollm2_135m-1/base-embedded.json",
+                                   "runs/demo_grpo/1/eval/grpo-embedded.json")):  # fmt: skip
+        made_texts.evaluation(folder / name, ("base", "grpo")[number % 2], (0.3, 0.5)[number % 2], seed=number)
+    rows = [{"data_source": "openai/gsm8k", "response": f"#### {n}", "ground_truth": "3"} for n in range(5)]
+    (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "completions.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(RUN_HERE, key=lambda name: (name.startswith("inspect"), name)))
+def test_a_command_is_run(name, place, monkeypatch, capsys):
+    """In this process, but for `serve`, which ends with Ctrl-C; `inspect` comes after `prep`, whose data it looks at."""
+    way, (verb, *words) = RUN_HERE[name], COMMANDS[name]
+    if name.startswith("check") and "hardware" not in name and shutil.which("nvidia-smi"):
+        pytest.skip("this machine has GPUs, for which the recipe stays what it is")
+    if verb == "inspect" and not (place / "data").is_dir():
+        run("prep", ["mix=embedded"], place, monkeypatch)
+    code, printed = serve(place) if verb == "serve" else (run(verb, words, place, monkeypatch), capsys.readouterr())
+    said = " ".join(re.sub(r"\s+", " ", part) for part in printed)
+    assert (code, way.says in said) == (way.code, True), said[-3000:]
+
+
+def run(verb: str, words: list[str], folder: Path, monkeypatch) -> int:
+    """The exit code of `python -m posttrain_verl.<verb> <words>`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [verb, *words])
+    monkeypatch.setenv("COLUMNS", "300")
+    before = signal.getsignal(signal.SIGTERM)  # which `launch` replaces
+    try:
+        with pytest.raises(SystemExit) as ended, warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            runpy.run_module(f"posttrain_verl.{verb}", run_name="__main__")  # warns where a test has imported it before
+        return int(ended.value.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def serve(folder: Path) -> tuple[int, tuple[str, str]]:
+    """Exit code and output of `serve`, ended once its page was read."""
+    command = [sys.executable, "-m", "posttrain_verl.serve"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            with urllib.request.urlopen(line.split()[3], timeout=30) as page:
+                assert "math_grpo/20260801-120000" in page.read().decode()
+        finally:
+            process.send_signal(signal.SIGINT)
+        return process.wait(timeout=30), (line, "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_tested_in_one_way_and_the_test_that_is_named_is_there(name):
+    ways = ways_of(name)
+    assert len(ways) == 1, f"tests/documented.py must have one entry for it, and has {len(ways)}"
+    if isinstance(way := ways[0], Elsewhere):
+        file, _, test = way.test.partition("::")
+        assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_every_way_is_that_of_a_command():
+    unused = [pattern for pattern in WAYS if not any(re.fullmatch(pattern, name) for name in COMMANDS)]
+    assert not unused, "no document shows these any more"
+
+
+def test_programs_and_tests_that_documents_name_are_there():
+    named = {
+        file
+        for page in PAGES
+        for file in re.findall(r"\b(?:benchmarks|tests)/[\w/]+\.[\w.]*\w", page.read_text("utf-8"))
+    }
+    assert len(named) > 15
+    assert [file for file in sorted(named) if not (ROOT / file).is_file()] == []
 
 
 def test_there_are_commands():

@@ -1,0 +1,92 @@
+"""How each documented command is tested: run here, run for real by another test, or not run on a machine like this, and why.
+
+Keys are whole commands (regular expressions) with optional words left out and examples in the place of names.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Here:
+    """Run by tests/test_docs.py itself: the exit code, and something that it prints."""
+
+    code: int
+    says: str
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Run, with a model or machine of another size, by the test of this name."""
+
+    test: str
+
+
+@dataclass(frozen=True)
+class Nowhere:
+    """Not run: what it needs."""
+
+    needs: str
+
+
+Way = Here | Elsewhere | Nowhere
+BUILD = "build it: python -m posttrain_verl.prep mix=math"  # the mix is one of the hub: all that stands in the way
+GRPO = "tests/e2e/test_grpo.py::test_grpo_saves_and_resumes"
+PIPELINE = "tests/e2e/test_pipeline.py::test_the_pipeline_goes_on_and_ends_with_a_report"
+SWEEP = "tests/e2e/test_sweep.py::test_a_sweep_of_two_runs"
+RESUME = "tests/e2e/test_faults.py::test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after"
+HUB = "the hub: a data set or model of it"
+
+WAYS: dict[str, Way] = {
+    # What starts no training.
+    r"check recipe=math_grpo": Here(0, "can launch"),
+    r"check recipe=math_grpo hardware=(8xh100|1x80gb)": Here(2, BUILD),
+    r"check recipe=math_grpo hardware=8xh100 --rehearse": Elsewhere("tests/e2e/test_rehearsal.py::test_a_sound_recipe_passes"),
+    r"launch recipe=math_grpo --cfg job": Here(0, "adv_estimator: grpo"),
+    r"launch recipe=math_grpo cluster=slurm .* --dry-run": Here(2, BUILD),
+    r"launch recipe=math_grpo cluster=kuberay .* --dry-run": Here(0, "kind: RayJob"),
+    r"prep mix=embedded": Here(0, "rl_train.parquet"),
+    r"inspect mix=embedded --approve": Here(0, "approved by"),
+    r"(prep|inspect) mix=math( .*)?": Nowhere(HUB),
+    r"inspect mix=EXAMPLE --approve": Nowhere("a mix in the place of the dots"),
+    # What looks at what there is.
+    r"list": Here(0, "math_grpo/20260801-120000"),
+    r"status run=math_grpo": Here(0, "done"),
+    r"logs run=math_grpo": Here(0, "the last line"),
+    r"stop run=math_grpo": Here(0, "20260801-120000"),
+    r"report run=math_grpo": Here(0, "math_grpo/20260801-120000/report.html"),
+    r"report run=math_grpo/\d+-\d+ vs=math_grpo/\d+-\d+": Here(0, "math_grpo/20260801-120000/report.html"),
+    r"serve": Here(130, "http://127.0.0.1:"),
+    r"compare \S+ \S+": Here(0, "on gsm8k"),
+    r"grade completions\.(jsonl|parquet)( .*)?": Here(0, "openai/gsm8k"),
+    # What trains.
+    r"launch recipe=math_grpo( actor_rollout_ref.actor.optim.lr=3e-6)?": Elsewhere(GRPO),
+    r"launch recipe=math_grpo posttrain.watch.silence.\S+ posttrain.watch.no_variance.do=warn": Elsewhere(
+        "tests/e2e/test_faults.py::test_a_reward_that_hangs"
+    ),
+    r"launch recipe=math_grpo posttrain.detach=true": Elsewhere(
+        "tests/run/test_faults.py::test_a_detached_run_goes_on_alone_and_is_followed"
+    ),
+    r"launch recipe=math_grpo cluster=ray address=\S+": Elsewhere(
+        "tests/e2e/clusters/test_submission.py::test_a_job_trains_on_two_nodes_and_its_files_come_back"
+    ),
+    r"launch recipe=demo_sft": Elsewhere(PIPELINE),
+    r"launch recipe=demo_grpo base_model=EXAMPLE": Elsewhere(PIPELINE),
+    r"launch recipe=demo_smollm2_(sft|grpo base_model=EXAMPLE)": Nowhere("half an hour on two cores; its smaller twin is demo"),
+    r"launch recipe=\w+ hardware=(1x80gb|8xh100|8x8xh100)": Elsewhere("tests/e2e/test_rehearsal.py::test_the_library"),
+    r"launch run=math_grpo(/\S+)?": Elsewhere(RESUME),
+    r"launch -m recipe=math_grpo actor_rollout_ref.actor.optim.lr=1e-6,3e-6( \S+)?": Elsewhere(SWEEP),
+    r"launch -m recipe=math_grpo hydra/sweeper=optuna .*": Elsewhere(
+        "tests/sweep/test_sweep.py::test_optuna_searches_and_goes_on"
+    ),
+    r"launch -m posttrain.sweep=EXAMPLE": Elsewhere("tests/sweep/test_sweep.py::test_going_on_repeats_only_what_is_not_done"),
+    r"pipeline recipe=demo( seed=\d)?": Elsewhere(PIPELINE),
+    r"pipeline recipe=math hardware=8xh100 .*": Nowhere("8 GPUs, and " + HUB),
+    # What needs weights that a run left.
+    r"evaluate base_model=smollm2_135m eval=embedded": Elsewhere("tests/e2e/test_evaluate.py::test_two_replicas_answer_as_one"),
+    r"evaluate (base_model=qwen\S+|run=math_grpo) eval=gsm8k( .*)?": Nowhere(HUB),
+    r"export run=(math_grpo|FOLDER dtype=bfloat16 vllm=false posttrain.out=my-model)": Elsewhere(
+        "tests/e2e/test_export.py::test_weights_that_are_not_those_of_the_checkpoint_fail"
+    ),
+    r"export run=math_grpo_lora/x step=40 form=adapter": Elsewhere("tests/e2e/test_export.py::test_a_lora_run_of_two_ranks"),
+    r"first_gpu_hour": Nowhere("a GPU; without one tests/first_gpu_hour runs its parts"),
+}  # fmt: skip
