@@ -13,6 +13,8 @@ from posttrain_verl.problem import InputError
 def test_other_log_probabilities_are_noticed():
     assert proof.agreement("", [-1.0, -2.0], [-1.0, -2.0005], "float32").passed
     assert not proof.agreement("", [-1.0, -2.0], [-1.0, -2.1], "float32").passed
+    assert proof.agreement("", [-0.5, -20.0], [-0.58, -21.2], "bfloat16").passed
+    assert not proof.agreement("", [-0.5, -20.0], [-0.62, -20.0], "bfloat16").passed
 
 
 def test_unchanged_weights_are_noticed():
