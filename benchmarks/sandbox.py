@@ -37,7 +37,9 @@ def measured(packages: tuple[str, ...]) -> Figures:
 
 
 def warm(box: Sandbox) -> float:
-    return max(each.memory_info().rss for each in psutil.Process(box.server.process.pid).children()) / (1 << 20)
+    return max(each.memory_info().rss for each in psutil.Process(box.server.process.pid).children(recursive=True)) / (
+        1 << 20
+    )
 
 
 def main() -> None:
