@@ -79,7 +79,7 @@ WAYS: dict[str, Way] = {
         "tests/sweep/test_sweep.py::test_optuna_searches_and_goes_on"
     ),
     r"launch -m posttrain.sweep=EXAMPLE": Elsewhere("tests/sweep/test_sweep.py::test_going_on_repeats_only_what_is_not_done"),
-    r"pipeline recipe=demo( seed=\d)?": Elsewhere(PIPELINE),
+    r"pipeline recipe=demo(_smollm2)?( seed=\d)?": Elsewhere(PIPELINE),
     r"pipeline recipe=math hardware=8xh100 .*": Nowhere("8 GPUs, and " + HUB),
     # What needs weights that a run left.
     r"evaluate base_model=smollm2_135m eval=embedded": Elsewhere("tests/e2e/test_evaluate.py::test_two_replicas_answer_as_one"),
