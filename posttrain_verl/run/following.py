@@ -92,6 +92,8 @@ class Follower:
         for one in gone:
             name, parent = self.census.name(one.pid), actors.get(self.census.parents[one.pid])
             if parent and parent.name.endswith(_SERVER):
+                if self.census.looks[one.pid] < 2:  # no engine: a server asks lscpu, ldconfig and such while it starts
+                    continue
                 name = f"an engine process of {parent.name}"
             elif name not in _ALONE:
                 continue

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class Census:
         self.members: dict[int, Process] = {}
         self.names: dict[int, str] = {}
         self.parents: dict[int, int] = {}
+        self.looks: Counter[int] = Counter()  # pid -> at how many looks it was alive
 
     def look(self) -> list[Process]:
         """Look at every process of the machine; return the members that ended since the last look."""
@@ -108,6 +110,7 @@ class Census:
             if pid not in self.members and now < self._strangers.get(pid, math.inf):
                 self._examine(pid)
         self._add_forks()
+        self.looks.update(list(self.members))
         return gone
 
     def name(self, pid: int) -> str:
@@ -137,6 +140,7 @@ class Census:
         self.members[pid] = Process(pid, found.started)
         self.names[pid] = name_of(pid)
         self.parents[pid] = found.parent
+        self.looks[pid] = 0
 
     def _is_marked(self, pid: int) -> bool:
         try:

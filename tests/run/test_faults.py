@@ -10,7 +10,7 @@ import time
 import psutil
 
 from posttrain_verl.run import record, session, supervisor
-from posttrain_verl.run.folder import FAILED, INTERRUPTED, RUNNING
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
 
 FOREVER = "log(1, **{'train/loss': 1.0}); time.sleep(600)"
 WORKERS = """
@@ -115,6 +115,13 @@ def test_an_engine_that_dies_is_noticed(prepared):
     assert status.rule == "dead"
     assert "an engine process of vLLMHttpServer" in status.why
     assert "dead at step 1" in output
+
+
+def test_what_a_server_asks_and_is_answered_is_no_engine(prepared):
+    """vLLM's server runs lscpu and its like: each may be there at a look of the supervisor, and gone at the next."""
+    asks = WORKERS.replace("sleep 601 & echo $! > engine; wait; ", "sleep 1.5; sleep 1.5; sleep 1.5; ")
+    status, _ = conduct(prepared(asks.replace("time.sleep(600)", "time.sleep(9); server.kill()")))
+    assert status.state == DONE, status.why
 
 
 def test_an_actor_that_ray_says_is_dead(prepared):
