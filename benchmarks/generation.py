@@ -1,7 +1,7 @@
 """Tokens a second of vLLM on the CPU with weights that can be updated: `python benchmarks/generation.py [RUNS]`.
 
 The peer is vLLM as it comes, which packs its weights once and drops them.
-32 sequences of 96 tokens of SmolLM2-135M, sampled as rollouts are (no seed of their own), each side in a process of its own, in turn.
+32 sequences of 96 tokens of SmolLM2-135M, sampled without seeds as rollouts are, each side in a process of its own, in turn.
 """
 
 from __future__ import annotations
