@@ -135,5 +135,5 @@ def refuses(address: str, port: int) -> bool:
     except ConnectionRefusedError:
         return True
     except OSError:
-        return False
+        pass
     return False
