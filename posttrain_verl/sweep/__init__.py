@@ -6,6 +6,7 @@ process holds one Ray and one run. Everything the sweep knows lies in `<runs_dir
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins import posttrain_launcher
 from posttrain_verl import compose, overrides, paths
+from posttrain_verl.run.folder import DONE
 from posttrain_verl.sweep import results, room
 from posttrain_verl.sweep.members import Members
-from posttrain_verl.sweep.record import Record, key_of, open_record, value_of
+from posttrain_verl.sweep.record import Member, Record, key_of, open_record, value_of
 
 Batch = Callable[[Path, list[list[str]]], list[JobReturn]]
 
@@ -37,11 +39,14 @@ def run(verb: str, words: list[str], flags: list[str]) -> int:
     compose.register_recipes(overrides.names("recipe"))
     members, at_once = Members(record, report=lambda line: print(line, flush=True)), room.at_once(record.words)
 
+    hydra_words = [*asked.words, *_of_hydra(record)]
+    worst = -math.inf if value_of(hydra_words, "hydra.sweeper.direction") == "maximize" else math.inf
+
     def batch(folder: Path, several: list[list[str]]) -> list[JobReturn]:
-        return [_returned(Path(member.folder)) for member in members.run(several, at_once)]
+        return [_returned(member, worst) for member in members.run(several, at_once)]
 
     try:
-        _through_hydra(batch, verb, [*asked.words, *_of_hydra(record)])
+        _through_hydra(batch, verb, hydra_words)
     finally:
         if record.members:
             from posttrain_verl.sweep import table
@@ -73,8 +78,13 @@ def _of_hydra(record: Record) -> list[str]:
     return words
 
 
-def _returned(folder: Path) -> JobReturn:
-    """What a sweeper that searches learns of a member: what it measured; None, a failed trial of Optuna's, if nothing."""
-    result, ended = results.read(folder), JobReturn(status=JobStatus.COMPLETED)
-    ended.return_value = result.value if result else None
+def _returned(member: Member, worst: float) -> JobReturn:
+    """What a sweeper that searches learns of a member: what it measured, or the worst value if it is not done.
+
+    A trial without a value would teach it nothing, so that it proposed what fails again; and the sweeper of
+    hydra-optuna-sweeper 1.3.0 ends in an error when the last trial of a grid has none.
+    """
+    result = results.read(Path(member.folder)) if member.state == DONE else None
+    ended = JobReturn(status=JobStatus.COMPLETED)
+    ended.return_value = result.value if result else worst
     return ended

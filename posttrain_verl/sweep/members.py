@@ -23,21 +23,25 @@ class Members:
     def __init__(self, record: Record, report: Callable[[str], None]):
         self._record, self._report = record, report
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._taken: dict[tuple[str, ...], Member] = {}
         self._interrupted = False
 
     def run(self, batch: list[list[str]], at_once: int) -> list[Member]:
-        """Run a member for each list of words, at most `at_once` at a time, and return them; what is done is not repeated.
+        """Run a member for each list of words, at most `at_once` at a time, and return them.
 
-        Ctrl-C is passed to each of them once, and raised when all have ended.
+        What is done is not repeated, nor are words that a search proposes a second time. Ctrl-C is passed to each
+        member once, and raised when all have ended.
         """
-        members = [self._record.member(words) for words in batch]
+        new = [words for words in dict.fromkeys(map(tuple, batch)) if words not in self._taken]
+        self._taken |= {words: self._record.member(list(words)) for words in new}
         self._record.save()
+        members = [self._taken[words] for words in new]
         with ThreadPoolExecutor(at_once) as pool:
             ended = [pool.submit(self._one, member, at_once > 1) for member in members if not self._is_done(member)]
             self._wait(ended)
         if self._interrupted:
             raise KeyboardInterrupt
-        return members
+        return [self._taken[tuple(words)] for words in batch]
 
     def _is_done(self, member: Member) -> bool:
         if member.state == DONE:

@@ -125,10 +125,22 @@ def test_optuna_searches_and_goes_on(run, record, capsys):
     assert [value(member, "optim.lr") for member in record()["members"]] == rates
 
 
-def test_optuna_learns_from_the_measure(run, tmp_path):
+@pytest.mark.parametrize("chosen", [min, max], ids=["the failed last", "the failed first"])
+def test_optuna_learns_from_the_measure(run, record, tmp_path, monkeypatch, chosen):
+    """Optuna's grid draws its order by chance, and hydra-optuna-sweeper cannot end on a trial without a value."""
+    monkeypatch.setattr("optuna.samplers._grid.random.choice", chosen)
     run("optim.lr=choice(0.2,0.4,1)", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=3")
+    assert {min: 2, max: 0}[chosen] == [member["state"] for member in record()["members"]].index("failed")
     best = (tmp_path / "runs/multirun/s/optimization_results.yaml").read_text()
     assert "best_value: 0.2" in best, "the smallest loss; the member that failed measured nothing"
+
+
+def test_words_that_a_search_proposes_again_run_once(run, record, tmp_path):
+    """Also those that failed: each trial of the search then has the same worst value."""
+    assert run("optim.lr=choice(1)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3") == 1
+    assert [member["state"] for member in record()["members"]] == ["failed"]
+    assert len((tmp_path / "runs/math_sft/s-0/words.jsonl").read_text().splitlines()) == 1
+    assert "best_value: .inf" in (tmp_path / "runs/multirun/s/optimization_results.yaml").read_text()
 
 
 def value(member: dict, key: str) -> float:
