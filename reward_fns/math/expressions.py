@@ -23,9 +23,11 @@ MAX_POWER_BITS = 4096
 EQUAL, APART = 1e-11, 1e-7  # relative: surely equal below the first, surely not above the second
 POINTS = ((7, 3, 11), (-13, 17, 5), (19, -23, 29))  # seeds of the values that variables take
 
+TEXT = re.compile(r"\\(?:text|mbox)\s*\{([^{}]*)\}")
 NORMAL = (
+    (re.compile(r"\\varnothing\b"), r"\\emptyset"),
     (re.compile(r"\\(?:left|right|displaystyle|limits|[,;:!])|~"), ""),
-    (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\ "), " "),
     (re.compile("[\u2212\u2013]"), "-"),
     (re.compile(r"\^\{?\\circ\}?"), ""),
@@ -47,7 +49,7 @@ def equal(gold: str, answer: str) -> bool | None:
     if max(len(gold), len(answer)) > MAX_CHARACTERS:
         return None
     gold, answer = normal(gold), normal(answer)
-    if gold == answer:
+    if gold == answer or normal(TEXT.sub(r"\1", gold)) == normal(TEXT.sub(r"\1", answer)):
         return bool(gold) or None
     if RELATION.search(gold) or RELATION.search(answer):
         return None

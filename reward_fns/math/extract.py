@@ -2,12 +2,13 @@ r"""Find the final answer in a completion. The rule, in order:
 
 1. Only what follows the last `</think>` counts (a thought that never ends holds no answer), up to the first
    end-of-turn marker or, once an answer was given, a further "Question:" that the model makes up for itself.
-2. The last `\boxed{...}`. Boxes with nothing but connectives between them (`\boxed{1} or \boxed{2}`) are one answer
-   in several parts, never a choice of the lucky one. More than MAX_BOXES different boxes are no answer.
-3. Without a box the last `#### ...` line; markers side by side are again one answer in parts.
-4. In flexible mode only: what follows the last "answer is", "Answer:" or "A:"; else the last value (a formula in
-   dollars, or a number) of the last sentence that holds one and is no question. Values joined by commas, "or" and the
-   like are parts of one answer.
+2. The last `\boxed{...}` or `#### ...` line, whichever stands later. Those with nothing but connectives between them
+   (`\boxed{1} or \boxed{2}`) are one answer in several parts, never a choice of the lucky one. More than MAX_BOXES
+   different boxes are no answer. A `####` that opens a section ("#### Step 2: Money" with text below) is a heading.
+3. In flexible mode a "final answer is" after that supersedes it when both are numbers and they differ.
+4. Without a marker, in flexible mode only: the last `<answer>...</answer>`; else what follows the last "answer is",
+   "Answer:" or "A:"; else the last value (a formula in dollars, or a number) of the last sentence that holds one and is
+   no question. Values joined by commas, "or" and the like are parts of one answer.
 
 An answer in several parts equals a gold of as many parts, and no single number.
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from reward_fns.math import numbers
 
 MAX_BOXES = 4
 LONGEST = 200_000  # characters at the end of a completion that are read at all
@@ -29,10 +32,11 @@ ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks
 @dataclass(frozen=True)
 class Answer:
     """The final answer as written. `where` is one of boxed, hash, phrase, last, or "" when there is none;
-    `parts` has more than one entry when several answers stand side by side."""
+    `parts` has more than one entry when several answers stand side by side; a box or #### ends at `end`."""
 
     parts: tuple[str, ...] = ()
     where: str = ""
+    end: int = 0
 
     @property
     def text(self) -> str:
@@ -46,10 +50,10 @@ class Answer:
 def final_answer(response: str, mode: str = "flexible") -> Answer:
     """The final answer of `response`. `mode` is "strict" (a box or ####) or "flexible". Linear in the length."""
     text = own_turn(after_thought(response)[-LONGEST:])
-    answer = last_boxed(text) or last_hash(text)
-    if answer is None and mode == "flexible":
-        tail = ANNOTATION.sub("", complete(text)[-TAIL:])
-        answer = last_phrase(tail) or last_value(tail)
+    answer = last_marked(text)
+    if mode == "flexible":
+        tail = ANNOTATION.sub("", complete(text[answer.end :] if answer else text)[-TAIL:])
+        answer = revised(answer, tail) if answer else tagged(tail) or last_phrase(tail) or last_value(tail)
     return answer or Answer()
 
 
@@ -77,25 +81,31 @@ BARE = re.compile(r"[^\s$.,;]*")
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 WORDS = (
     "or and maybe perhaps possibly also either alternatively else could might be may it is answer another option the "
-    "quad qquad text mathrm textbf if not then even just in case other to so both final possible well as number"
+    "quad qquad text mathrm textbf if not then even just in case other to so both final possible well as number for "
+    "part a b c d"
 )
-CONNECTIVE = re.compile(rf"(?:[\s,;:.$&\\()\[\]{{}}*/|#!?0-9-]|\b(?:{'|'.join(WORDS.split())})\b)*")
+CONNECTIVE = re.compile(
+    rf"(?:[\s,;:.$&\\()\[\]{{}}*/|#!?0-9-]|\b(?:{'|'.join(WORDS.split())})\b|\b[a-z](?:_\{{?\d+\}}?)?\s*=)*"
+)
 
 
-def last_boxed(text: str) -> Answer | None:
-    """The last box, or the last run of boxes that only connectives separate. None without a complete box."""
+def last_marked(text: str) -> Answer | None:
+    """The last box or `#### answer`, or the last run of them that only connectives separate. None without any."""
     found = boxes(text)
-    if not found:
+    too_many = len({"".join(content.split()) for _, _, content in found}) > MAX_BOXES
+    marks = sorted([*((*box, "boxed") for box in found), *((*line, "hash") for line in hashes(text))])
+    if not marks:
         return None
-    if len({"".join(content.split()) for _, _, content in found}) > MAX_BOXES:
-        return Answer()
-    run = [found[-1]]
-    for box in found[-2:-MAX_RUN:-1]:
-        gap = text[box[1] : run[-1][0]]
+    run = [marks[-1]]
+    for mark in marks[-2:-MAX_RUN:-1]:
+        gap = text[mark[1] : run[-1][0]]
         if len(gap) > 200 or not CONNECTIVE.fullmatch(gap.lower()):
             break
-        run.append(box)
-    return Answer(distinct(content for _, _, content in reversed(run)), "boxed")
+        run.append(mark)
+    _, end, _, where = marks[-1]
+    if where == "boxed" and too_many:
+        return Answer(end=end)
+    return Answer(distinct(content for _, _, content, _ in reversed(run)), where, end)
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
@@ -138,29 +148,54 @@ def closing_brace(text: str, start: int) -> int:
 
 
 HASH = re.compile(r"####[ \t]*([^\n#]*)")
+HEADING = re.compile(r"(?:\d{1,2}[.)]\s+)?\**[A-Za-z]{3,}")
 
 
-def last_hash(text: str) -> Answer | None:
-    """The last `#### answer`. Markers side by side, with nothing said between them, are one answer in parts."""
-    found = [m for m in HASH.finditer(text) if m.group(1).strip()]
-    if not found:
-        return None
-    run = [found[-1]]
-    for match in reversed(found[:-1]):
-        if text[match.end() : run[0].start()].strip():
-            break
-        run.insert(0, match)
-    return Answer(distinct(m.group(1).strip(" *.") for m in run), "hash")
+def hashes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every `#### answer` that holds no box and is no heading."""
+    found = []
+    goes_on = len(HASH.sub(lambda line: " " * len(line.group()), text).rstrip())  # where all other text ends
+    for line in HASH.finditer(text):
+        content = stated_in(line.group(1).strip(" \t*_`").rstrip(". *_`"))
+        if content and not BOX.search(content) and not (HEADING.match(content) and line.end() < goes_on):
+            found.append((line.start(), line.end(), content))
+    return found
+
+
+def stated_in(line: str) -> str:
+    """What "Final Answer: 18" says, for a line that says so; else the line."""
+    phrases = list(PHRASE.finditer(line))
+    return (line[phrases[-1].end() :] if phrases else "") or line
 
 
 PHRASE = re.compile(
     r"(?:\b(?:final|correct)?\s*answer\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
-    r"|^[ \t]{0,8}\**A[ \t]?:|^#{1,6}[ \t]{0,8}Answer[ \t]*$)[\s:*_]*",
+    r"|^[ \t]{0,8}\**A[ \t]?:|^(?:#{1,6}[ \t]{0,8}|\*\*)(?:Final )?Answer\**[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
 ANSWERED = re.compile(rf"\\boxed|####|{PHRASE.pattern}", PHRASE.flags)
 SENTENCE_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$)|(?<=\?)")
 PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text|infty|cup|cap)[A-Za-z]{3,}")
+
+
+TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+
+
+def tagged(text: str) -> Answer | None:
+    """What the last `<answer>...</answer>` says."""
+    found = [said for content in TAG.findall(text) if (said := content.strip("*_ \n"))]
+    return last_phrase(found[-1]) or Answer(spoken(found[-1]), "phrase") if found else None
+
+
+def revised(marked: Answer, rest: str) -> Answer:
+    """The number that a "final answer is" after a marker gives when it is another than the marked one."""
+    for match in reversed([m for m in PHRASE.finditer(rest) if "final" in m.group().lower()]):
+        found = values(SENTENCE_END.split(rest[match.end() : match.end() + 1000], maxsplit=1)[0])
+        if found and found[0].start() == 0:
+            before, after = numbers.read(marked.text), numbers.read(content(found[0]))
+            differ = before is not None and after is not None and not numbers.equal(before, after)
+            return Answer((content(found[0]),), "phrase") if differ else marked
+    return marked
 
 
 def last_phrase(text: str) -> Answer | None:
@@ -178,18 +213,27 @@ CHOICE = re.compile(r"\(?[A-J](?:[).:]|\s*$)")
 def spoken(said: str) -> tuple[str, ...]:
     """The parts of the answer that one sentence states."""
     found = values(said)
-    if not found or CHOICE.match(said) or not (PROSE.search(said) or len(found) == 1):
+    if not found or CHOICE.match(said) or not (PROSE.search(SPOKEN.sub("", said)) or alone(said, found)):
         return (said,)  # an expression or a word
     if found[0].start() == 0 and "=" not in said:
         return joined(said, found, forward=True)
     return joined(said, found, forward=False)
 
 
+SPOKEN = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")  # words of a formula
+MARKUP = re.compile(r"[\s*_\"'`.,;:!]*")
+
+
+def alone(said: str, found: list[re.Match[str]]) -> bool:
+    """Whether one value is all that is said, punctuation and emphasis aside."""
+    return len(found) == 1 and MARKUP.fullmatch(said[: found[0].start()] + said[found[0].end() :]) is not None
+
+
 FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*(?:\d|\{[^{}]*\}))"
-PLAIN = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+)?(?:[.,]\d+)?(?<=\d)(?:\s?/\s?\d+(?![\d.]\d))?\s?(?:\\?%|percent\b)?"
+PLAIN = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+(?:,\d+){2,}|\d+)?(?:[.,]\d+)?(?<=\d)(?:\s?/\s?\d+(?![\d.]\d))?\s?(?:\\?%|percent\b)?"
 VALUE = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>(?:(?!\\[()]).)+)\\\)"
-    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![\w.,])(?<!\d:)(?P<number>[-\u2212+]?\s?\\?[$€£¥]?\s?[-\u2212]?"
+    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![\w.,{^])(?<!\d:)(?P<number>(?:[-\u2212+]\s?|\u2013|\s)?\\?[$€£¥]?\s?[-\u2212]?"
     rf"(?:{FRACTION}|{PLAIN}))(?!:\d|\d|(?:st|nd|rd|th)\b)",
     re.DOTALL,
 )

@@ -8,11 +8,13 @@ from functools import lru_cache
 
 from reward_fns.math import numbers
 from reward_fns.math.extract import final_answer
+from reward_fns.math.symbols import latex
 
 CHOICE = re.compile(r"\(?([A-J])\)?\.?")
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
 LEADING_ZERO = re.compile(r"-?0,\d{3,}")  # a decimal comma: neither a thousands group nor a likely list
-TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|mathbf|rm)\s*\{([^{}]*)\}")
+TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|boldsymbol|rm)\s*\{([^{}]*)\}")
+UNIT = re.compile(r"(?<=\S)(?:\s|~|\\[ ,;])*\\(?:text|mbox|mathrm)\s*\{[^{}\d=]*\}(?:\^(?:[23]|\{[23]\}))?\s*\Z")
 CHOSEN = re.compile(r"(?:^|[\s*(\[]|option\s|choice\s)([A-J])(?=[)\].:,*\s]|$)")
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed|\\begin\{(?:align|equation)")
 
@@ -29,7 +31,7 @@ class Gold:
 @lru_cache(maxsize=8192)
 def read_gold(ground_truth: str) -> Gold:
     """Read a gold answer: bare, or a worked solution that ends in `####`, a box, or "A:"."""
-    text = ground_truth.strip()
+    text = latex(ground_truth.strip())
     if "####" in text or r"\boxed" in text or "\nA:" in text:
         answer = final_answer(text)
         text = answer.text if len(answer.parts) == 1 else text
@@ -63,6 +65,11 @@ def same_words(gold: str, answer: str) -> bool:
 def bare(text: str) -> str:
     words = plain_words(text).casefold().replace("-", " ").split()
     return " ".join(word for word in words if word not in ("the", "a", "an"))
+
+
+def without_unit(text: str) -> str:
+    r"""`text` without a unit in words at its end, as in `5\pi \text{ cm}^2`."""
+    return UNIT.sub("", text)
 
 
 def as_formula(text: str) -> str:

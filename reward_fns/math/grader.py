@@ -9,7 +9,8 @@ from dataclasses import replace
 from reward_fns.grades import Grade
 from reward_fns.math import expressions, numbers
 from reward_fns.math.extract import Answer, content, final_answer, values
-from reward_fns.math.gold import DELIMITED, Gold, as_formula, read_gold, same_choice, same_words
+from reward_fns.math.gold import DELIMITED, Gold, as_formula, read_gold, same_choice, same_words, without_unit
+from reward_fns.math.symbols import latex
 from reward_fns.math.verifier import Pool, VerifierError
 
 LIMIT_SECONDS = 3.0
@@ -17,6 +18,7 @@ MAX_NESTING = 40  # brackets in one another; math-verify's parser recurses
 BRACKET = re.compile(r"[()\[\]{}]")
 MAX_ANSWER = 2000  # characters; a longer final answer is not compared
 NAME = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*|\(?[A-J][).:]\s+")
+ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:_\{?\w\}?)?\s*=\s*")
 OPERATION = re.compile(r"\d\s*(?:[-+*^\u00d7\u00f7]|\\(?:cdot|times|div))\s*\d|\^|!")
 DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2})")
 
@@ -89,7 +91,7 @@ def nesting(text: str) -> int:
 
 def same(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bool:
     """Whether the answer equals the gold. Raises VerifierError when that could not be decided."""
-    parts = unequal(answer.parts)
+    parts = unequal(tuple(map(latex, answer.parts)))
     if len(parts) > 1:
         return gold.kind == "formula" and symbolic(gold, " and ".join(f"${part}$" for part in parts), limit)
     text = parts[0]
@@ -101,10 +103,16 @@ def same(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bool:
         return True
     if text == gold.text or (gold.kind == "words" and same_words(gold.text, text)):
         return True
+    gold, text = replace(gold, text=without_unit(gold.text)), without_unit(unnamed(text, gold.text))
     if gold.kind in ("formula", "number") and (verdict := expressions.equal(gold.text, text)) is not None:
         return verdict
     boxed = answer.where == "boxed" and DELIMITED.search(text)
     return symbolic(gold, rf"\boxed{{{text}}}" if boxed else as_formula(text), limit)
+
+
+def unnamed(text: str, gold: str) -> str:
+    """An answer `x = ...` without the name, for a gold that has none."""
+    return text if "=" in gold or text.count("=") != 1 else ASSIGNED.sub("", numbers.unwrap(text), count=1)
 
 
 def unequal(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,7 +135,7 @@ def read_answer(text: str, gold: numbers.Number) -> numbers.Number | None:
 
 def stated(text: str, gold: numbers.Number) -> bool:
     """Whether the one number that an answer states, after its last equals sign, is the gold."""
-    said = text.rsplit("=", 1)[-1]
+    said = numbers.plain(text.rsplit("=", 1)[-1])
     found = [numbers.read(content(match)) for match in values(said)]
     return OPERATION.search(said) is None and len(found) == 1 and found[0] is not None and numbers.equal(gold, found[0])
 

@@ -41,23 +41,27 @@ def true_value(number: Number) -> Fraction:
 
 WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
 LATEX = (
-    (re.compile(r"\\[dtc]frac\b"), r"\\frac"),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\(?:left|right|displaystyle|[,;:! ])"), ""),
     (re.compile(r"\\?[$€£¥]"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile("[\u2212\u2013]"), "-"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\^\{?\\circ\}?|\\degree\b|°"), ""),
-    (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\hspace\{[^{}]*\}|\\q?quad\b"), " "),
+    (re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}\d]*)\}\s*\^(?:[23]|\{[23]\})"), r" \1 "),  # square units
+    (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|underline)\s*\{([^{}]*)\}"), r" \1 "),
 )
 INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
+GLUED = r"(?<=\d)(?:[ckm]m|[km]g|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is no product
 GRAMMAR = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?:
         (?P<whole>{INTEGER})?\s*\\frac\s*(?:\{{\s*(?P<lsign>-?)\s*(?P<n1>\d+)\s*\}}\s*\{{\s*(?P<d1>\d+)\s*\}}|(?P<n2>\d)\s*(?P<d2>\d))
       | (?P<mixed>\d+)\s+(?P<n3>\d+)\s*/\s*(?P<d3>\d+)
+      | (?P<before>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<repeated>\d+)\}}
       | (?P<n4>{INTEGER})\s*/\s*(?P<d4>{INTEGER})
       | (?P<int>{INTEGER})?(?P<decimal>\.\d+)?\.?
-    )\s*(?P<percent>%|percent\b)?(?P<unit>(?:\s+[A-Za-z]{{2,}}\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
+    )\s*(?P<percent>%|percent\b)?(?P<unit>(?:(?:\s+[A-Za-z]{{2,}}|{GLUED})\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -90,6 +94,8 @@ def unwrap(text: str) -> str:
 
 def value_of(match: re.Match[str]) -> Number | None:
     parts = match.groupdict()
+    if parts["repeated"] is not None:
+        return repeating(parts["before"] + parts["fixed"], len(parts["fixed"]), parts["repeated"], parts["sign"] == "-")
     numerator = parts["n1"] or parts["n2"] or parts["n3"] or parts["n4"]
     whole = digits(parts["whole"] or parts["mixed"] or parts["int"] or "0")
     if numerator is not None:
@@ -105,6 +111,12 @@ def value_of(match: re.Match[str]) -> Number | None:
         value = whole + Fraction(f"0{parts['decimal']}" if parts["decimal"] else 0)
         exact = parts["decimal"] is None
     return Number(-value if parts["sign"] == "-" else value, exact, parts["percent"] is not None)
+
+
+def repeating(start: str, places: int, period: str, negative: bool) -> Number:
+    r"""0.3\overline{6} is (36 - 3) / 90."""
+    value = Fraction(int(start + period) - int(start or "0"), 10**places * (10 ** len(period) - 1))
+    return Number(-value if negative else value)
 
 
 def digits(text: str) -> int:

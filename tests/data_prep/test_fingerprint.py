@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.fingerprint import EXACT, LOOSE, row_keys, words
@@ -12,7 +12,6 @@ from data_prep.fingerprint import EXACT, LOOSE, row_keys, words
 TEXTS = st.lists(st.text(alphabet="ab1 +-\n\té$", max_size=12), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=300)
 @given(TEXTS)
 def test_row_keys_are_equal_exactly_when_the_words_are(texts):
     keys = row_keys(pa.array(texts))
@@ -22,7 +21,6 @@ def test_row_keys_are_equal_exactly_when_the_words_are(texts):
             assert (keys[i] == keys[j]) == (split[i] == split[j])
 
 
-@settings(deadline=None, max_examples=200)
 @given(TEXTS, st.integers(1, 3))
 def test_ngrams_are_those_of_each_row(texts, n):
     found = words(pa.array(texts), LOOSE)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.parse import parse
@@ -13,7 +13,6 @@ from data_prep.sizing import apportion
 MIXES = sorted((Path(__file__).parents[2] / "conf" / "mix").glob("*.yaml"))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.dictionaries(st.text(max_size=3), st.floats(0.001, 1000), min_size=1, max_size=8))
 def test_weights_are_met_within_rounding(total, weights):
     counts = apportion(total, weights)
