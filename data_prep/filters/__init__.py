@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.filters import arithmetic, gold, latex, text
+from data_prep.filters import arithmetic, gold, language, latex, loops, pictures, text
 from data_prep.sources import SourceSpec
 
 
@@ -46,7 +46,7 @@ def _either(check: Callable[[str], str | None]) -> Callable[[Case], str | None]:
 
 
 def _empty(case: Case) -> str | None:
-    if case.answer is not None and not case.answer.strip():
+    if case.answer is not None and gold.is_empty(case.answer):
         return "the gold answer is empty"
     return None if case.answer is not None or case.solution else "there is neither a gold answer nor a solution"
 
@@ -64,7 +64,7 @@ def _no_final(case: Case) -> str | None:
 
 
 def _disagrees(case: Case) -> str | None:
-    if not case.solution or case.answer is None:
+    if not case.solution or case.answer is None or gold.is_empty(case.answer):
         return None
     return gold.disagrees(case.solution, case.answer, case.data_source)
 
@@ -74,18 +74,23 @@ def _false_step(case: Case) -> str | None:
 
 
 _MATH = ("math",)
-_PICTURE = r"(?i)image|figure|diagram|picture|graph|shown|depicted|illustrated|\[asy|<img|tikz|!\["
 FILTERS = (
     Filter("empty_answer", _empty),
-    Filter("needs_image", lambda case: text.needs_image(case.question), ("question",), _PICTURE),
-    Filter("broken_latex", _either(latex.flaw), ("question", "solution"), r"[\\$\x07\x08\x0b\x0c]|\x09imes", _MATH),
-    Filter("repetition", _either(text.repeats), ("question", "solution"), abilities=_MATH),
     Filter("truncated", _truncated),
-    Filter("other_language", _either(text.other_language), ("question", "solution"), abilities=_MATH),
+    Filter("needs_image", lambda case: pictures.needs_image(case.question), ("question",), pictures.SUSPECT),
+    Filter(
+        "broken_latex",
+        _either(latex.flaw),
+        ("question", "solution"),
+        r"[\\$\x07\x08\x0b\x0c]|[\t\r\n](?:imes|ext|heta|frac|riangle|an|au|ight|ho|angle|floor|ceil|eq|abla)",
+        _MATH,
+    ),
+    Filter("repetition", _either(loops.repeats), ("question", "solution"), abilities=_MATH),
+    Filter("other_language", _either(language.other_language), ("question", "solution"), abilities=_MATH),
     Filter("unreadable_gold", _unreadable, ("answer",), r"[^\d]"),
     Filter("missing_final_answer", _no_final, ("solution",), abilities=_MATH),
     Filter("disagreeing_solution", _disagrees, ("solution",), abilities=_MATH),
-    Filter("false_step", _false_step, ("solution",), r"\d.*=", _MATH),
+    Filter("false_step", _false_step, ("solution",), r"\d(?s:.)*(?:=|\x{2248}|\\approx|equal)", _MATH),
 )
 # Found by numbers or across rows, outside this package.
 POOL_REASONS = ("too_long", "contaminated", "conflicting_gold", "duplicate", "near_duplicate")

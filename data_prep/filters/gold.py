@@ -8,7 +8,25 @@ from functools import lru_cache
 from data_prep.filters import latex
 
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
+_NOTHING = re.compile(r"\\(?:boxed|fbox|text|mathrm|mbox)(?![A-Za-z])|####|[\s{}$#'\"`*\u200b\ufeff]")
+_PLACEHOLDER = re.compile(
+    r"(?:n/?a|nan|null|none|nil|tbd|todo|unknown|proof|error|[-?.\u2026_]+|(?:see|refer to) .*"
+    r"|the (?:proof|answer|solution) .*)\.?",
+    re.IGNORECASE,
+)
+_DANGLING = re.compile(
+    r"(?:[-+*/=^_,(<]|\\(?:times|cdot|div|pm|frac))$|^(?:[*/^_)=,]|\\(?:times|cdot|div)\b)|\d\.\.+\d"
+)
+_BY_ZERO = re.compile(r"/\s*0+(?![\d.])|\\[dt]?frac\{[^{}]*\}\{0+\}")
+_ESCAPED_BRACE = re.compile(r"\\([{}])")
+_LATEX_WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+")
+_LONGEST_WORDS = 4
 _MARKED = re.compile(r"####[ \t]*\$?([^\n#]+?)\s*$")
+
+
+def is_empty(answer: str) -> bool:
+    """Whether nothing is left of a gold without its marks: `$$`, `\\boxed{}`, `####`."""
+    return not _NOTHING.sub("", answer) and answer.count("{") == answer.count("}")
 
 
 def unreadable(answer: str, data_source: str, ability: str) -> str | None:
@@ -38,8 +56,8 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
     gold = read_gold(answer)
     if not gold.text:
         return "the gold is empty"
-    if gold.kind == "words" and len(gold.text.split()) > 4:
-        return f"the gold is a sentence: {gold.text[:60]!r}"
+    if malformed := _malformed(gold.text, gold.kind):
+        return malformed
     if broken := latex.flaw(f"${gold.text}$"):
         return broken
     if gold.kind == "formula":
@@ -53,11 +71,36 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
     return None if verdict["acc"] else f"the gold scores 0 under the reward of {data_source}"
 
 
-def no_final_answer(solution: str) -> str | None:
-    """Why a worked solution has no final answer to compare with the gold, or None."""
+def _malformed(text: str, kind: str) -> str | None:
+    """What is wrong with the form of a gold, without reading it as mathematics."""
+    bare = text.strip(" $")
+    if _PLACEHOLDER.fullmatch(bare):
+        return f"the gold is a placeholder: {bare!r}"
+    if kind == "number" or kind == "choice":
+        return None
+    if len(re.findall(r"[A-Za-z]{2,}", _LATEX_WORDS.sub(" ", bare))) > _LONGEST_WORDS:
+        return f"the gold is a sentence: {bare[:60]!r}"
+    if _DANGLING.search(bare):
+        return f"the gold is cut off: {bare[-40:]!r}"
+    if _BY_ZERO.search(bare):
+        return f"the gold divides by zero: {bare[:40]!r}"
+    bare = re.sub(r"^[A-J]\)\s", "", bare)
+    brackets = _ESCAPED_BRACE.sub(r"\1", re.sub(r"\\[lr](?:brace|brack|floor|ceil)|\\(?:left|right)\.", "", bare))
+    if sum(map(brackets.count, "([{")) != sum(map(brackets.count, ")]}")):
+        return f"the gold has a bracket without its partner: {bare[:40]!r}"
+    return None
+
+
+def has_final_answer(solution: str) -> bool:
+    """Whether a worked solution marks its final answer: a box, `####`, or "the answer is"."""
     from reward_fns.math.extract import final_answer
 
-    if _MARKED.search(solution) or final_answer(solution).where in ("boxed", "hash", "phrase"):
+    return bool(_MARKED.search(solution)) or final_answer(solution).where in ("boxed", "hash", "phrase")
+
+
+def no_final_answer(solution: str) -> str | None:
+    """Why a worked solution has no final answer to compare with the gold, or None."""
+    if has_final_answer(solution):
         return None
     return f"no final answer in {solution[-40:]!r}"
 

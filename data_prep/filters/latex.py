@@ -5,16 +5,33 @@ from __future__ import annotations
 import re
 
 _ESCAPED = re.compile(r"\\[\\{}$]")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
-_EVIDENCE = re.compile(r"\\[A-Za-z]{2,}|\$[^$\n]*[\\^_{][^$\n]*\$")
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_EVIDENCE = re.compile(r"\\[A-Za-z]{2,}|\\[()]|\$[^$\n]*[\\^_{][^$\n]*\$")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([^{}]*)\}")
 # "$12 an hour" is money: a dollar, a number, and then neither mathematics nor a closing dollar.
 _MONEY = re.compile(r"(?<![\w$\\])\$\s?\d[\d,]*(?:\.\d+)?(?![\d.,]*\s*(?:[\\^_=+*/<>{}$-]|[a-z]\$))")
-# A JSON reader that met \frac, \times, \beta, \alpha or \vec without a second backslash leaves a control character.
-_DECODED = re.compile(r"\x0crac|\x09imes|\x08eta|\x07lpha|\x0bec|[\x07\x08\x0b\x0c][a-z]{2,}")
-_CUT = re.compile(
-    r"\\(?:[dt]?frac|binom)\s*(?:\{[^{}]*\}\s*)?$|\\(?:sqrt|text|mathrm|boxed|begin|end|left|right)\s*$|\\$"
+# A JSON reader that met \frac, \times, \right or \neq without a second backslash leaves a control character.
+_DECODED = re.compile(
+    r"[\x07\x08\x0b\x0c][a-z]{2,}|\t(?:imes|ext|heta|frac|riangle|an|au)(?![a-z])|\r(?:ight|ho|angle|floor|ceil)(?![a-z])"
+    r"|\n(?:eq|abla)(?![a-z])"
 )
+_TWO_ARGUMENTS = re.compile(r"\\(?:[dtc]?frac|[dt]?binom)(?![A-Za-z])")
+_ONE_ARGUMENT = re.compile(
+    r"\\(?:sqrt(?:\s*\[[^\]]*\])?|boxed|fbox|(?:text|math)(?:bf|rm|it|bb|cal)|text|mbox|overline|underline|vec|hat|operatorname)"
+    r"(?![A-Za-z])"
+)
+_ENVIRONMENT_NAME = re.compile(r"\\(?:begin|end)(?![A-Za-z])(?!\s*\{[A-Za-z]+\*?\})")
+_CUT = re.compile(r"\\(?:(?:left|right)\s*)?[\s$]*$")
+# Names that are often seen, and the beginnings of them that are commands themselves.
+_OFTEN_NAMES = (
+    "frac dfrac tfrac sqrt times cdot cdots ldots boxed text textbf mathrm mathbf mathbb left right begin end binom "
+    "overline infty alpha beta gamma theta lambda approx equiv angle triangle Rightarrow implies quad displaystyle "
+    "operatorname circ pmod lfloor rfloor lceil rceil"
+)
+_OFTEN = _OFTEN_NAMES.split()
+_COMMANDS_TOO_WORDS = "le in inf over pm tr text mathbb cdot quad th"
+_COMMANDS_TOO = frozenset(_COMMANDS_TOO_WORDS.split())
+_CUT_NAMES = {name[:end] for name in _OFTEN for end in range(2, len(name))} - {*_OFTEN, *_COMMANDS_TOO}
 _STANDS_ALONE = {
     "pi", "infty", "circ", "ldots", "dots", "cdots", "square", "blacksquare", "qed", "degree", "alpha", "beta", "gamma",
     "theta", "lambda", "mu", "sigma", "phi", "omega", "rangle", "rfloor", "rceil", "prime", "emptyset", "varnothing",
@@ -29,7 +46,7 @@ def flaw(text: str) -> str | None:
     if not _EVIDENCE.search(text):
         return None
     bare = _ESCAPED.sub("", text)
-    return _braces(bare) or _environments(text) or _pairs(text) or _dollars(bare) or _cut_off(text)
+    return _braces(bare) or _environments(text) or _pairs(text) or _dollars(bare) or _cut_off(text) or _arguments(text)
 
 
 def _braces(text: str) -> str | None:
@@ -53,7 +70,7 @@ def _environments(text: str) -> str | None:
 
 def _pairs(text: str) -> str | None:
     commands = _COMMAND.findall(text)
-    left, right = commands.count("\\left"), commands.count("\\right")
+    left, right = commands.count("left"), commands.count("right")
     if left != right:
         return f"{left} \\left, but {right} \\right"
     for opening, closing in ((r"\[", r"\]"), (r"\(", r"\)")):
@@ -72,8 +89,49 @@ def _dollars(text: str) -> str | None:
 
 
 def _cut_off(text: str) -> str | None:
-    tail = text.rstrip(" \n\t.$)]")
+    names = _COMMAND.findall(text.replace("\\\\", " "))
+    if cut := next((name for name in names if name in _CUT_NAMES), None):
+        return f"\\{cut} is a command cut short"
+    closed = re.sub(r"\\[\])]", "", text)
+    tail = closed.rstrip(" \n\t.$)]")
     last = re.search(r"\\([A-Za-z]+)$", tail)
-    if _CUT.search(tail) or (last and last.group(1) not in _STANDS_ALONE and len(tail) == len(text.rstrip())):
+    if _CUT.search(closed) or (last and last.group(1) not in _STANDS_ALONE and len(tail) == len(text.rstrip())):
         return f"ends inside a command: {text.rstrip()[-20:]!r}"
     return None
+
+
+def _arguments(text: str) -> str | None:
+    """A command without the arguments that it takes. The braces of `text` are known to be balanced."""
+    for pattern, count in ((_TWO_ARGUMENTS, 2), (_ONE_ARGUMENT, 1)):
+        for command in pattern.finditer(text):
+            end = command.end()
+            for _ in range(count):
+                end = _after_argument(text, end, empty=count == 1)
+                if end < 0:
+                    return f"{command.group()} without {'both its arguments' if count == 2 else 'its argument'}"
+    if named := _ENVIRONMENT_NAME.search(text):
+        return f"{named.group()} without a name"
+    return None
+
+
+_BARE_ARGUMENT = re.compile(
+    r"\\(?!(?:right|left|times|cdot|div|pm|end|approx|leq?|geq?|neq?|equiv|q?quad|implies|in|to)(?![A-Za-z]))[A-Za-z]+"
+    r"|[A-Za-z0-9-]"
+)
+
+
+def _after_argument(text: str, at: int, *, empty: bool) -> int:
+    """Where the argument that starts at `at` ends, or -1 if there is none (or an `empty` one that may not be)."""
+    at += len(text[at:]) - len(text[at:].lstrip()) if text[at : at + 1].isspace() else 0
+    if text[at : at + 1] != "{":
+        bare = _BARE_ARGUMENT.match(text, at)
+        return bare.end() if bare else -1
+    depth = 0
+    for brace in _BRACE.finditer(text, at):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return brace.end() if empty or text[at + 1 : brace.start()].strip() else -1
+    return -1
+
+
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)

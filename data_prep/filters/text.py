@@ -1,208 +1,41 @@
-"""Flaws of plain text: loops, other languages, missing pictures, texts that stop in the middle."""
+"""Texts that stop in the middle."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 
-_IMAGE = re.compile(
-    r"!\[[^\]]*\]\([^)]*\)|<img\b|\\includegraphics|\[asy\]|\\begin\{(?:tikzpicture|asy)\}|<image>"
-    r"|\b(?:shown|pictured|depicted|illustrated) (?:below|above|in the (?:figure|diagram|picture|image))\b"
-    r"|\b(?:in|from|see) the (?:figure|diagram|picture|image|graph) (?:below|above|shown|to the (?:left|right))\b"
-    r"|\bthe (?:figure|diagram|picture|image) (?:below|above|shows)\b|\b(?:adjacent|accompanying) (?:figure|diagram)\b",
-    re.IGNORECASE,
-)
-_LETTER = re.compile(r"[^\W\d_]")
-_WORD = re.compile(r"\w+")
-_ENGLISH = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "to",
-        "and",
-        "in",
-        "is",
-        "are",
-        "was",
-        "were",
-        "for",
-        "on",
-        "with",
-        "that",
-        "this",
-        "it",
-        "as",
-        "at",
-        "by",
-        "from",
-        "be",
-        "has",
-        "have",
-        "had",
-        "how",
-        "what",
-        "which",
-        "if",
-        "each",
-        "find",
-        "then",
-        "so",
-        "we",
-        "he",
-        "she",
-        "they",
-        "his",
-        "her",
-        "many",
-        "much",
-        "more",
-        "than",
-    ]
-)
-# Function words of languages in Latin letters that English does not share (Spanish, French, German, Italian,
-# Portuguese, Dutch, Polish, Turkish, Vietnamese, Indonesian).
-_FOREIGN = frozenset(
-    [
-        "el",
-        "los",
-        "las",
-        "una",
-        "del",
-        "que",
-        "por",
-        "para",
-        "con",
-        "está",
-        "cuántos",
-        "cuántas",
-        "le",
-        "les",
-        "une",
-        "des",
-        "et",
-        "est",
-        "dans",
-        "pour",
-        "avec",
-        "combien",
-        "qui",
-        "sur",
-        "der",
-        "die",
-        "das",
-        "und",
-        "ist",
-        "mit",
-        "ein",
-        "eine",
-        "von",
-        "zu",
-        "wie",
-        "viele",
-        "nicht",
-        "il",
-        "gli",
-        "della",
-        "che",
-        "quanti",
-        "quante",
-        "nel",
-        "o",
-        "os",
-        "uma",
-        "quantos",
-        "com",
-        "em",
-        "não",
-        "het",
-        "een",
-        "van",
-        "hoeveel",
-        "en",
-        "niet",
-        "jest",
-        "ile",
-        "się",
-        "na",
-        "kaç",
-        "bir",
-        "ve",
-        "bao",
-        "nhiêu",
-        "của",
-        "yang",
-        "dan",
-        "berapa",
-        "dari",
-    ]
-)
+from data_prep.filters.gold import has_final_answer
+
 _DANGLING = re.compile(
-    r"(?:[,(\[{+*/=<>&]|\b(?:the|a|an|of|and|or|to|is|are|was|with|for|by|from|in|that|which|then|so|we|because))$",
+    r"(?:[,(\[{+/=<>&]|(?<!\*)\*|[\u2013\u2014]|\s-|\b(?:the|a|an|of|and|or|to|is|are|was|were|be|with|for|by|from|in|that|which|then|so|we|"
+    r"because|if|as|at|than|what|how|when|where|who|do|does|did|has|have|had|can|will|would|could|per|each|every|many|much|his|"
+    r"her|their|its|our|my|your|he|she|they|there|these|those|let|into|but|not|between|both|about|after|before))$",
     re.IGNORECASE,
 )
-_FINISHED = re.compile(r"[.!?:)\]}$>\"'`|~%*\u00bb\u201d\u2019\u00b0\u2026\u25a0\u25a1\u220e]$|####[^\n]*$|\\\]$")
-_LOOP_SCAN = 5_000  # characters of a word looked at for loops
-_LOOP = re.compile(r"(.{12,200}?)\1{3,}", re.DOTALL)
-
-
-def needs_image(question: str) -> str | None:
-    """The words that point to a picture the row does not carry. Pictures drawn in code count: few models read them."""
-    found = _IMAGE.search(question)
-    return f"needs a picture: {found.group()[:60]!r}" if found else None
-
-
-def other_language(text: str) -> str | None:
-    """Why `text` is not English, or None: letters of another script than Latin and
-    Greek, or more function words of another language than English ones."""
-    letters = _LETTER.findall(text)
-    foreign = sum("\u0400" <= letter <= "\u1fff" or letter >= "\u3000" for letter in letters)
-    if foreign > 3 and foreign > 0.05 * len(letters):
-        return f"{foreign} of {len(letters)} letters belong to another script"
-    words = [word.lower() for word in _WORD.findall(text)]
-    english, other = (sum(word in known for word in words) for known in (_ENGLISH, _FOREIGN))
-    return f"{other} function words of another language, {english} English ones" if other > max(3, english) else None
-
-
-def repeats(text: str) -> str | None:
-    """The passage that a text repeats in a loop, or None: the same 3 to 40 words four times on end, the same 12 to 200
-    characters four times inside one word, or one line of 20 or more characters that makes up a third of nine lines."""
-    words = text.split()
-    for word in words:
-        if len(word) >= 48 and (found := _LOOP.search(word[:_LOOP_SCAN])) and len(set(found.group(1))) > 3:
-            return f"repeats {found.group(1)[:40]!r}"
-    if passage := _word_loop(words):
-        return f"repeats {passage[:40]!r}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line, count = Counter(lines).most_common(1)[0] if len(lines) >= 9 else ("", 0)
-    return f"repeats the line {line[:40]!r} {count} times" if len(line) >= 20 and count * 3 >= len(lines) else None
-
-
-def _word_loop(words: list[str]) -> str | None:
-    """The first passage of 3 to 40 words that stands four times on end."""
-    last: dict[tuple[str, str, str], int] = {}
-    run: dict[tuple[str, str, str], tuple[int, int]] = {}  # (distance of the last two, how often it held)
-    for place, window in enumerate(zip(words, words[1:], words[2:], strict=False)):
-        if window in last:
-            gap = place - last[window]
-            before, held = run.get(window, (0, 0))
-            run[window] = (gap, held + 1 if gap == before else 1)
-            passage = words[place : place + gap]
-            if run[window][1] >= 3 and 3 <= gap <= 40 and passage == words[place - gap : place]:
-                return " ".join(passage) if len(set(passage)) > 1 else None
-        last[window] = place
-    return None
+_ASKS = re.compile(r"^\W*(?:what|how|who|which|when|where|why|find|solve|compute|calculate|evaluate|simplify|determine|give|show|"
+                   r"prove|write|express|factor|expand|convert|round|name|list|state|differentiate|integrate|let|is|are|add|"
+                   r"subtract|multiply|divide|can|does|do|return|create|implement|design)\b", re.IGNORECASE)  # fmt: skip
+_SENTENCE_END = re.compile(r"[.?!][\"')\]$]*\s+(?=[A-Z\d$\\(])")
+_WORD_AT_END = re.compile(r"(?<![\\$\w])[A-Za-z]{2,}$")
+_FINISHED = re.compile(r"[.?!:)\]}$>\"'`|~%*\u00bb\u201d\u2019\u00b0\u2026\u25a0\u25a1\u220e]$|####[^\n]*$|\\\]$")
+_COMPLETE_STEP = re.compile(r"=\s*\\?\$?-?\d(?:[\d.,/]*\d)?%?(?:\s+[A-Za-z]+){0,4}$")
+_LEAST = 12  # characters; shorter questions are formulas
 
 
 def cut_question(question: str) -> str | None:
-    """How a question breaks off, or None."""
+    """How a question breaks off, or None: at a word that cannot be the last, or at any word without a full stop, where
+    sentences before it have one or nothing is asked."""
     tail = question.rstrip()
-    return (
-        f"the question ends in {tail[-30:]!r}"
-        if len(tail) > 12 and _DANGLING.search(tail) and tail[-1] != "="
-        else None
-    )
+    if len(tail) <= _LEAST or tail[-1] == "=":
+        return None
+    if _DANGLING.search(tail):
+        return f"the question ends in {tail[-30:]!r}"
+    if not _WORD_AT_END.search(tail):
+        return None
+    sentences = _SENTENCE_END.split(tail)
+    asks = any(_ASKS.search(sentence) or "?" in sentence for sentence in "\n".join(sentences).split("\n"))
+    stops = len(sentences) > 1 and "\n" not in sentences[-1]
+    return f"the question ends in {tail[-30:]!r}" if stops or not asks else None
 
 
 def cut_solution(solution: str) -> str | None:
@@ -214,9 +47,22 @@ def cut_solution(solution: str) -> str | None:
         return "a <think> that never ends"
     if tail.count("```") % 2:
         return "a code fence that never ends"
-    last_line = tail.rsplit("\n", 1)[-1]
-    if _DANGLING.search(tail) or (
-        len(last_line.split()) >= 4 and not _FINISHED.search(tail) and not tail[-1].isdigit()
+    if (
+        _DANGLING.search(tail)
+        or _stops_short(tail)
+        or (tail.endswith(("...", "\u2026")) and not has_final_answer(tail))
     ):
         return f"the solution ends in {tail[-30:]!r}"
     return None
+
+
+def _stops_short(tail: str) -> bool:
+    """Whether the last line has no full stop, though it is a sentence and other lines have theirs."""
+    *lines, last = [line.rstrip() for line in tail.splitlines() if line.strip()]
+    if lines and tail[-1] in "%0123456789" and all(line[-1] in ".?!" for line in lines):
+        return not has_final_answer(tail)
+    if _FINISHED.search(tail) or tail[-1].isdigit() or _COMPLETE_STEP.search(tail):
+        return False
+    if lines and sum(not _FINISHED.search(line) for line in lines) * 2 > len(lines):
+        return False  # a writer who uses none
+    return len(last.split()) >= 4 or not has_final_answer(tail)

@@ -22,13 +22,6 @@ from reward_fns.math import numbers
 
 Verdict = tuple[str, str]  # kind, evidence
 NOT_COMPILING = re.compile(r"SyntaxError|IndentationError|TabError")
-FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
-TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
-# Words that count or measure: "5 apples + 3 apples = 9 apples", "$5/hour * 8 hours = $42". No variables: 5x + 3 = 18.
-_WORD = r"([A-Za-z]{3,}|km|kg|cm|mm|ft|lb|oz|hr)(?:\s?/\s?[A-Za-z]+| [a-z]{3,})?"
-UNIT = re.compile(rf"(?<=\d)\s*(?:/\s?)?{_WORD}(?=\s*(?:[-+*/=\u00d7\u00f7)]|\\times|\\cdot|\\div))")
-SEGMENT = re.compile(r"(?<=[.;,:])\s+|\n")
-DELIMITER = re.compile(r"\\[()\[\]]|\\left|\\right|\\,|\\;|\*\*")
 THOUGHT = re.compile(r"</?think>")
 
 
@@ -102,14 +95,5 @@ def _is(value: str, wanted: numbers.Number) -> bool:
 
 
 def false_step(answer: str) -> str | None:
-    """The first false equation between numbers, units and LaTeX set aside; None where no equation can be checked."""
-    text = THOUGHT.sub("\n", answer)
-    text = DELIMITER.sub("", TEXT.sub(r" \1 ", FRACTION.sub(r"(\1)/(\2)", text)))
-    return arithmetic.flaw(text) or arithmetic.flaw("\n".join(map(_without_units, SEGMENT.split(text))))
-
-
-def _without_units(segment: str) -> str:
-    """The segment without words that measure. Where hours and minutes are added it stays: 2 hours + 30 minutes = 150 minutes."""
-    measures = {match.group(1).lower().rstrip("s") for match in UNIT.finditer(segment)}
-    adds = re.search(r"[-+]", segment) is not None
-    return segment if adds and len(measures) > 1 else UNIT.sub("", segment)
+    """The first false equation between numbers; None where no equation can be checked."""
+    return arithmetic.flaw(THOUGHT.sub("\n", answer))

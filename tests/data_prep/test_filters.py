@@ -2,17 +2,33 @@
 
 import pytest
 
-from data_prep.filters import arithmetic, gold, latex, text
+from data_prep.filters import arithmetic, gold, language, latex, loops, pictures, text
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        r"Find $\frac{1}{2$.", r"\begin{cases} x \\ y", r"Then \left( x + 1 ) = 2", r"so $\alpha = 3", r"the value \frac{1}",
+        r"Find $\frac{1}{2$.",
+        r"\begin{cases} x \\ y",
+        r"Then \left( x + 1 ) = 2",
+        r"so $\alpha = 3",
+        r"the value \frac{1}",
         r"\[ x^2 + \sqrt{2}",
-        "the ratio \x0crac{1}{2}", r"we get $$\pi r^2$ here", r"\end{align} x \alpha", r"now }\alpha{",
+        r"so $\frac{3}$ of it",
+        r"now $\fra{1}{2}$",
+        r"is $\sqrt$ of",
+        r"a \begin x \end{cases}",
+        r"Let \(a = 3",
+        r"$\frac{}{2}$",
+        "the ratio \x0crac{1}{2}",
+        "5 \text{ cm}",
+        "2 \times 3",
+        r"here 3 \tim 4",
+        r"we get $$\pi r^2$ here",
+        r"\end{align} x \alpha",
+        r"now }\alpha{",
     ],
-)  # fmt: skip
+)
 def test_broken_latex_is_found(broken):
     assert latex.flaw(broken)
 
@@ -20,11 +36,22 @@ def test_broken_latex_is_found(broken):
 @pytest.mark.parametrize(
     "good",
     [
-        "Weng earns $12 an hour and spent $3.50 on lunch.", r"It costs \$5, and $\frac{1}{2}$ of it is \$2.50.",
-        r"The set $\{1, 2\}$ and $\left\{ x \right.$ stay.", r"\begin{cases} x \\[2pt] y \end{cases}", r"so $r = \pi$",
-        r"She pays $20 for $\frac{3}{4}$ of them.", "Plain words.", r"Hence $$\frac{a}{b} = \sqrt{2}.$$",
+        "Weng earns $12 an hour and spent $3.50 on lunch.",
+        r"It costs \$5, and $\frac{1}{2}$ of it is \$2.50.",
+        r"The set $\{1, 2\}$ and $\left\{ x \right.$ stay.",
+        r"\begin{cases} x \\[2pt] y \end{cases}",
+        r"so $r = \pi$",
+        r"\(a\). \[\boxed{12}\]",
+        r"$\left\{\begin{array}{l} x=3 \\ y=1\end{array}\right.$",
+        r"$\frac12 + \frac\pi2 + \sqrt2$",
+        r"Write it in \boxed{}.",
+        r"$\binom n k$ and $\frac{\sqrt 3}{\sqrt2}$",
+        r"$x \in \mathbb R$, $\vec v \le 3$",
+        r"She pays $20 for $\frac{3}{4}$ of them.",
+        "Plain words.",
+        r"Hence $$\frac{a}{b} = \sqrt{2}.$$",
     ],
-)  # fmt: skip
+)
 def test_good_latex_and_money_are_left_alone(good):
     assert latex.flaw(good) is None
 
@@ -39,6 +66,25 @@ def test_good_latex_and_money_are_left_alone(good):
         "In all: 1,000 + 5 = 1,006.",
         "(2+3)*4=24",
         "10/3 = 4.5",
+        r"$\frac{3}{4} + \frac{1}{6} = \frac{11}{10}$",
+        r"$10 \cdot (25 + 28) = 10 \cdot 62 = 530$",
+        "10 / 7 \u2248 1.83 liters",
+        "f(2) &= 3 \\cdot 2 + 4 \\\\\n&= 7 + 4",
+        "15% of $1,530 = $143",
+        r"30\% \cdot 920 = 278",
+        "2 1/2 * 26 = 75",
+        "46(12) = 554",
+        "3 boxes * 12 eggs per box = 37 eggs",
+        "89 km/h * 7 hours = 723 km",
+        r"74 \text{ cm} \times 67 \text{ cm} = 4959 \text{ cm}^2",
+        r"$88^2 + 165^2 = 34979$",
+        r"180^\circ - 42^\circ = 137^\circ",
+        "6 \u00d7 10^3 = 6010 and 3 + 3 = 6",
+        r"24 \div \frac{1}{3} = 71",
+        "9 eggs * $2/egg = $19",
+        "17 x $8.09 = $138.53",
+        r"1742 \times 30 = 52{,}261",
+        "1,000 plus 5 equals 1,006",
     ],
 )
 def test_false_steps_are_found(step):
@@ -48,13 +94,50 @@ def test_false_steps_are_found(step):
 @pytest.mark.parametrize(
     "step",
     [
-        "12*7=84", "10/3 = 3.33", "2/3 = 0.67", "There are 60 students x 2/3 = 40 students.", "8 x 1 1/2 = 12 rolls",
-        "x + 4 + 2 = 8", "7 + 6 = 1 (mod 12)", "101_2 + 1 = 110_2", "5+5=10, 3*2=6", "2^3*2=16", "$80 000 x 20/100 = $16 000",
-        "3/0 = 5", "17 - 5 = 4 * 3",
+        "12*7=84",
+        "10/3 = 3.33",
+        "2/3 = 0.67",
+        "There are 60 students x 2/3 = 40 students.",
+        "8 x 1 1/2 = 12 rolls",
+        "x + 4 + 2 = 8",
+        "7 + 6 = 1 (mod 12)",
+        "101_2 + 1 = 110_2",
+        "5+5=10, 3*2=6",
+        "2^3*2=16",
+        "$80 000 x 20/100 = $16 000",
+        "3/0 = 5",
+        "17 - 5 = 4 * 3",
+        r"1742 \times 30 = 52{,}260",
+        "2 feet + 6 inches = 30 inches",
+        "45 minutes * 4 = 3 hours",
+        "15 + 20 = 35 - 5 = 30",
+        "1/4 = 10 miles",
+        "20% = 10 miles",
+        "every 1% = 184/92",
+        "half of 30 + 2 = 17",
+        "3 dozen + 2 = 38",
+        r"$1+2+\cdots+10 = \frac{10 \cdot 11}{2} = 55$",
+        r"$\frac{-4 \pm 6}{2} = 1$",
+        r"$|-3| + 4 = 7$",
+        "9:30 + 2:15 = 11:45",
+        "a - 5 * 2 = 8",
+        r"$\sqrt{9+16} = \sqrt{25} = 5$",
+        r"$(-2)^3 = -8$",
+        "Week 1 + Week 2 = 35 + 35",
+        "- 5 + 3 = 8 apples",
+        "Is 3 * 4 = 13?",
+        "50 + 20% = 60",
+        "5 because -18 / -2 = 9",
+        "10/3 = 3.33 = 20/6",
+        "He walks 20 + 10 steps to the 29 + 24 others = 83",
     ],
-)  # fmt: skip
+)
 def test_true_and_unclear_steps_are_left_alone(step):
     assert arithmetic.flaw(step) is None
+
+
+def test_the_marks_of_a_list_are_no_signs():
+    assert arithmetic.flaw("1) 5 + 3 = 8\n2) 8 * 2 = 16\n- 5 + 3 = 8\n* 4 - 1 = 3") is None
 
 
 def test_column_sums_have_no_flaw():
@@ -73,11 +156,18 @@ def test_column_sums_have_no_flaw():
 
 
 def test_loops_are_found_and_tables_are_not():
-    assert text.repeats("Start. " + "we check the sum again and " * 6 + "end.")
-    assert text.repeats("abcdefghijklmn" * 8)
-    assert text.repeats("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20") is None
-    assert text.repeats("0 0 0 0 0 0 0 0 0 0 0 0") is None
-    assert text.repeats("") is None
+    assert loops.repeats("Start. " + "we check the sum again and " * 6 + "end.")
+    assert loops.repeats("abcdefghijklmn" * 8)
+    assert loops.repeats("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20") is None
+    assert loops.repeats("0 0 0 0 0 0 0 0 0 0 0 0") is None
+    assert loops.repeats("") is None
+    assert loops.repeats("so " + "wait " * 12) and loops.repeats("we " + "and then " * 8) and loops.repeats("ha" * 40)
+    paragraph = "Now we look at the sum of the two numbers that are given and write it down with care. "
+    assert loops.repeats(paragraph * 3) and loops.repeats(paragraph * 2) is None
+    lines = [f"Step {n}: we check the sum of the digits again." for n in range(9)]
+    assert loops.repeats("\n".join(lines))
+    assert loops.repeats("$" + " + ".join(["1"] * 20) + r" = " + r" \cdot ".join(["2"] * 12) + "$") is None
+    assert loops.repeats("|---|" + "-" * 80 + " 10" + "0" * 50) is None
 
 
 def test_cut_texts():
@@ -88,6 +178,15 @@ def test_cut_texts():
     assert text.cut_solution("7+5=12\n4+8+1=13\n#### 132") is None
     assert text.cut_question("47+85=") is None
     assert text.cut_question("How many apples are left of the")
+    assert text.cut_question("Ann has 5 pens. She buys 3 more. How many pens has An")
+    assert text.cut_question("The stadium sold 73,426 tickets onli")
+    assert text.cut_question("Find the sum of the first 10 primes") is None
+    assert text.cut_question("Alice has 3 apples\nBob has 4 apples\nHow many do they have together") is None
+    assert text.cut_solution("The gross pay is 680.\nThe tax is 5%") and text.cut_solution(
+        "We add 5 and 6 and then we get..."
+    )
+    assert text.cut_solution("One weekend makes 120 pages\nThat makes 120*9 = 1080 pages") is None
+    assert text.cut_solution("The total is four.\n\n**Answer: 4**") is None
 
 
 def test_gold_is_read_as_its_reward_reads_it():
@@ -96,7 +195,97 @@ def test_gold_is_read_as_its_reward_reads_it():
     assert gold.unreadable("\\frac{1}{", "math/own", "math")
     assert gold.unreadable('{"test_list": ["assert f(1) == 2"]}', "mbpp", "code") is None
     assert gold.unreadable("{}", "mbpp", "code")
+    for nothing in ("", "$$", "\\boxed{}", "#### "):
+        assert gold.is_empty(nothing)
+    for bad in (
+        "N/A",
+        "3 +",
+        "1/0",
+        "[1, 2",
+        "((3",
+        "\\boxed{",
+        "1,2,",
+        "3..5",
+        "see above",
+        "12 apples and also 5 oranges or so",
+    ):
+        assert gold.unreadable(bad, "math/own", "math"), bad
+    for good in (
+        "[1, 2)",
+        "(3, 4)",
+        "\\text{no real solutions}",
+        "x^2 - 1",
+        "-\\frac{1}{2}",
+        "B) 12",
+        "\\{1, 2\\}",
+        "1/10",
+    ):
+        assert gold.unreadable(good, "math/own", "math") is None, good
     assert gold.disagrees("So it is 5.\n#### 5", "6", "math/own")
     assert gold.disagrees("Hence $\\boxed{\\frac{1}{2}}$.", "0.5", "math/own") is None
     assert gold.no_final_answer("Nothing is said here")
     assert gold.no_final_answer("The answer is 5.") is None
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "Calcula el \u00e1rea de un rect\u00e1ngulo de base 8 y altura 5.",
+        "Berechne den Fl\u00e4cheninhalt eines Rechtecks mit den Seiten 2 und 3.",
+        "Calculer la somme de 5 et de 6.",
+        "Budi membeli 4 buku dan memberikan 2 buku kepada adiknya. Berapa sisa buku Budi?",
+        "\u041e\u0442\u0432\u0435\u0442 \u0440\u0430\u0432\u0435\u043d 5",
+        "Mkulima ana kondoo 9 na anauza 4. Je, amebaki na kondoo wangapi?",
+    ],
+)
+def test_other_languages_are_found(foreign):
+    assert language.other_language(foreign)
+
+
+@pytest.mark.parametrize(
+    "english",
+    [
+        "Se\u00f1ora D\u00edaz buys 3 pi\u00f1atas and a cr\u00e8me br\u00fbl\u00e9e in El Paso. What does a third of it cost?",
+        "Factor $x^2-9$.",
+        r"$\alpha + \beta = \gamma$, $\sin\theta = 1$",
+        "A die shows 3.",
+        "apples 5, oranges 7, fruits 12",
+    ],
+)
+def test_english_with_foreign_names_is_left_alone(english):
+    assert language.other_language(english) is None
+
+
+@pytest.mark.parametrize(
+    "pointing",
+    [
+        "In the figure, the shaded part is 3.",
+        "The pie chart shows the costs.",
+        "Using the graph, find $f(2)$.",
+        "as shown, at last?",
+        "Figure 2 is of use.",
+        "[image] What is it?",
+        "Look at the picture on the right.",
+        "The graph of $f$ is shown.",
+    ],
+)
+def test_questions_about_pictures_are_found(pointing):
+    assert pictures.needs_image(pointing)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "How many animals are in the picture she drew?",
+        "The towns are 7 inches apart on the map.",
+        "The graph of $y=x$ is shifted.",
+        "What is the image of $(3,4)$ under the reflection?",
+        "A figure skating club has 24 members.",
+        "What is the area of the figure?",
+        "As shown in class, the sum is 180.",
+        "The following table gives prices.",
+        "How many photos fit in the album?",
+    ],
+)
+def test_pictures_of_the_story_are_left_alone(told):
+    assert pictures.needs_image(told) is None

@@ -2,6 +2,7 @@
 # ruff: noqa: E501 (one row a line)
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -146,10 +147,11 @@ def test_real_gsm8k_has_few_flaws_and_they_are_true():
     spec = SourceSpec(
         "gsm8k", "gsm8k", source.data_source, source.ability, {"path": str(SHARED / "gsm8k" / "train.jsonl")}
     )
-    found = {
+    found = Counter(
         filters.REASONS[r]
         for batch in source.open(spec).batches
         for r in filters.judge(batch, filters.chosen({}), spec).reason
         if r
-    }
-    assert found == {"false_step"}  # about twenty wrong equations, such as 192*100=$1920
+    )
+    # Wrong equations, such as 192*100=$1920, and questions without a question mark.
+    assert set(found) == {"false_step", "truncated"} and found["false_step"] < 30 and found["truncated"] < 5
