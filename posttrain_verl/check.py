@@ -67,22 +67,25 @@ def _sound(report: Report) -> bool:
 
 
 def _print_plan(composed: Composed, report: Report) -> None:
-    out, node = show.console(), composed.posttrain.hardware
-    memory = f" of {node.memory_gb:g} GB" if node.memory_gb is not None else ""
-    link = f", {node.interconnect}" if node.interconnect else ""
-    trainer = composed.verl.trainer
-    machine = f"{node.name} ({trainer.nnodes} x {trainer.n_gpus_per_node} devices{memory}{link})"
+    out, sound = show.console(), _sound(report)
     lines = [f"recipe {composed.recipe} ({composed.stage}): model {composed.model}, mix {composed.posttrain.mix.name}, "
-             f"hardware {machine}"]  # fmt: skip
+             f"hardware {composed.posttrain.hardware.name}{_devices(composed) if sound else ''}"]  # fmt: skip
     lines += [f"  {change}" for change in composed.changes]
     lines += [f"launch will build {file}" for file in _to_build(composed)]
     for line in lines:
         out.print(line, soft_wrap=True, markup=False)
-    if _sound(report):
+    if sound:
         steps = schedule.steps(composed)
         out.print(arithmetic.words(composed), soft_wrap=True, markup=False)
         out.print(f"{steps} steps" if steps is not None else "steps: as many as the data has, which is not here")
         out.print(show.memory(composed))
+
+
+def _devices(composed: Composed) -> str:
+    node, trainer = composed.posttrain.hardware, composed.verl.trainer
+    memory = f" of {node.memory_gb:g} GB" if node.memory_gb is not None else ""
+    link = f", {node.interconnect}" if node.interconnect else ""
+    return f" ({trainer.nnodes} x {trainer.n_gpus_per_node} devices{memory}{link})"
 
 
 def _to_build(composed: Composed) -> list[object]:

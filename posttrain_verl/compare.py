@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from posttrain_verl import options
 from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import comparison, show
 from posttrain_verl.evaluation.comparison import Comparison
 from posttrain_verl.evaluation.result import Result
-from posttrain_verl.problem import exit_code
+from posttrain_verl.problem import InputError, Problem, exit_code
 
 
 def as_json(results: Mapping[str, Result], compared: list[Comparison]) -> dict[str, Any]:
@@ -37,20 +38,28 @@ def as_json(results: Mapping[str, Result], compared: list[Comparison]) -> dict[s
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.compare", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="+", metavar="A B", help="files of results, folders of them, or runs")
+    parser = options.parser("compare", __doc__, "A B")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--failures", action="store_true", help="show 20 random wrong answers of each kind")
     given = parser.parse_intermixed_args()
-    return exit_code(lambda: run(given))
+    return exit_code(lambda: run(given), as_json=given.json)
+
+
+def read_arguments(words: list[str]) -> tuple[list[str], str]:
+    """The files, folders and runs, and the folder of the runs. Raises InputError."""
+    ours = [word for word in words if word.startswith("posttrain.")]
+    places = [word.removeprefix("run=") for word in words if word not in ours]
+    given, problems = options.read("compare", ours, {"posttrain.runs_dir": "runs"})
+    if not places or not all(places):
+        problems.append(Problem("no evaluation is named", "name files of results, folders of them, or runs"))
+    if problems:
+        raise InputError("nothing to compare", problems)
+    return places, given["posttrain.runs_dir"]
 
 
 def run(given: argparse.Namespace) -> int:
     """The verb without its command line. Raises InputError."""
-    places = [word.partition("=")[2] for word in given.words if word.startswith("posttrain.runs_dir=")]
-    words = [word for word in given.words if not word.startswith("posttrain.runs_dir=")]
-    results = comparison.load(words, *places[-1:])
+    results = comparison.load(*read_arguments(given.words))
     compared = comparison.compare(results)
     if given.json:
         print(json.dumps(as_json(results, compared), ensure_ascii=False))

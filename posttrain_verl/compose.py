@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import paths
+from posttrain_verl import options, paths
 from posttrain_verl.overrides import OUR_GROUPS, Overrides, read, recipe_folders
 from posttrain_verl.plan import adapt, hardware
 from posttrain_verl.plan.hardware import Change, Machine
@@ -133,7 +133,8 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         changes += adapt.apply(tree, kept, asked.options)
         return replace(_split(tree, overrides, asked.keys, changes), machine=found)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(title, [Problem(" ".join(str(error).split()))]) from error
+        what = " ".join(str(error).split()).removesuffix(" object_type=dict")
+        raise InputError(title, [Problem(what, "correct the word, or the yaml, that says so")]) from error
 
 
 def verl_tree(stage: str, choices: dict[str, str]) -> dict[str, Any]:
@@ -212,23 +213,32 @@ def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], ch
     """Cut the composed tree into VeRL's part and ours."""
     choices = plain(tree.hydra.runtime.choices)
     ours = cast(dict[str, Any], OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True))
-    _check_places(ours, choices["recipe"])
+    _check_ours(ours, choices["recipe"])
     verl = {k: _without_ours(v, tree, k) for k, v in plain(tree).items() if k not in ("posttrain", "hydra")}
     return Composed(recipe=choices["recipe"], stage=ours["stage"], verl=OmegaConf.create(verl),
                     posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
                     user_keys=user_keys)  # fmt: skip
 
 
-def _check_places(ours: dict[str, Any], recipe: str) -> None:
-    """The folders of the run must be nameable before anything looks at them."""
+def _check_ours(ours: dict[str, Any], recipe: str) -> None:
+    """The folders of the run must be nameable before anything looks at them, and switches be switches."""
     problems = [
         Problem(f"posttrain.{key}={ours[key]} is no folder", f"leave it out, or posttrain.{key}=/some/folder")
         for key in ("data_dir", "runs_dir")
         if not isinstance(ours[key], str) or not ours[key]
     ]
-    if "/" in str(ours["run_id"]):
-        what = f"posttrain.run_id={ours['run_id']} is a path"
-        problems.append(Problem(what, "give a name; posttrain.runs_dir moves the folder"))
+    if not problems:
+        problems = [
+            found for key in ("data_dir", "runs_dir") for found in options.folder(f"posttrain.{key}", ours[key])
+        ]
+    problems += [
+        Problem(f"posttrain.{key}={ours[key]} is neither true nor false", f"posttrain.{key}=true, or leave it out")
+        for key in ("detach", "small_batch", "require_inspected")
+        if not isinstance(ours[key], bool)
+    ]
+    if ours["run_id"] is not None and Path(str(ours["run_id"])).parts != (str(ours["run_id"]),):
+        what = f"posttrain.run_id={ours['run_id']} is no name"
+        problems.append(Problem(what, "give a name without a slash; posttrain.runs_dir moves the folder"))
     if problems:
         raise InputError(f"recipe '{recipe}' does not compose", problems)
 

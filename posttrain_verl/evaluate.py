@@ -9,7 +9,6 @@ Exit codes: 0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 import reward_fns
+from posttrain_verl import options
 from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import grading, job, questions, replicas, show, strata
 from posttrain_verl.evaluation.answers import Answer, AnswerLog, fingerprint
@@ -128,13 +128,11 @@ def _result(asked: Job, items: list[Item], population: int, by: str | None) -> R
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.evaluate", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser = options.parser("evaluate", __doc__)
     parser.add_argument("--json", action="store_true", help="print the results without the items as JSON")
     given = parser.parse_intermixed_args()
     goes_on = "the same command goes on with the answers that are there"
-    return exit_code(lambda: run(given.words, given.json), goes_on=goes_on)
+    return exit_code(lambda: run(given.words, given.json), as_json=given.json, goes_on=goes_on)
 
 
 def run(words: list[str], as_json: bool) -> int:

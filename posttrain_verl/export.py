@@ -13,7 +13,6 @@ model card. Exit code 0 when all that could be looked at holds, 1 when something
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -21,23 +20,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.table import Table
 
+from posttrain_verl import options
 from posttrain_verl.console import stdout
 from posttrain_verl.exporting import card, proof
 from posttrain_verl.exporting.proof import Finding
-from posttrain_verl.problem import InputError, Problem, exit_code
+from posttrain_verl.problem import InputError, Problem, exit_code, one_of
 from posttrain_verl.run.folder import RunFolder
 
 TITLE = "nothing to export"
-DEFAULTS = {
-    "step": None,
-    "form": "merged",
-    "dtype": "auto",
-    "vllm": True,
-    "posttrain": {"out": None, "runs_dir": "runs"},
-}
+OPTIONS = {"run": "", "step": "", "form": "merged", "dtype": "auto", "vllm": "true", "posttrain.out": "",
+           "posttrain.runs_dir": "runs"}  # fmt: skip
+VALUES = {"form": ("merged", "adapter"), "dtype": ("auto", *proof.TOLERANCES), "vllm": ("true", "false")}
 MODEL_KEYS = {"rl": "actor_rollout_ref.model.path", "sft": "model.path"}
 TEXTS = 8  # whose tokens are compared, each of at most TOKENS
 TOKENS = 256
@@ -128,29 +124,23 @@ def sample(config: Any, tokenizer_folder: Path) -> list[list[int]]:
     return [tokenizer(text, add_special_tokens=False)["input_ids"][:TOKENS] for text in rendered]
 
 
-def read_arguments(words: list[str]) -> DictConfig:
-    """The words of the command line over DEFAULTS.
+def read_arguments(words: list[str]) -> dict[str, str]:
+    """The words of the command line over OPTIONS.
 
     Raises:
         InputError: an unknown word or value, or no run.
     """
-    given = OmegaConf.from_dotlist(words)
-    known = ["run", *DEFAULTS]
-    problems = [Problem(f"{key!s}= is unknown", f"there are: {', '.join(known)}") for key in given if key not in known]
-    asked = OmegaConf.merge(OmegaConf.create(DEFAULTS), given)
-    assert isinstance(asked, DictConfig)
-    if "run" not in asked:
-        problems.append(Problem("run= is missing", "add run=ID"))
-    for key, values in {
-        "form": ("merged", "adapter"),
-        "dtype": ("auto", *proof.TOLERANCES),
-        "vllm": (True, False),
-    }.items():
-        if asked[key] not in values:
-            problems.append(Problem(f"{key}={asked[key]} is unknown", f"there are: {', '.join(map(str, values))}"))
+    given, problems = options.read("export", words, OPTIONS)
+    if not given["run"]:
+        problems.append(Problem("run= is missing", "add run=ID; python -m posttrain_verl.list shows them"))
+    if given["step"] and not given["step"].isdecimal():
+        problems.append(Problem(f"step={given['step']} is no number", "leave it out for the newest checkpoint"))
+    for key, known in VALUES.items():
+        if given[key] and given[key].lower() not in known:
+            problems.append(Problem(f"{key}={given[key]} is unknown", one_of(given[key], known, f"{key}=")))
     if problems:
         raise InputError(TITLE, problems)
-    return asked
+    return given
 
 
 def show(findings: list[Finding], out: Path) -> None:
@@ -161,22 +151,23 @@ def show(findings: list[Finding], out: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.export", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    return exit_code(lambda: write(read_arguments(arguments.words), arguments.json))
+    """The verb."""
+    parser = options.parser("export", __doc__)
+    parser.add_argument("--json", action="store_true", help="print the folder and what was found as JSON")
+    arguments = parser.parse_intermixed_args()
+    return exit_code(lambda: write(read_arguments(arguments.words), arguments.json), as_json=arguments.json)
 
 
-def write(asked: DictConfig, as_json: bool) -> int:
+def write(asked: dict[str, str], as_json: bool) -> int:
     """The verb without its command line. Raises InputError."""
-    run = RunFolder.find(str(asked.run), asked.posttrain.runs_dir)
-    step = run.checkpoint_step(run.read_plan()["stage"]) if asked.step is None else int(asked.step)
-    out = Path(asked.posttrain.out or run.path / f"export-{step}").absolute()
+    run = RunFolder.find(asked["run"], asked["posttrain.runs_dir"])
+    step = int(asked["step"]) if asked["step"] else run.checkpoint_step(run.read_plan()["stage"])
+    out = Path(asked["posttrain.out"] or run.path / f"export-{step}").expanduser().absolute()
     if out.exists():
         raise InputError(TITLE, [Problem(f"{out} exists already", "remove it, or posttrain.out=ANOTHER")])
-    findings = export(run, out, step, asked.form, asked.dtype, asked.vllm)
+    if problems := options.folder("posttrain.out", str(out)):
+        raise InputError(TITLE, problems)
+    findings = export(run, out, step, asked["form"].lower(), asked["dtype"].lower(), asked["vllm"].lower() == "true")
     if as_json:
         print(json.dumps({"folder": str(out), "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:

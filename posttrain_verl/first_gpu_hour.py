@@ -1,4 +1,4 @@
-"""The first hour on a rented GPU: `python -m posttrain_verl.first_gpu_hour [base_model=NAME] [out=FILE]` (or `make gpu-hour`).
+"""The first hour on a rented GPU: `python -m posttrain_verl.first_gpu_hour [base_model=NAME] [out=FILE]`, or `make gpu-hour`.
 
 Runs the tests marked gpu, checks and trains two real steps of the smallest SFT, GRPO and LoRA recipes, compares the memory
 that the plan foresaw with what was allocated, and writes a report to paste into a GitHub issue. Without a GPU the same way is
@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from posttrain_verl import allocation
+from posttrain_verl import allocation, options
 from posttrain_verl.allocation import Memory
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, exit_code
 from posttrain_verl.run.folder import RunFolder, replace
 from posttrain_verl.run.metrics import by_step, step_line
 
@@ -146,21 +144,25 @@ def _details(part: Part) -> list[str]:
 
 
 def main() -> int:
-    given = OmegaConf.from_dotlist(sys.argv[1:])
-    unknown = [f"{key}={given[key]}" for key in map(str, given) if key not in ("base_model", "out")]
-    if unknown:
-        error = InputError(
-            "no first hour", [Problem(f"{word} is unknown", "there are base_model= and out=") for word in unknown]
-        )
-        print(error, file=sys.stderr)
-        return 2
+    """The verb."""
+    words = options.parser("first_gpu_hour", __doc__).parse_args().words
+    return exit_code(lambda: hour(words))
+
+
+def hour(words: list[str]) -> int:
+    """The verb without its command line. Raises InputError."""
+    given, problems = options.read("first_gpu_hour", words, {"base_model": "", "out": ""})
+    problems += options.output("out", given["out"])
+    if problems:
+        raise InputError("no first hour", problems)
     facts = machine()
     cpu = facts[0].startswith("cpu:")
-    model = given.get("base_model", CPU_MODEL if cpu else GPU_MODEL)
+    model = given["base_model"] or (CPU_MODEL if cpu else GPU_MODEL)
     home = Path("runs") / "first_gpu_hour" / f"{datetime.now():%Y%m%d-%H%M%S}"
     home.mkdir(parents=True)
     parts = run(model, home, cpu)
-    out = Path(given.get("out", home / "report.md"))
+    out = Path(given["out"] or home / "report.md").expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
     replace(out, report(model, facts, parts, cpu))
     failed = [part.name for part in parts if part.code]
     print(f"{'failed: ' + ', '.join(failed) if failed else 'passed'}; paste {out} into a GitHub issue")

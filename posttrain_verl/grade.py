@@ -8,7 +8,6 @@ math-verify alone disagree. Options go to the rewards (`mode=strict`, `limit=5`,
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import reward_fns
+from posttrain_verl import options
 from posttrain_verl.console import stdout
 from posttrain_verl.problem import InputError, Problem, exit_code
 from reward_fns.math.grader import grade_math, math_verify_alone
@@ -33,13 +32,14 @@ from reward_fns.math.verifier import VerifierError
 
 FIELDS = ("data_source", "response", "ground_truth")
 COUNTED = ("score", "acc", "format", "answered", "verifier_error")
+OUT = "posttrain.out"
 SHOWN = 20  # disagreements
 CHUNK = 1024  # rows in flight, so that a file larger than memory passes through
 
 Row = dict[str, Any]
 
 
-def grade_file(path: Path, options: dict[str, object], *, compare: bool = False) -> list[Row]:
+def grade_file(path: Path, of_rewards: dict[str, object], *, compare: bool = False) -> list[Row]:
     """Grade every row of `path`; one dict per row: row number, data_source, the grade, and with `compare` the three
     verdicts. Raises InputError with all that is wrong with the file."""
     total = check_file(path)
@@ -47,7 +47,7 @@ def grade_file(path: Path, options: dict[str, object], *, compare: bool = False)
     rows = enumerate(read_rows(path), start=1)
 
     def graded_row(item: tuple[int, Row]) -> Row:
-        return grade_row(*item, options, compare)
+        return grade_row(*item, of_rewards, compare)
 
     with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
         chunks = iter(lambda: list(islice(rows, CHUNK)), [])
@@ -57,10 +57,10 @@ def grade_file(path: Path, options: dict[str, object], *, compare: bool = False)
     return graded
 
 
-def grade_row(number: int, row: Row, options: dict[str, object], compare: bool) -> Row:
+def grade_row(number: int, row: Row, of_rewards: dict[str, object], compare: bool) -> Row:
     source, response, gold = (str(row[field]) for field in FIELDS)
     result: Row = {"row": number, "data_source": source, "ground_truth": gold}
-    result |= reward_fns.grade(source, response, gold, row.get("extra_info"), **options)  # type: ignore[arg-type]
+    result |= reward_fns.grade(source, response, gold, row.get("extra_info"), **of_rewards)  # type: ignore[arg-type]
     if compare and reward_fns.resolve(source)[0] is grade_math:
         result |= {mode: reward_fns.grade(source, response, gold, mode=mode)["acc"] for mode in ("strict", "flexible")}
         result["math_verify"] = alone(response, gold)
@@ -158,34 +158,41 @@ def summary(graded: list[Row]) -> dict[str, dict[str, float]]:
     return {source: dict(values) for source, values in sums.items()}
 
 
-def arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.grade", description=__doc__.split("\n")[0])
-    parser.add_argument("file", type=Path, help="jsonl or Parquet with data_source, response, ground_truth")
-    parser.add_argument("options", nargs="*", metavar="option=value", help="options of the rewards; posttrain.out=FILE")
-    parser.add_argument("--compare", action="store_true", help="show where strict, flexible and math-verify disagree")
-    parser.add_argument("--json", action="store_true", help="print the sums by source as JSON")
-    chosen = parser.parse_intermixed_args(argv)
-    if wrong := [word for word in chosen.options if "=" not in word]:
-        raise InputError("the command line cannot be read", [Problem(f"{word!r} is no option=value") for word in wrong])
-    return chosen, {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in chosen.options)}
+def read_arguments(words: list[str]) -> tuple[Path, dict[str, Any], str]:
+    """The file, the options of the rewards, and the file that the grades are written to ("" for none). Raises InputError."""
+    file, *rest = words or [""]
+    given = dict(word.partition("=")[::2] for word in rest)
+    problems = [Problem(f"'{word}' is no option=value", "one file, then options") for word in rest if "=" not in word]
+    if not file:
+        problems.append(Problem("no file is named", "give a .jsonl or .parquet file of completions"))
+    out = given.pop(OUT, "")
+    problems += options.output(OUT, out)
+    if problems:
+        raise InputError("nothing to grade", problems)
+    return Path(file).expanduser(), {key: options.plain(value) for key, value in given.items()}, out
 
 
 def main(argv: list[str] | None = None) -> int:
     """The verb."""
-    return exit_code(lambda: run(sys.argv[1:] if argv is None else argv))
+    parser = options.parser("grade", __doc__, "word")
+    parser.add_argument("--compare", action="store_true", help="show where strict, flexible and math-verify disagree")
+    parser.add_argument("--json", action="store_true", help="print the sums by source as JSON")
+    chosen = parser.parse_intermixed_args(argv)
+    return exit_code(lambda: run(chosen.words, chosen.json, chosen.compare), as_json=chosen.json)
 
 
-def run(argv: list[str]) -> int:
-    """The verb without its exit codes. Raises InputError."""
-    chosen, options = arguments(argv)
-    out = options.pop("posttrain.out", None)
+def run(words: list[str], as_json: bool, compare: bool) -> int:
+    """The verb without its command line. Raises InputError."""
+    file, of_rewards, out = read_arguments(words)
     try:
-        graded = grade_file(chosen.file, options, compare=chosen.compare)
+        graded = grade_file(file, of_rewards, compare=compare)
     except ValueError as error:  # an option that no reward has, tests or golds that are none
-        raise InputError(f"{chosen.file} cannot be graded", [Problem(str(error))]) from error
+        raise InputError(f"{file} cannot be graded", [Problem(str(error))]) from error
     if out:
-        Path(out).write_text("".join(json.dumps(row) + "\n" for row in graded))
-    show(graded, chosen.json, chosen.compare)
+        target = Path(out).expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(json.dumps(row) + "\n" for row in graded))
+    show(graded, as_json, compare)
     return 0
 
 

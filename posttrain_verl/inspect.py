@@ -9,7 +9,6 @@ Exit codes: 0 done, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import sys
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 import data_prep
 from data_prep import manifest as manifests
 from data_prep.inspection import cards, page, terminal
-from posttrain_verl import base_models
+from posttrain_verl import base_models, options
 from posttrain_verl.console import stdout
 from posttrain_verl.prep import choose
 from posttrain_verl.problem import InputError, Problem, exit_code
@@ -50,20 +49,23 @@ def template_of(name: str) -> cards.Template:
     return render
 
 
+def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of OPTIONS, and the words that are for the mix. Raises InputError."""
+    ours = [word for word in words if word.partition("=")[0] in OPTIONS]
+    given, problems = options.read("inspect", ours, OPTIONS)
+    if not (given["rows"].isdecimal() and given["seed"].isdecimal() and int(given["rows"])):
+        problems.append(Problem("rows and seed are numbers, rows at least 1", "write rows=5"))
+    problems += options.output("posttrain.out", given["posttrain.out"])
+    if problems:
+        raise InputError("the command line cannot be read", problems)
+    return given, [word for word in words if word not in ours]
+
+
 def run(words: list[str], *, approve: bool = False, who: str = "") -> int:
     """The verb without its command line. Raises InputError."""
-    options = dict(OPTIONS)
-    rest = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in options:
-            options[key] = value
-        else:
-            rest.append(word)
-    if not (options["rows"].isdecimal() and options["seed"].isdecimal() and int(options["rows"])):
-        raise InputError(
-            "the command line cannot be read", [Problem("rows and seed are numbers, rows at least 1", "write rows=5")]
-        )
+    given, rest = read_arguments(words)
+    if "=" in who:
+        raise InputError("the command line cannot be read", [Problem(f"--who {who} is no name", "--who NAME")])
     choice = choose(rest)
     try:
         manifest = data_prep.read_manifest(choice.folder)
@@ -72,9 +74,9 @@ def run(words: list[str], *, approve: bool = False, who: str = "") -> int:
         raise InputError(
             "there is nothing to look at", [Problem(p.where + " " + p.what, remedy) for p in error.problems]
         ) from None
-    drawn = cards.draw(choice.folder, int(options["rows"]), int(options["seed"]), template_of(options["base_model"]))
-    target = Path(options["posttrain.out"] or choice.folder / "inspection.html")
-    _show(choice.folder, target, drawn, manifest, options["base_model"])
+    drawn = cards.draw(choice.folder, int(given["rows"]), int(given["seed"]), template_of(given["base_model"]))
+    target = Path(given["posttrain.out"] or choice.folder / "inspection.html").expanduser()
+    _show(choice.folder, target, drawn, manifest, given["base_model"])
     if approve:
         _approve(choice.folder, manifest, who or getpass.getuser(), len(drawn))
     return 0
@@ -84,6 +86,7 @@ def _show(folder: Path, target: Path, drawn: list[cards.Card], manifest: dict[st
     dropped = cards.dropped(folder, per_reason=20)
     console = stdout()
     terminal.show(console, drawn, manifest, {reason: rows[:3] for reason, rows in dropped.items()})
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page.page(drawn, manifest, dropped, cards.histograms(folder), model), encoding="utf-8")
     flagged = sum(bool(card.flags) for card in drawn)
     console.print(f"{len(drawn)} rows shown, {flagged} with flags; page: {target}", highlight=False, soft_wrap=True)
@@ -102,9 +105,7 @@ def _approve(folder: Path, manifest: dict[str, Any], who: str, rows: int) -> Non
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.inspect", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser = options.parser("inspect", __doc__)
     parser.add_argument("--approve", action="store_true", help="record in the manifest that this data was looked at")
     parser.add_argument("--who", default="", help="the name to record (default: the login name)")
     given = parser.parse_intermixed_args()

@@ -2,6 +2,9 @@
 
 Composes VeRL's config, says what the hardware changed, prepares the embedded model and data where they are missing, checks
 everything that can be checked, and runs VeRL on Ray. Everything the run knows lies in its run folder.
+
+`launch run=NAME [key=value ...]` goes on with a run from its last whole checkpoint; `-m key=a,b` runs a sweep.
+Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -168,7 +171,7 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
-    if any(word.startswith("run=") for word in sys.argv[1:]):
+    if any(word.startswith("run=") for word in sys.argv) and not {"-h", "--help"} & set(sys.argv):
         return exit_code(lambda: go_on(sys.argv[1:]))
     return cli.run(launch_words, sys.argv[1:], flags=("dry_run",))
 

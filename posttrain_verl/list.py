@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -10,16 +9,17 @@ from pathlib import Path
 
 from rich.table import Table
 
+from posttrain_verl import options
 from posttrain_verl.console import stdout
-from posttrain_verl.problem import InputError
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.run import named
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.metrics import duration
 
 
-def runs(runs_dir: str | Path) -> list[RunFolder]:
-    """Every run below `runs_dir`, the newest first."""
-    found = [RunFolder(config.parent) for config in Path(runs_dir).expanduser().absolute().glob("*/*/config.yaml")]
+def runs(home: Path) -> list[RunFolder]:
+    """Every run below `home`, the newest first."""
+    found = [RunFolder(config.parent) for config in home.absolute().glob("*/*/config.yaml")]
     return sorted(found, key=lambda folder: folder.read_status().started, reverse=True)
 
 
@@ -34,22 +34,28 @@ def table(folders: list[RunFolder], now: float) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m posttrain_verl.list", description="the runs of a folder, newest first"
-    )
-    parser.add_argument("words", nargs="*", metavar="posttrain.runs_dir=DIR")
-    parser.add_argument("--json", action="store_true")
+    """The verb."""
+    parser = options.parser("list", __doc__)
+    parser.add_argument("--json", action="store_true", help="status.json of each, and the state as it is")
     arguments = parser.parse_intermixed_args()
-    try:
-        words = named.read(arguments.words, ("posttrain.runs_dir",))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    found = runs(words.get("posttrain.runs_dir", "runs"))
-    if arguments.json:
+    return exit_code(lambda: show(arguments.words, arguments.json), arguments.json)
+
+
+def show(words: list[str], as_json: bool) -> int:
+    """The verb without its command line. Raises InputError."""
+    given, problems = options.read("list", words, {"posttrain.runs_dir": "runs"})
+    home = Path(given["posttrain.runs_dir"]).expanduser()
+    if words and not home.is_dir():
+        problems.append(Problem(f"{home} is no folder", "name the folder of the runs: posttrain.runs_dir=runs"))
+    if problems:
+        raise InputError("the command line cannot be read", problems)
+    found = runs(home)
+    if as_json:
         print(json.dumps([json.loads(named.as_json(folder, ask=False)) for folder in found], indent=2))
-    else:
+    elif found:
         stdout().print(table(found, time.time()))
+    else:
+        print(f"no runs in {home.absolute()}")
     return 0
 
 

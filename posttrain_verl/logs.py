@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from posttrain_verl import options
 from posttrain_verl.run import named
 from posttrain_verl.run.folder import RUNNING, RunFolder
 from posttrain_verl.run.logtail import follow, last_lines
@@ -42,10 +43,13 @@ def _ended(folder: RunFolder) -> Iterator[bool]:
         yield named.state_of(folder)[0] != RUNNING
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
+def main() -> int:
+    """The verb."""
+    parser = options.parser("logs", __doc__)
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, until the run ends")
     parser.add_argument("-n", "--lines", type=int, default=50, help="so many of the last lines (50)")
+    return named.main("logs", parser, show)
 
 
 if __name__ == "__main__":
-    sys.exit(named.verb(show, "posttrain_verl.logs", "the log of a run", _add))
+    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,13 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from posttrain_verl import paths
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, one_of
 
 OUR_GROUPS = ("recipe", "base_model", "mix", "hardware", "cluster", "watch")
+NOT_HERE = {
+    "eval": "python -m posttrain_verl.evaluate takes it",
+    "pipeline": "python -m posttrain_verl.pipeline recipe=NAME",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ def read(words: list[str], sweep: bool = False) -> Overrides:
     rewritten = [part for word in words for part in rewrite(word)]
     parsed = _parse(rewritten, sweep)
     named = [(o.key_or_group, value) for o in parsed if _is_group_key(o.key_or_group) for value in _values(o)]
-    _check_options(named)
     keys = frozenset(o.key_or_group for o in parsed if not _is_group_key(o.key_or_group))
+    _check_options(named, keys)
     return Overrides(rewritten, dict(named), keys)
 
 
@@ -74,18 +77,18 @@ def names(group: str) -> list[str]:
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
-def nearest(word: str, known: list[str]) -> str | None:
-    """The nearest of the known words, if one is near."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
-
-
 def recipe_folders() -> list[Path]:
     """Where recipes are looked for; the first wins."""
     return [Path.cwd() / "recipes", paths.recipes_dir()]
 
 
 def _is_path(value: str) -> bool:
-    return "," not in value and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
+    """Whether a value of `base_model=` is a folder's path; several values, or none, are no path."""
+    return (
+        bool(value)
+        and "," not in value
+        and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
+    )
 
 
 def quoted(text: str) -> str:
@@ -109,11 +112,17 @@ def _values(override: Override) -> list[str]:
 def _parse(words: list[str], sweep: bool) -> list[Override]:
     parser, parsed, problems = OverridesParser.create(), [], []
     for word in words:
+        if "=" not in word and not word.startswith("~"):
+            problems.append(Problem(f"'{word}' is no key=value", "write key=value"))
+            continue
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            problems.append(Problem(f"'{word}' is no override: {str(error).splitlines()[0]}", "write key=value"))
+            what = f"'{word.lstrip('+')}' cannot be read: {str(error).splitlines()[0]}"
+            problems.append(Problem(what, "write key=value; what holds , [ ] { } or quotes is quoted: 'key=\"a,b\"'"))
             continue
+        if override.key_or_group in NOT_HERE:
+            problems.append(Problem(f"'{word.lstrip('+')}' is not for this verb", NOT_HERE[override.key_or_group]))
         if override.is_sweep_override() and not sweep:
             several = f"'{word.lstrip('+')}' names several values"
             problems.append(Problem(several, "add --multirun for a run each, or quote a value with a comma"))
@@ -128,19 +137,15 @@ def _parse(words: list[str], sweep: bool) -> list[Override]:
     return parsed
 
 
-def _check_options(named: list[tuple[str, str]]) -> None:
-    """Every option of our groups must exist, and a recipe must be named."""
+def _check_options(named: list[tuple[str, str]], keys: frozenset[str]) -> None:
+    """Every option of our groups must exist, a recipe must be named, and an address is that of a Ray cluster."""
     problems = []
+    if "posttrain.cluster.address" in keys and ("cluster", "ray") not in named:
+        problems.append(Problem("address= is that of a Ray cluster", "add cluster=ray"))
     if "recipe" not in dict(named):
         problems.append(Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(names('recipe'))}"))
     for group, name in named:
         if group in OUR_GROUPS and name not in (known := names(group)):
-            problems.append(_unknown_option(group, name, known))
+            problems.append(Problem(f"{group}={name} is unknown", one_of(name, known, f"{group}=")))
     if problems:
         raise InputError("nothing to launch", problems)
-
-
-def _unknown_option(group: str, name: str, known: list[str]) -> Problem:
-    near = nearest(name, known)
-    hint = f"did you mean {group}={near}? " if near else ""
-    return Problem(f"{group}={name} is unknown", f"{hint}there are: {', '.join(known)}")

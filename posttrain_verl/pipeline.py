@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from posttrain_verl import options, preflight
 from posttrain_verl.console import stdout
 from posttrain_verl.cpu import zygote
 from posttrain_verl.evaluation import comparison
@@ -30,7 +30,7 @@ from posttrain_verl.pipelines import spec as specs
 from posttrain_verl.pipelines import stages
 from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.stages import Pipeline
-from posttrain_verl.problem import exit_code
+from posttrain_verl.problem import InputError, exit_code
 from posttrain_verl.run import environment
 from posttrain_verl.statistics import Share
 
@@ -43,9 +43,13 @@ def run(spec: specs.Spec) -> Path:
     """
     runs = Path(specs.value_of(spec.words.get("all", []), "posttrain.runs_dir", "runs")).expanduser().absolute()
     spec.words["all"] = [word for word in spec.words.get("all", []) if not word.startswith("posttrain.runs_dir=")]
+    if problems := options.folder("posttrain.runs_dir", str(runs)):
+        raise InputError(specs.TITLE, problems)
     home = runs / "pipeline" / spec.name / spec.id
-    home.mkdir(parents=True, exist_ok=True)
     it = Pipeline(spec, home, Journal(home, {"name": spec.name, "id": spec.id}), say)
+    for composed in map(it.composed, ("sft", "rl")):  # a mistake in a word for RL should not show when SFT is done
+        preflight.require(preflight.keys.check(composed), composed)
+    home.mkdir(parents=True, exist_ok=True)
     with warm(it):
         for name, stage in stages.of(spec):
             say(f"== {name}")
@@ -95,10 +99,7 @@ def table(results: dict[str, Result]) -> Table:
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.pipeline", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    words = parser.parse_args().words
+    words = options.parser("pipeline", __doc__).parse_args().words
     return exit_code(lambda: run_and_show(specs.read(words)), goes_on="the same command goes on from there")
 
 

@@ -1,6 +1,6 @@
 """Build the data of a mix: `python -m posttrain_verl.prep mix=NAME [limit=200] [posttrain.data_dir=DIR] [key=value]`.
 
-`mix=` is a name of conf/mix or the path of a yaml file. Keys are those of the mix (`seed=3`,
+`mix=` is a name of conf/mix or the path of a yaml file (without it: embedded). Keys are those of the mix (`seed=3`,
 `splits.rl_train.rows=500`, also under `posttrain.mix.`); `budget=N` makes all splits together N rows.
 The result lies in `<data_dir>/<name of the mix>/`, with manifest.json written last. A finished build of the same mix
 is not made again, unless with --force. --verify reads every byte of a finished build against its manifest.
@@ -9,7 +9,6 @@ Exit codes: 0 done, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import data_prep
-from posttrain_verl import paths
-from posttrain_verl.problem import InputError, Problem, exit_code
+from posttrain_verl import options, paths
+from posttrain_verl.problem import InputError, Problem, exit_code, one_of
+
+PLACE = {"mix": "embedded", "posttrain.data_dir": "data"}  # what is no key of the mix itself
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,17 @@ class MixChoice:
 
 
 def choose(words: list[str]) -> MixChoice:
-    """The mix that `mix=NAME key=value ...` stands for. Raises InputError."""
-    asked = {"mix": "embedded", "posttrain.data_dir": "data"}
-    keys = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise InputError(
-                "the command line cannot be read", [Problem(f"{word!r} is no key=value", "write mix=NAME")]
-            )
-        if key in asked:
-            asked[key] = value
-        else:
-            keys.append(f"{key.removeprefix('posttrain.mix.').removeprefix('mix.')}={value}")
+    """The mix that `mix=NAME key=value ...` stands for. Raises InputError, also for a key that no mix has."""
+    ours = [word for word in words if word.partition("=")[0] in PLACE]
+    asked, problems = options.read("prep", ours, PLACE)
+    keys = [word.removeprefix("posttrain.").removeprefix("mix.") for word in words if word not in ours]
+    problems += [Problem(f"'{word}' is no key=value", "write mix=NAME") for word in keys if "=" not in word]
+    problems += options.folder("posttrain.data_dir", asked["posttrain.data_dir"])
+    if problems:
+        raise InputError("the command line cannot be read", problems)
     config = _load(_file(asked["mix"]), keys)
+    with told(f"mix {config['name']!r} cannot be read"):
+        data_prep.parse(config)
     return MixChoice(config, Path(asked["posttrain.data_dir"]).expanduser() / str(config["name"]))
 
 
@@ -60,10 +58,9 @@ def _file(name: str) -> Path:
         return given
     file = paths.conf_dir() / "mix" / f"{name}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(each.stem for each in file.parent.glob("*.yaml")))
-        raise InputError(
-            f"there is no mix {name!r}", [Problem(f"{file} is missing", f"known mixes: {known}; or give mix=FILE.yaml")]
-        )
+        known = sorted(each.stem for each in file.parent.glob("*.yaml"))
+        what = f"mix={name} is neither a mix of conf/mix nor a yaml file"
+        raise InputError("there is no such mix", [Problem(what, one_of(name, known, "mix="))])
     return file
 
 
@@ -72,9 +69,8 @@ def _load(file: Path, keys: list[str]) -> dict[str, Any]:
         config = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist(keys))
         plain = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise InputError(
-            f"the mix {file.name} cannot be read", [Problem(" ".join(str(error).split())[:300], "correct the yaml")]
-        ) from None
+        what = " ".join(str(error).split())[:300]
+        raise InputError(f"the mix {file.name} cannot be read", [Problem(what, "correct the yaml")]) from None
     if not isinstance(plain, dict):
         raise InputError(f"the mix {file.name} cannot be read", [Problem("it is no mapping", "write key: value lines")])
     return {"name": file.stem, **{str(key): value for key, value in plain.items()}}
@@ -131,9 +127,7 @@ def run(words: list[str], *, verify: bool = False, force: bool = False, as_json:
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.prep", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser = options.parser("prep", __doc__)
     parser.add_argument("--verify", action="store_true", help="check a finished build against its manifest")
     parser.add_argument("--force", action="store_true", help="build again what is already there")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")

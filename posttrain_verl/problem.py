@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ def warning(what: str, remedy: str = "") -> Problem:
 def blocking(found: Sequence[Problem]) -> list[Problem]:
     """Those that keep something from starting."""
     return [problem for problem in found if problem.level == "problem"]
+
+
+def one_of(word: str, known: Sequence[str], key: str = "") -> str:
+    """The remedy for a name that is unknown: the nearest one, if one is near, with `key` before it, and all there are."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"{f'did you mean {key}{near[0]}? ' if near else ''}there are: {', '.join(known)}"
 
 
 class InputError(Exception):

@@ -8,7 +8,6 @@ Exit codes: 0 done, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -39,6 +38,7 @@ def read_arguments(words: list[str]) -> dict[str, str]:
         problems.append(Problem("run= is missing", "add run=ID, or run=FOLDER"))
     if not given["rollouts"].isdecimal():
         problems.append(Problem(f"rollouts={given['rollouts']} is no number", "write rollouts=100000"))
+    problems += options.output("posttrain.out", given["posttrain.out"])
     if problems:
         raise InputError("nothing to report", problems)
     return given
@@ -72,10 +72,7 @@ def run(words: list[str]) -> int:
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.report", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    words = parser.parse_args().words
+    words = options.parser("report", __doc__).parse_args().words
     return exit_code(lambda: run(words))
 
 

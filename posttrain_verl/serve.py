@@ -7,7 +7,6 @@ Exit codes: 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from posttrain_verl import options
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.reporting.app import application
 
 HOST = "127.0.0.1"
@@ -60,15 +59,14 @@ def bound(port: int) -> socket.socket:
 
 def main() -> int:
     """The verb."""
-    parser = argparse.ArgumentParser(prog="python -m posttrain_verl.serve", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("words", nargs="*", metavar="key=value")
-    try:
-        home, port = read_arguments(parser.parse_args().words)
-        listener = bound(port)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    words = options.parser("serve", __doc__).parse_args().words
+    return exit_code(lambda: run(words))
+
+
+def run(words: list[str]) -> int:
+    """The verb without its command line; ends with Ctrl-C. Raises InputError."""
+    home, port = read_arguments(words)
+    listener = bound(port)
     print(f"runs in {home}: http://{HOST}:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(application(home), log_level="warning"))
     with suppress(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 
+from posttrain_verl import options
 from posttrain_verl.run import named
 from posttrain_verl.run.folder import RUNNING, RunFolder
 from posttrain_verl.run.logtail import last_lines
@@ -25,13 +26,11 @@ def lines(folder: RunFolder, now: float) -> list[str]:
     shown = [f"{folder.path}", f"{state}{f': {status.why}' if status.why else ''}"]
     if state == RUNNING:
         stage = status.stage or "starting"
-        shown.append(
-            f"{stage}, for {duration(now - status.started)} (attempt {status.attempt}, pid {status.supervisor})"
-        )
+        since = duration(now - status.started)
+        shown.append(f"{stage}, for {since} (attempt {status.attempt}, pid {status.supervisor})")
     elif state == named.LOST:
-        shown.append(
-            f"its supervisor (pid {status.supervisor}) is gone; python -m posttrain_verl.launch run={folder.path}"
-        )
+        goes_on = f"python -m posttrain_verl.launch run={folder.path} goes on with it"
+        shown.append(f"its supervisor (pid {status.supervisor}) is gone; {goes_on}")
     elif status.ended:
         shown.append(f"ended {duration(now - status.ended)} ago, after {duration(status.ended - status.started)}")
     if status.last_step is not None:
@@ -52,9 +51,12 @@ def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
+def main() -> int:
+    """The verb."""
+    parser = options.parser("status", __doc__)
     parser.add_argument("--json", action="store_true", help="status.json and the state as it is")
+    return named.main("status", parser, show)
 
 
 if __name__ == "__main__":
-    sys.exit(named.verb(show, "posttrain_verl.status", "what a run does, or how it ended", _add))
+    sys.exit(main())

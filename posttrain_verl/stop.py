@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 
+from posttrain_verl import options
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import named, processes, record
 from posttrain_verl.run.folder import RunFolder
@@ -56,5 +57,10 @@ def _ask(known: Record) -> None:
         time.sleep(0.1)
 
 
+def main() -> int:
+    """The verb."""
+    return named.main("stop", options.parser("stop", __doc__), stop)
+
+
 if __name__ == "__main__":
-    sys.exit(named.verb(stop, "posttrain_verl.stop", "end a run and all its processes"))
+    sys.exit(main())

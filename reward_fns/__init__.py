@@ -38,6 +38,9 @@ for _pattern in ("*mbpp*", "*human*eval*", "*apps*", "*taco*", "*code*"):
 for _pattern in ("*math*", "*aime*", "*amc*", "*olympiad*", "*minerva*"):
     register(_pattern, grade_math)
 
+# What the values of options may be.
+VALUES = {"mode": ("strict", "flexible"), "evaluated": (True, False), "partial": (True, False)}
+NUMBERS = ("limit", "memory_mb")
 VERL_EXTRAS = {"reward_router_address", "reward_model_tokenizer"}  # for reward models; no verifier needs them
 
 # Threads that wait on worker processes; they hold no CPU. Sized for VeRL's default of a few hundred calls in flight.
@@ -57,7 +60,8 @@ def grade(
 
     `options` go to the graders that know them and override the source's registered defaults: `mode`, `evaluated`,
     `limit` (math), `partial`, `limit`, `memory_mb`, `workers`, `sandbox_url`, `packages` (code). A bad completion never raises.
-    Raises UnknownSource, and ValueError for an option that no grader has or a gold answer that is none."""
+    Raises UnknownSource, and ValueError for an option that no grader has, a value that it cannot have, or a gold answer that
+    is none."""
     grader, defaults = resolve(data_source)
     return shape(
         grader(solution_str, ground_truth, extra_info, **{**defaults, **known_options(grader, options)}),
@@ -71,6 +75,11 @@ def known_options(grader: Grader, options: dict[str, object]) -> dict[str, objec
     known = {name for each in (grader, grade_math, grade_code) for name in parameters(each)}
     if unknown := set(options) - known - VERL_EXTRAS:
         raise ValueError(f"no reward has the options {sorted(unknown)}; there are: {', '.join(sorted(known))}")
+    for name, value in options.items():
+        if name in VALUES and value not in VALUES[name]:
+            raise ValueError(f"{name} is {value!r}, and not one of {', '.join(map(str, VALUES[name]))}")
+        if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise ValueError(f"{name} is {value!r}, and no number above 0")
     return {name: value for name, value in options.items() if name in parameters(grader)}
 
 

@@ -5,14 +5,12 @@ the test that `documented` names. Optional words in brackets are left out.
 import importlib
 import json
 import re
-import runpy
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +29,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "reporting")]
 import made_runs  # noqa: E402
 import made_texts  # noqa: E402
 from documented import WAYS, Elsewhere, Here, Way  # noqa: E402
+from verbs import run  # noqa: E402
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.yaml")]
 COMMAND = re.compile(r"python -m posttrain_verl\.([a-z_]+)((?:\\\n|[^`#|\n])*)")
@@ -104,8 +103,8 @@ RUN_HERE = {name: way for name in COMMANDS for way in ways_of(name) if isinstanc
 def place(tmp_path_factory):
     """A folder to work in, with two runs, evaluations and completions as the documents name them."""
     folder = tmp_path_factory.mktemp("place")
-    for run in ("20260731-090000", "20260801-120000"):
-        made = made_runs.grpo(folder / "runs" / "math_grpo" / run, steps=4, prompts=1)
+    for run_id in ("20260731-090000", "20260801-120000"):
+        made = made_runs.grpo(folder / "runs" / "math_grpo" / run_id, steps=4, prompts=1)
         (made / "log.txt").write_text("the last line\n")
     for number, name in enumerate(("A", "B", "base.json", "trained.json", "runs/eval/smollm2_135m-1/base-embedded.json",
                                    "runs/demo_grpo/1/eval/grpo-embedded.json")):  # fmt: skip
@@ -127,20 +126,6 @@ def test_a_command_is_run(name, place, monkeypatch, capsys):
     code, printed = serve(place) if verb == "serve" else (run(verb, words, place, monkeypatch), capsys.readouterr())
     said = " ".join(re.sub(r"\s+", " ", part) for part in printed)
     assert (code, way.says in said) == (way.code, True), said[-3000:]
-
-
-def run(verb: str, words: list[str], folder: Path, monkeypatch) -> int:
-    """The exit code of `python -m posttrain_verl.<verb> <words>`."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [verb, *words])
-    monkeypatch.setenv("COLUMNS", "300")
-    before = signal.getsignal(signal.SIGTERM)  # which `launch` replaces
-    try:
-        with pytest.raises(SystemExit) as ended, warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            runpy.run_module(f"posttrain_verl.{verb}", run_name="__main__")  # warns where a test has imported it before
-        return int(ended.value.code or 0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def serve(folder: Path) -> tuple[int, tuple[str, str]]:

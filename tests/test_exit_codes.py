@@ -50,5 +50,17 @@ def test_a_bug_keeps_its_traceback():
 def test_the_last_word_of_an_option_counts_and_others_are_told():
     given, problems = options.read("serve", ["port=1", "port=2", "prt=3", "x"], {"port": "0", "run": "a"})
     assert given == {"port": "2", "run": "a"}
-    assert [problem.what for problem in problems] == ["prt=3 is no option of serve", "x is no option of serve"]
-    assert problems[0].remedy == "it takes port=, run="
+    assert [problem.what for problem in problems] == ["'prt=3' is no option of serve", "'x' is no option of serve"]
+    assert problems[0].remedy == "did you mean port=? there are: port=, run="
+
+
+def test_an_empty_value_is_told_where_there_is_a_default():
+    _, problems = options.read("serve", ["port=", "run="], {"port": "0", "run": ""})
+    assert [problem.what for problem in problems] == ["port= has no value"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    assert not options.output("out", "") and not options.output("out", str(tmp_path / "new" / "a.json"))
+    assert "is a folder" in options.output("out", str(tmp_path))[0].what
+    assert f"{tmp_path}/file is a file" in options.output("out", str(tmp_path / "file" / "a.json"))[0].what

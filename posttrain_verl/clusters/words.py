@@ -13,7 +13,7 @@ from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError, Problem
 
 _OF_THE_PLACE = ("cluster", "address", "posttrain.cluster", "posttrain.runs_dir", "posttrain.run_id",
-                 "posttrain.detach", "posttrain.out")  # fmt: skip
+                 "posttrain.detach")  # fmt: skip
 
 
 def there(composed: Composed, run_id: str, replaced: dict[str, str]) -> list[str]:

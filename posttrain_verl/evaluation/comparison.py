@@ -72,6 +72,10 @@ def find(word: str, runs_dir: str = "runs") -> list[Path]:
     given = Path(word).expanduser()
     if given.is_file():
         return [given]
+    if given.suffix == ".json":
+        raise InputError(
+            "nothing to compare", [Problem(f"{word} is no file", "name files of results, folders, or runs")]
+        )
     folder = given if given.is_dir() else RunFolder.find(word, runs_dir).path
     is_run = (folder / "config.yaml").is_file()
     files = list((folder / "eval").glob("*.json")) or ([] if is_run else list(folder.glob("*.json")))

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from posttrain_verl import base_models, overrides, paths
+from posttrain_verl import base_models, options, overrides, paths
 from posttrain_verl.evaluation import questions
 from posttrain_verl.evaluation.engine import has_chat_template
 from posttrain_verl.evaluation.questions import EvalSet, Report
 from posttrain_verl.evaluation.result import SamplingFields
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, one_of
 from posttrain_verl.run.folder import RunFolder
 
 SAMPLING: SamplingFields = {"temperature": 0.0, "top_p": 1.0, "k": 1, "max_tokens": 1024, "seed": 0}
@@ -63,12 +61,13 @@ def read(words: list[str], report: Report = print) -> Job:
     Raises:
         InputError: with every problem of the words; or the model, the run or the set is not there.
     """
-    given, keys = _words(words)
+    given, keys = read_words(words)
     if given.get("run"):
         model, label, folder = _of_run(given["run"], given.get("posttrain.runs_dir", "runs"))
     else:
         model = _of_name(given["base_model"], report)
         label, folder = "base", Path(given.get("posttrain.runs_dir", "runs")) / "eval" / Path(model).name
+    template = _template(model, given)
     chosen = questions.choose(given["eval"], Path(given.get("posttrain.data_dir", "data")).expanduser(), keys, report)
     label = given.get("label", label)
     out = Path(given.get("posttrain.out") or folder / f"{label}-{chosen.name}.json").expanduser()
@@ -77,10 +76,10 @@ def read(words: list[str], report: Report = print) -> Job:
         what = f"k={sampling['k']} with temperature=0 would draw the same answer {sampling['k']} times"
         raise InputError("nothing to sample", [Problem(what, "add temperature=0.8, or leave k out")])
     return Job(model, label, chosen, out, sampling, given.get("stratify", chosen.stratify), given.get("rows"),
-               given.get("seconds"), given.get("replicas"), given.get("tensor_parallel", 1), _template(model, given))  # fmt: skip
+               given.get("seconds"), given.get("replicas"), given.get("tensor_parallel", 1), template)  # fmt: skip
 
 
-def _words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The words by their keys, and those that replace keys of the set."""
     given: dict[str, Any] = {}
     keys: dict[str, Any] = {}
@@ -88,24 +87,28 @@ def _words(words: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key.startswith(BELOW):
-            keys[key] = _yaml(value)
+            keys[key] = options.plain(value)
         elif equals and key in KINDS:
             given[key] = _typed(key, value, problems)
         else:
-            near = overrides.nearest(key, list(KINDS))
-            problems.append(Problem(f"{word!r} is no option", f"did you mean {near}=?" if near else "write key=value"))
+            known = [f"{key}=" for key in KINDS]
+            problems.append(Problem(f"'{word}' is no option of evaluate", one_of(f"{key}=", known)))
     if given.get("path"):
         keys["path"] = given["path"]
     if ("run" in given) == ("base_model" in given):
         problems.append(Problem("one of base_model= and run= is needed", "add base_model=NAME or FOLDER, or run=ID"))
     if "eval" not in given:
         problems.append(Problem("eval= is missing", f"add eval=FILE.parquet, or one of {', '.join(questions.names())}"))
+    problems += options.output("posttrain.out", given.get("posttrain.out") or "")
     if problems:
         raise InputError("nothing to evaluate", problems)
     return given, keys
 
 
 def _typed(key: str, value: str, problems: list[Problem]) -> Any:
+    if not value:
+        problems.append(Problem(f"{key}= has no value", "leave it out, or give one"))
+        return None
     try:
         found = KINDS[key](value)
     except ValueError:
@@ -114,13 +117,6 @@ def _typed(key: str, value: str, problems: list[Problem]) -> Any:
     if key in LEAST and found < LEAST[key]:
         problems.append(Problem(f"{key}={value} is too small", f"at least {LEAST[key]}"))
     return found
-
-
-def _yaml(value: str) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.create(f"it: {value}"))["it"]  # type: ignore[call-overload,index]
-    except (YAMLError, OmegaConfBaseException):
-        return value
 
 
 def _of_run(name: str, runs_dir: str) -> tuple[str, str, Path]:
@@ -144,11 +140,8 @@ def _of_name(name: str, report: Report) -> str:
         return str(base_models.ensure(name, report))
     file = paths.conf_dir() / "base_model" / f"{name}.yaml"
     if "/" in name or not file.is_file() or name == "folder":
-        known = overrides.names("base_model")
-        near = overrides.nearest(name, known)
         what = f"{name} is neither a folder nor a model of conf/base_model"
-        hint = f"did you mean {near}? " if near else ""
-        raise InputError("nothing to evaluate", [Problem(what, f"{hint}there are: {', '.join(known)}")])
+        raise InputError("nothing to evaluate", [Problem(what, one_of(name, overrides.names("base_model")))])
     return str(OmegaConf.load(file).path)
 
 

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 import data_prep
 import reward_fns
 from posttrain_verl import paths, prep
-from posttrain_verl.overrides import nearest
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, one_of
 
 Report = Callable[[str], object]
 COLUMNS = ("prompt", "data_source", "reward_model")
@@ -64,11 +63,8 @@ def choose(word: str, data_dir: Path, keys: dict[str, Any] | None = None, report
     if word.endswith(".parquet"):
         return _parquet(Path(word).expanduser())
     if word not in names():
-        near = nearest(word, names())
-        hint = f"did you mean {near}? " if near else ""
-        raise InputError("nothing to evaluate", [
-            Problem(f"eval={word} is no set of conf/eval", f"{hint}there are: {', '.join(names())}; or FILE.parquet")
-        ])  # fmt: skip
+        what = f"eval={word} is no set of conf/eval"
+        raise InputError("nothing to evaluate", [Problem(what, f"{one_of(word, names())}; or FILE.parquet")])
     config = load(word, keys or {})
     file = _mix(config, data_dir) if "mix" in config else _built(config, data_dir, report)
     return EvalSet(word, file, config.get("sampling", {}), config.get("stratify"))

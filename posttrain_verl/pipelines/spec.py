@@ -9,9 +9,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from posttrain_verl import paths
+from posttrain_verl import options, paths
+from posttrain_verl.evaluation.job import KINDS
 from posttrain_verl.pipelines.plateau import Plateau
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError, Problem, one_of
 
 TITLE = "no pipeline"
 TEST = "test"  # in `evals`: the test split of the mix that was trained on
@@ -52,11 +53,11 @@ def read(words: list[str]) -> Spec:
     """
     own, given = _sorted(words)
     if own.get("recipe") not in names():
-        what = f"recipe={own['recipe']} is no pipeline" if "recipe" in own else "recipe= is missing"
-        raise InputError(TITLE, [Problem(what, f"there are: {', '.join(names())} (files of conf/pipeline)")])
-    shipped = cast(
-        dict[str, Any], OmegaConf.to_container(_load(paths.conf_dir() / "pipeline" / f"{own['recipe']}.yaml"))
-    )
+        what = f"recipe={own['recipe']} is no pipeline" if own.get("recipe") else "no pipeline is named"
+        remedy = f"recipe=NAME, a file of conf/pipeline; {one_of(str(own.get('recipe')), names(), 'recipe=')}"
+        raise InputError(TITLE, [Problem(what, remedy)])
+    file = paths.conf_dir() / "pipeline" / f"{own['recipe']}.yaml"
+    shipped = cast(dict[str, Any], OmegaConf.to_container(_load(file)))
     for stage, more in (shipped.pop("words", None) or {}).items():
         given[stage] = [*more, *given.get(stage, [])]
     chosen = {key: own[key] for key in SETTINGS if key in own}
@@ -84,13 +85,22 @@ def _sorted(words: list[str]) -> tuple[dict[str, Any], dict[str, list[str]]]:
         if not equals:
             problems.append(Problem(f"'{word}' is no key=value", "write key=value, or sft:key=value for one stage"))
         elif key in (*OWN, *SETTINGS, *RULE):
-            own[key] = OmegaConf.from_dotlist([f"it={value}"]).it
+            own[key] = options.plain(value)
         elif colon and stage in STAGES:
             given.setdefault(stage, []).append(rest)
         else:
             given.setdefault("all", []).append(word)
     if "seed" in own and not isinstance(own["seed"], int):
         problems.append(Problem(f"seed={own['seed']} is no whole number", "seed=1"))
+    problems += [Problem(f"{key}={own[key]} is neither true nor false", f"{key}=true, or {key}=false")
+                 for key in SETTINGS if not isinstance(own.get(key, True), bool)]  # fmt: skip
+    if "/" in str(own.get("id")):
+        problems.append(Problem(f"id={own['id']} is no name", "posttrain.runs_dir moves the folder"))
+    for word in given.get("evaluate", []):  # which would be read when all is trained
+        if word.partition("=")[0] not in KINDS:
+            problems.append(
+                Problem(f"'evaluate:{word}' is no option of evaluate", one_of(word.partition("=")[0], list(KINDS)))
+            )
     if problems:
         raise InputError(TITLE, problems)
     return own, given

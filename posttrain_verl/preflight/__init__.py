@@ -8,7 +8,6 @@ from omegaconf import ListConfig
 
 from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
-from posttrain_verl.overrides import nearest
 from posttrain_verl.preflight import (
     attention,
     batch,
@@ -31,7 +30,7 @@ from posttrain_verl.preflight import (
     values,
 )
 from posttrain_verl.preflight.report import Check, Report, Verdict, look
-from posttrain_verl.problem import InputError, Problem, blocking
+from posttrain_verl.problem import InputError, Problem, blocking, one_of
 
 # The first two see to it that the others can read the tree.
 CHECKS: dict[str, Check] = {
@@ -105,8 +104,7 @@ def _unknown(names: list[str]) -> list[Problem]:
     problems = []
     for name in names:
         if name not in CHECKS:
-            hint = f"did you mean {near}? " if (near := nearest(name, list(CHECKS))) else ""
-            problems.append(Problem(f"posttrain.skip names no check {name}", f"{hint}there are: {', '.join(CHECKS)}"))
+            problems.append(Problem(f"posttrain.skip names no check {name}", one_of(name, list(CHECKS))))
         elif name == "shape":
             problems.append(Problem("posttrain.skip=[shape]: the other checks need it", "leave shape out of it"))
     return problems

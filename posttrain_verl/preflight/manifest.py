@@ -13,10 +13,10 @@ from data_prep import DataError, read_manifest
 from data_prep.manifest import FILE_NAME, config_digest, file_sha256
 from posttrain_verl import paths
 from posttrain_verl.compose import Composed
-from posttrain_verl.overrides import names, nearest
+from posttrain_verl.overrides import names
 from posttrain_verl.preflight import data
 from posttrain_verl.preflight.report import CannotTell
-from posttrain_verl.problem import Problem, warning
+from posttrain_verl.problem import Problem, one_of, warning
 
 
 def check(composed: Composed) -> list[Problem]:
@@ -85,9 +85,7 @@ def _unknown_evals(composed: Composed) -> Iterator[Problem]:
     known = names("eval")
     for name in _evals(composed):
         if known and name not in known:
-            hint = f"did you mean {near}? " if (near := nearest(name, known)) else ""
-            yield Problem(f"posttrain.evals names {name}, and there is no such evaluation",
-                          f"{hint}there are: {', '.join(known)}")  # fmt: skip
+            yield Problem(f"posttrain.evals names {name}, and there is no such evaluation", one_of(name, known))
 
 
 def _clean(name: str, manifest: Mapping[str, Any], overlap: Mapping[str, Any], folder: Path) -> list[Problem]:

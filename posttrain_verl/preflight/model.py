@@ -13,9 +13,9 @@ from typing import Any
 
 from posttrain_verl.base_models import built, is_embedded
 from posttrain_verl.compose import Composed
-from posttrain_verl.overrides import names, nearest
+from posttrain_verl.overrides import names
 from posttrain_verl.preflight import machine
-from posttrain_verl.problem import Problem
+from posttrain_verl.problem import Problem, one_of
 
 HUB_SECONDS = 2.0
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -123,9 +123,7 @@ def _ask_hub(name: str) -> list[Problem]:
 def check_folder(folder: Path) -> list[Problem]:
     """Problems of one Hugging Face folder."""
     if not folder.is_dir():
-        near = nearest(folder.name, names("base_model"))
-        hint = f"did you mean base_model={near}? " if near else ""
-        remedy = f"{hint}base_model takes a folder or one of: {', '.join(names('base_model'))}\n"
+        remedy = f"base_model takes a folder or a name; {one_of(folder.name, names('base_model'), 'base_model=')}\n"
         return [Problem(f"model folder {folder} does not exist", remedy + _HUB)]
     lacking = [
         f"no {name}"

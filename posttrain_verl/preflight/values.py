@@ -10,9 +10,8 @@ from functools import cache
 from typing import Any
 
 from posttrain_verl.compose import Composed
-from posttrain_verl.overrides import nearest
 from posttrain_verl.preflight import tree
-from posttrain_verl.problem import Problem
+from posttrain_verl.problem import Problem, one_of
 from posttrain_verl.verl_names import compared, listed, registered
 
 Names = Callable[[], tuple[str, ...]]
@@ -167,8 +166,7 @@ def _names(path: str, value: Any) -> Iterator[Problem]:
 
 def _unknown(path: str, word: Any, known: tuple[Any, ...]) -> Problem:
     names = [str(name) for name in known]
-    hint = f"did you mean {near}? " if (near := nearest(str(word), names)) else ""
-    return Problem(f"{path}={word} is none that VeRL accepts", f"{hint}there are: {', '.join(names)}")
+    return Problem(f"{path}={word} is none that VeRL accepts", one_of(str(word), names))
 
 
 def _compared(composed: Composed) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import time
@@ -65,9 +66,9 @@ class RunFolder:
         if (Path(name) / "config.yaml").is_file():
             return cls(Path(name).absolute())
         home = Path(runs_dir).expanduser().absolute()
-        named = [config.parent for config in [*home.glob(f"{name}/config.yaml"), *home.glob(f"*/{name}/config.yaml")]]
+        named = [run for run in (home / name, *home.glob(f"*/{glob.escape(name)}")) if (run / "config.yaml").is_file()]
         if not named:
-            named = sorted((config.parent for config in home.glob(f"{name}/*/config.yaml")), key=_written)[-1:]
+            named = sorted((config.parent for config in (home / name).glob("*/config.yaml")), key=_written)[-1:]
         if len(named) != 1:
             raise InputError("no such run", [_no_single_run(name, home, named)])
         return cls(named[0])

@@ -1,56 +1,44 @@
-"""The command line of the verbs on a run: `run=NAME [posttrain.runs_dir=DIR] [--flag]`."""
+"""The verbs on a run that is there: their command line, `run=NAME [posttrain.runs_dir=DIR] [--flag]`, and its state."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl import options
+from posttrain_verl.problem import InputError, Problem, exit_code
 from posttrain_verl.run import record
 from posttrain_verl.run.folder import RunFolder, Status
 
 LOST = "lost"  # status.json says that it runs, and nobody follows it any more
 
 
-def verb(work: Callable[[RunFolder, argparse.Namespace], int], module: str, about: str,
-         add: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> int:  # fmt: skip
+Work = Callable[[RunFolder, argparse.Namespace], int]
+
+
+def main(verb: str, parser: argparse.ArgumentParser, work: Work) -> int:
     """Read the words, find the run, do the work, and return the exit code."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
-    parser.add_argument(
-        "words", nargs="+", metavar="run=NAME", help="a folder, recipe/id, or id; posttrain.runs_dir=DIR"
-    )
-    add(parser)
-    arguments = parser.parse_intermixed_args(sys.argv[1:])
+    arguments = parser.parse_intermixed_args()
     try:
-        words = read(arguments.words)
-        return work(RunFolder.find(words["run"], words.get("posttrain.runs_dir", "runs")), arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return exit_code(lambda: work(find(verb, arguments.words), arguments), getattr(arguments, "json", False))
     except BrokenPipeError:  # what reads the output has seen enough
         return 0
 
 
-def read(words: list[str], known: tuple[str, ...] = ("run", "posttrain.runs_dir")) -> dict[str, str]:
-    """The words as a dict.
+def find(verb: str, words: list[str]) -> RunFolder:
+    """The run that the words name.
 
     Raises:
-        InputError: a word that is none of `known`, or no run.
+        InputError: a word that is no option, no run, or none of that name.
     """
-    pairs = dict(word.partition("=")[::2] for word in words)
-    problems = [
-        Problem(f"'{key}' is no word of this verb", f"there are: {', '.join(known)}") for key in pairs.keys() - known
-    ]
-    if "run" in known and not pairs.get("run"):
+    given, problems = options.read(verb, words, {"run": "", "posttrain.runs_dir": "runs"})
+    if not given["run"]:
         problems.append(Problem("no run is named", "add run=NAME; python -m posttrain_verl.list shows them"))
     if problems:
         raise InputError("the command line cannot be read", problems)
-    return pairs
+    return RunFolder.find(given["run"], given["posttrain.runs_dir"])
 
 
 def state_of(folder: RunFolder, ask: bool = True) -> tuple[str, Status]:

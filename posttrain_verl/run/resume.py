@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from posttrain_verl.overrides import OUR_GROUPS
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import record
 from posttrain_verl.run.checkpoints import Choice, choose
@@ -97,20 +100,31 @@ def read_words(words: list[str]) -> Words:
     Raises:
         InputError: a word is no key=value, or a key of ours that a resume cannot change.
     """
-    bad = [word for word in words if "=" not in word]
-    if bad:
-        raise InputError("the command line cannot be read", [Problem(f"'{word}' is no key=value") for word in bad])
-    given = OmegaConf.from_dotlist([word.lstrip("+") for word in words])
-    run = str(given.pop("run"))
+    named = [word.partition("=")[2] for word in words if word.startswith("run=")]
+    others = [word for word in words if not word.startswith("run=")]
+    problems = [
+        Problem(f"'{word}' is no key=value", "with run= it takes keys only") for word in others if "=" not in word
+    ]
+    if not (run := named[-1]):
+        problems.append(Problem("no run is named", "add run=NAME; python -m posttrain_verl.list shows them"))
+    if problems:
+        raise InputError("the command line cannot be read", problems)
+    given = _read_keys(others)
     ours = given.get("posttrain") or OmegaConf.create({})
     fixed = [str(key) for key in ours if key not in ("runs_dir", "detach", "watch")]
-    fixed += [
-        str(key) for key in given if key in ("recipe", "base_model", "mix", "hardware", "cluster", "watch", "eval")
-    ]
+    fixed += [str(key) for key in given if key in (*OUR_GROUPS, "eval")]
     if fixed:
         remedy = "what a run is stays as it was launched; launch a new one"
         raise InputError("cannot go on", [Problem(f"run={run} takes no {key}", remedy) for key in fixed])
-    return Words(run, str(ours.get("runs_dir", "runs")), bool(ours.get("detach", False)), given)
+    return Words(run, str(ours.get("runs_dir") or "runs"), bool(ours.get("detach", False)), given)
+
+
+def _read_keys(words: list[str]) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([word.lstrip("+") for word in words])
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        problem = Problem(" ".join(str(error).split()), "write key=value, each value as yaml")
+        raise InputError("the command line cannot be read", [problem]) from None
 
 
 def require_resumable(folder: RunFolder, words: Words) -> None:

@@ -36,7 +36,7 @@ def test_a_lost_end_of_text_is_noticed():
 @pytest.mark.parametrize(
     ("words", "named"),
     [([], "run= is missing"), (["run=x", "form=half"], "form=half"), (["run=x", "dtype=int4"], "dtype=int4"),
-     (["run=x", "stp=4"], "stp= is unknown")],
+     (["run=x", "stp=4"], "'stp=4' is no option")],
 )  # fmt: skip
 def test_unknown_words_are_named(words, named):
     with pytest.raises(InputError, match=named):

@@ -91,4 +91,4 @@ def test_the_verdict_on_a_plan(memory, verdict):
 def test_an_unknown_word(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["first_gpu_hour", "bse_model=tiny"])
     assert first_gpu_hour.main() == 2
-    assert "bse_model=tiny is unknown" in capsys.readouterr().err
+    assert "'bse_model=tiny' is no option" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_the_rule_that_ends_sft_is_given_or_changed_by_words():
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [([], "recipe= is missing"), (["recipe=maths"], "recipe=maths is no pipeline"), (["recipe=demo", "fast"], "'fast' is no"),
+    [([], "no pipeline is named"), (["recipe=maths"], "recipe=maths is no pipeline"), (["recipe=demo", "fast"], "'fast' is no"),
      (["recipe=demo", "seed=x"], "seed=x is no whole number"), (["recipe=demo", "plateau.patience=0"], "patience=0 must be 1"),
      (["recipe=demo", "plateau.patience=often"], "'often'")],
 )  # fmt: skip

@@ -30,7 +30,7 @@ def test_a_folder_and_an_out_file(made, tmp_path):
 def test_mistakes_are_shown_together():
     with pytest.raises(InputError) as caught:
         report.run(["rnu=a", "rollouts=many"])
-    assert [problem.what for problem in caught.value.problems] == ["rnu=a is no option of report", "run= is missing",
+    assert [problem.what for problem in caught.value.problems] == ["'rnu=a' is no option of report", "run= is missing",
                                                                    "rollouts=many is no number"]  # fmt: skip
 
 

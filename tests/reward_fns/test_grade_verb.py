@@ -75,8 +75,11 @@ def test_wrong_input_is_said_without_a_traceback(tmp_path, capsys, content, seen
     assert seen in capsys.readouterr().err
 
 
-def test_wrong_options_are_said(jsonl, capsys):
-    assert grade.main([str(jsonl), "mood=strict"]) == 2
-    assert "mood" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "word", ["mood=strict", "mode=strickt", "mode=", "limit=abc", "limit=0", "limit={", "partial=maybe"]
+)
+def test_wrong_options_are_said(jsonl, capsys, word):
+    assert grade.main([str(jsonl), word]) == 2
+    assert word.partition("=")[0] in capsys.readouterr().err
     assert grade.main([str(jsonl), "strict"]) == 2
     assert "option=value" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""Every verb as somebody uses it who has not read about it: help, no words, and wrong ones."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from verbs import VERBS, run
+
+NEED_NO_WORD = {"prep", "list", "first_gpu_hour"}  # the embedded mix, the runs of this folder, and an hour of work
+WRONG = {
+    "launch": ["run=", "recipe=", "recipe=math_grpo posttrain.run_id=", "recipe=math_grpo eval=gsm8k", "run=/etc/passwd",
+               "recipe=math_grpo address=x", "recipe=math_grpo data.train_files=[a"],
+    "check": ["recipe=math_grpo trainer=1", "recipe=math_grpo base_model=", "recipe=math_grpo posttrain.runs_dir=/etc/passwd",
+              "recipe=math_grpo posttrain.detach=maybe", "recipe=math_grpo ~nosuch"],
+    "prep": ["mix=", "mix=/nosuch.yaml", "posttrain.data_dir=", "posttrain.data_dir=/etc/passwd"],
+    "inspect": ["mix=embedded seed=x", "rows=0", "posttrain.out=.", "--who a=b"],
+    "grade": [".", "mode=strict", "x.jsonl posttrain.out=/etc/passwd/x"],
+    "evaluate": ["base_model= eval=gsm8k", "base_model=tiny eval=gsm8k chat_template=nosuch",
+                 "base_model=tiny eval=gsm8k posttrain.out=."],
+    "compare": ["posttrain.runs_dir=x", "run=", "x.json", "/etc/passwd"],
+    "export": ["run=x posttrain=1", "run=x step=a", "run=x vllm=maybe", "run=x form="],
+    "report": ["run=/etc/passwd", "run=x posttrain.out=."],
+    "serve": ["posttrain.runs_dir=", "port=99999"],
+    "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo id=a/b", "recipe=demo evaluate:foo=1",
+                 "recipe=demo foo=1", "recipe=demo plateau=x", "recipe=demo posttrain.runs_dir=/etc/passwd"],
+    "status": ["run=/etc/passwd", "run=x posttrain.runs_dir="], "logs": ["run=x -n a"], "stop": ["run=.."],
+    "list": ["posttrain.runs_dir=nosuch"], "first_gpu_hour": ["out=.", "base_modl=tiny"],
+}  # fmt: skip
+
+
+def test_the_verbs_are_found_and_each_has_wrong_words():
+    assert len(VERBS) > 10 and set(WRONG) == set(VERBS)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb, flag, tmp_path, monkeypatch, capsys):
+    assert run(verb, [flag], tmp_path, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: ") and f"`python -m posttrain_verl.{verb}" in said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_words(verb, tmp_path, monkeypatch, capsys):
+    if verb in NEED_NO_WORD:
+        pytest.skip("it does its work")
+    assert run(verb, [], tmp_path, monkeypatch) == 2
+    assert remedies(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [(verb, words) for verb in VERBS for words in ["--nosuch", "nosuch", "nosuch=1", "=", *WRONG.get(verb, [])]],
+)
+def test_wrong_words(verb, words, tmp_path, monkeypatch, capsys):
+    assert run(verb, words.split(), tmp_path, monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert remedies(said) or "error: " in said.splitlines()[-1]
+
+
+def remedies(said: str) -> list[str]:
+    """The lines that say what to do."""
+    return [line for line in said.splitlines() if line.startswith("     ")]
