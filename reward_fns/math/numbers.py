@@ -41,7 +41,10 @@ def true_value(number: Number) -> Fraction:
 
 WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
 LATEX = (
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\[dtc]?frac\s*(?=[\d{])"), r"\\frac"),
+    (re.compile(r"\\frac(\d)"), r"\\frac{\1}"),
+    (re.compile(r"(\\frac\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\{(\d+)\}/\{(\d+)\}"), r"\1/\2"),
     (re.compile(r"\\(?:left|right|displaystyle|[,;:! ])"), ""),
     (re.compile(r"\\?[$€£¥]"), ""),
     (re.compile(r"\{,\}"), ","),
@@ -56,7 +59,7 @@ INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
 GLUED = r"(?<=\d)(?:[ckm]m|[km]g|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is no product
 GRAMMAR = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?:
-        (?P<whole>{INTEGER})?\s*\\frac\s*(?:\{{\s*(?P<lsign>-?)\s*(?P<n1>\d+)\s*\}}\s*\{{\s*(?P<d1>\d+)\s*\}}|(?P<n2>\d)\s*(?P<d2>\d))
+        (?P<whole>{INTEGER})?\s*\\frac\{{\s*(?P<lsign>-?)\s*(?P<n1>\d+)\s*\}}\s*\{{\s*(?P<d1>\d+)\s*\}}
       | (?P<mixed>\d+)\s+(?P<n3>\d+)\s*/\s*(?P<d3>\d+)
       | (?P<before>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<repeated>\d+)\}}
       | (?P<n4>{INTEGER})\s*/\s*(?P<d4>{INTEGER})
@@ -96,10 +99,10 @@ def value_of(match: re.Match[str]) -> Number | None:
     parts = match.groupdict()
     if parts["repeated"] is not None:
         return repeating(parts["before"] + parts["fixed"], len(parts["fixed"]), parts["repeated"], parts["sign"] == "-")
-    numerator = parts["n1"] or parts["n2"] or parts["n3"] or parts["n4"]
+    numerator = parts["n1"] or parts["n3"] or parts["n4"]
     whole = digits(parts["whole"] or parts["mixed"] or parts["int"] or "0")
     if numerator is not None:
-        denominator = digits(parts["d1"] or parts["d2"] or parts["d3"] or parts["d4"])
+        denominator = digits(parts["d1"] or parts["d3"] or parts["d4"])
         if denominator == 0:
             return None
         value = Fraction(digits(numerator), denominator)
