@@ -105,11 +105,11 @@ class Sandbox:
         Raises SandboxError when the sandbox or the judge failed."""
         with ExitStack() as stack:
             code, tests, out = (stack.enter_context(memory_file(text)) for text in (source, json.dumps(spec), ""))
+            begin = time.monotonic()  # before the judge's own clock, by which it ends
             left, right = socket.socketpair()
             with left, right:
                 program = stack.enter_context(self.start(b"program", [code, left.fileno()], limits))
                 judged = stack.enter_context(self.start(b"judge", [tests, right.fileno(), out], limits))
-            begin = time.monotonic()
             closed(judged, limits.wall + GRACE_SECONDS)
             verdict = read_file(out, limits.output)
             stopped = ended(program)

@@ -11,6 +11,7 @@ import builtins
 import importlib
 import math
 import socket
+import sys
 import unittest
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,8 +59,9 @@ class Program:
         return wire.decode(data, lambda number: Remote(self, ref=int(str(number))))
 
     def refer(self, value: object) -> object:
-        if isinstance(value, Remote) and "ref" in (where := object.__getattribute__(value, "_where")):
-            return {"ref": where["ref"]}
+        if isinstance(value, Remote):
+            where = object.__getattribute__(value, "_where")
+            return {"ref": where["ref"] if "ref" in where else {"global": where["name"]}}
         if getattr(value, "__module__", "") == "builtins" and getattr(value, "__name__", "") in BUILTINS:
             return {"ref": value.__name__}  # type: ignore[attr-defined]
         raise Unsupported(f"a test passes a {type(value).__name__}, which cannot be sent to the program")
@@ -68,8 +70,8 @@ class Program:
 class Remote:
     """Something of the program: a function to call, or an object that is no plain data.
 
-    It equals itself only. What can be asked of it (call, attribute, item, length, iteration) gives plain data or
-    another Remote."""
+    It equals itself only. What can be asked of it (call, attribute, item, length, iteration, its text) gives plain data
+    or another Remote."""
 
     __slots__ = ("_program", "_where")
 
@@ -109,6 +111,15 @@ class Remote:
     def __iter__(self) -> Iterator[object]:
         program: Program = object.__getattribute__(self, "_program")
         return iter(program.decode(self._ask("list")["value"]))  # type: ignore[call-overload]
+
+    def __next__(self) -> object:
+        return object.__getattribute__(self, "_program").decode(self._ask("next")["value"])
+
+    def __str__(self) -> str:
+        return str(object.__getattribute__(self, "_program").decode(self._ask("str")["value"]))
+
+    def __repr__(self) -> str:
+        return str(object.__getattribute__(self, "_program").decode(self._ask("repr")["value"]))
 
     def __bool__(self) -> bool:
         return True
@@ -264,7 +275,8 @@ def bind(namespace: dict[str, object], names: list[str], program: Program) -> No
     kinds = program.value("names", names=names)
     for name, kind in dict(kinds).items():  # type: ignore[call-overload]
         if kind == "module":
-            namespace[name] = importlib.import_module(name)
+            if name in sys.stdlib_module_names:  # math, when the program imported it; `import math as f` makes no f
+                namespace[name] = importlib.import_module(name)
         elif kind == "callable":
             namespace[name] = Remote(program, name=name)
         else:

@@ -120,6 +120,15 @@ class Server:
     def do_len(self, request: dict[str, object]) -> dict[str, object]:
         return {"value": len(self.target(request))}  # type: ignore[arg-type]
 
+    def do_next(self, request: dict[str, object]) -> dict[str, object]:
+        return {"value": self.encode(next(self.target(request)))}  # type: ignore[call-overload]
+
+    def do_str(self, request: dict[str, object]) -> dict[str, object]:
+        return {"value": self.encode(str(self.target(request)))}
+
+    def do_repr(self, request: dict[str, object]) -> dict[str, object]:
+        return {"value": self.encode(repr(self.target(request)))}
+
     def do_list(self, request: dict[str, object]) -> dict[str, object]:
         items = []
         for item in self.target(request):  # type: ignore[attr-defined]
@@ -144,7 +153,9 @@ class Server:
         return wire.decode(data, self.referred)
 
     def referred(self, key: object) -> object:
-        """An object handed out before, or a built-in by its name (`int` as an argument)."""
+        """An object handed out before, a global of the program, or a built-in by its name (`int` as an argument)."""
+        if isinstance(key, dict):
+            return self.resolve(key["global"])
         return self.objects[key] if isinstance(key, int) else getattr(builtins, str(key))
 
     def refer(self, value: object) -> object:

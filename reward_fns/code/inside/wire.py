@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -66,6 +67,12 @@ def encode_rare(value: object, opaque: Callable[[object], object]) -> object:
         return {"Fraction" if isinstance(value, Fraction) else "Decimal": str(value)}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
+    if isinstance(value, datetime):
+        return {"datetime": datetime.isoformat(value)}
+    if isinstance(value, date):
+        return {"date": date.isoformat(value)}
+    if isinstance(value, timedelta):
+        return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if isinstance(value, deque):
         return {"deque": [encode(item, opaque) for item in deque.__iter__(value)]}
     return opaque(value)
@@ -81,6 +88,9 @@ CONSTRUCTORS: dict[str, Callable[..., object]] = {
     "Fraction": Fraction,
     "Decimal": Decimal,
     "range": lambda bounds: range(*bounds),
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "timedelta": lambda parts: timedelta(*parts),
 }
 COLLECTIONS: dict[str, Callable[[Iterable[object]], object]] = {
     "list": list,

@@ -6,6 +6,7 @@ Neither programs nor tests pass through the warm process: each child reads its o
 
 from __future__ import annotations
 
+import builtins
 import gc
 import json
 import os
@@ -39,6 +40,8 @@ def main(control_fd: int, isolation: str, packages: list[str]) -> None:
     isolated = isolation == "bwrap"
     for name in [*MODULES.split(), *packages]:
         __import__(name)
+    for name in ("exit", "quit"):  # the site module, which is left out, gives them to programs
+        setattr(builtins, name, sys.exit)
     gc.freeze()  # children touch fewer pages
     with socket.socket(fileno=control_fd) as control:
         forkserver.serve(control, keep)
