@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from data_prep.sources.columns import as_text
 from data_prep.sources.hub import hub_source
-from data_prep.sources.source import Row, text
+from data_prep.sources.source import Row, Source, text
 
 
-def item(row: Row) -> Row:
-    """One row of the set as an item."""
-    return {
-        "question": text(row, "problem"),
-        "answer": as_text(row.get("answer"), "answer"),
-        "id": f"aime24/{row.get('id')}",
-    }
+def competition(kind: str, hub: str, question: str = "problem", split: str = "train") -> Source:
+    """A competition's problems with the column `question`, an `answer` and an `id`, for evaluation only."""
+
+    def item(row: Row) -> Row:
+        answer = as_text(row.get("answer"), "answer")
+        return {"question": text(row, question), "answer": answer, "id": f"{kind}/{row.get('id')}"}
+
+    return hub_source(kind, hub, item, licence="competition problems", uses=("eval",), split=split)
 
 
-SOURCE = hub_source("aime24", "HuggingFaceH4/aime_2024", item, licence="competition problems", uses=("eval",))
+SOURCE = competition("aime24", "HuggingFaceH4/aime_2024")

@@ -5,18 +5,6 @@
 
 from __future__ import annotations
 
-from data_prep.sources.columns import as_text
-from data_prep.sources.hub import hub_source
-from data_prep.sources.source import Row, text
+from data_prep.sources.aime24 import competition
 
-
-def item(row: Row) -> Row:
-    """One row of the set as an item."""
-    return {
-        "question": text(row, "problem"),
-        "answer": as_text(row.get("answer"), "answer"),
-        "id": f"aime25/{row.get('id')}",
-    }
-
-
-SOURCE = hub_source("aime25", "math-ai/aime25", item, licence="competition problems", uses=("eval",), split="test")
+SOURCE = competition("aime25", "math-ai/aime25", split="test")

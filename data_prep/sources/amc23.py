@@ -5,18 +5,6 @@
 
 from __future__ import annotations
 
-from data_prep.sources.columns import as_text
-from data_prep.sources.hub import hub_source
-from data_prep.sources.source import Row, text
+from data_prep.sources.aime24 import competition
 
-
-def item(row: Row) -> Row:
-    """One row of the set as an item."""
-    return {
-        "question": text(row, "question"),
-        "answer": as_text(row.get("answer"), "answer"),
-        "id": f"amc23/{row.get('id')}",
-    }
-
-
-SOURCE = hub_source("amc23", "math-ai/amc23", item, licence="competition problems", uses=("eval",), split="test")
+SOURCE = competition("amc23", "math-ai/amc23", question="question", split="test")

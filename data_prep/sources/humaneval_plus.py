@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from data_prep.sources.hub import hub_source
 from data_prep.sources.humaneval import answer
 from data_prep.sources.source import Row, text
@@ -21,13 +23,5 @@ def item(row: Row) -> Row:
     }
 
 
-SOURCE = hub_source(
-    "humaneval_plus",
-    "evalplus/humanevalplus",
-    item,
-    licence="Apache-2.0",
-    ability="code",
-    uses=("eval",),
-    role="adjacent",
-    split="test",
-)
+evalplus = partial(hub_source, licence="Apache-2.0", ability="code", uses=("eval",), role="adjacent", split="test")
+SOURCE = evalplus("humaneval_plus", "evalplus/humanevalplus", item)

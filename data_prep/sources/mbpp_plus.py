@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from data_prep.sources.hub import hub_source
+from data_prep.sources.humaneval_plus import evalplus
 from data_prep.sources.mbpp import tests
 from data_prep.sources.source import Row, text
 
@@ -23,13 +23,4 @@ def item(row: Row) -> Row:
     }
 
 
-SOURCE = hub_source(
-    "mbpp_plus",
-    "evalplus/mbppplus",
-    item,
-    licence="Apache-2.0",
-    ability="code",
-    uses=("eval",),
-    role="adjacent",
-    split="test",
-)
+SOURCE = evalplus("mbpp_plus", "evalplus/mbppplus", item)
