@@ -93,7 +93,7 @@ class Composed:
             if key not in self.user_keys:
                 OmegaConf.update(config, key, value)
         for key in ("data.train_files", "data.val_files"):
-            OmegaConf.update(config, key, _absolute(OmegaConf.select(config, key)))
+            OmegaConf.update(config, key, paths.absolute(OmegaConf.select(config, key)))
         if model is not None:
             for key in MODEL_KEYS[self.stage]:
                 if OmegaConf.select(config, key) == self.model:
@@ -256,12 +256,3 @@ def _without_ours(value: Any, tree: DictConfig, key: str) -> Any:
     if isinstance(value, str) and "${posttrain." in value:
         return OmegaConf.select(tree, key, throw_on_missing=True)
     return value
-
-
-def _absolute(files: Any) -> Any:
-    """One path or a list of them, absolute; null and addresses such as s3://... stay."""
-    if OmegaConf.is_list(files):
-        return [_absolute(file) for file in files]
-    if not isinstance(files, str) or "://" in files:
-        return files
-    return str(Path(files).expanduser().absolute())

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 import data_prep
 from posttrain_verl import base_models, cli, preflight
+from posttrain_verl.clusters import ray
 from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan import summary
@@ -82,12 +83,15 @@ def go_on(words: list[str]) -> int:
     """`launch run=NAME [key=value ...]`: go on with a run from its last whole checkpoint, and return the exit code.
 
     Its config is that of the run folder, not composed again; keys of VeRL and of `posttrain.watch` can be given anew.
+    A run that was a job of a Ray cluster goes on there, as another job.
 
     Raises:
         InputError: there is no such run, or nothing to go on from.
     """
     asked = resume.read_words(words)
     folder = RunFolder.find(asked.run, asked.runs_dir)
+    if folder.read_status().job:
+        return ray.go_on(folder, asked, say)
     resume.require_resumable(folder, asked)
     with session.held(folder, say):
         asked.change_plan(folder)

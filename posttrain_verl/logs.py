@@ -13,8 +13,8 @@ from posttrain_verl.run.logtail import follow, last_lines
 
 
 def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
-    if folder.read_status().job:
-        return _show_job(folder, arguments)
+    if folder.read_status().job and _show_job(folder, arguments):
+        return 0
     if not folder.log.exists():
         print(f"{folder.log} does not exist yet", file=sys.stderr)
         return 1
@@ -28,14 +28,15 @@ def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_job(folder: RunFolder, arguments: argparse.Namespace) -> int:
-    """What the launch on the Ray cluster prints; its whole log comes when the run has ended."""
+def _show_job(folder: RunFolder, arguments: argparse.Namespace) -> bool:
+    """What the launch on the Ray cluster prints, and whether it is still to be had there; what is here is older."""
     from posttrain_verl.clusters import ray
 
-    running = ray.of_folder(folder)
+    running, shown = ray.of_folder(folder), False
     for line in running.follow() if arguments.follow else running.logs().splitlines()[-arguments.lines :]:
         print(line, flush=True)
-    return 0
+        shown = True
+    return shown
 
 
 def _ended(folder: RunFolder) -> Iterator[bool]:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -38,6 +40,15 @@ def cache_dir() -> Path:
     """The folder for what can be built again; `POSTTRAIN_CACHE` moves it. Not created here."""
     chosen = os.environ.get("POSTTRAIN_CACHE")
     return Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("posttrain_verl"))
+
+
+def absolute(files: Any) -> Any:
+    """One path or a list of them, absolute; null and addresses such as s3://... stay."""
+    if isinstance(files, Sequence) and not isinstance(files, str):
+        return [absolute(file) for file in files]
+    if not isinstance(files, str) or "://" in files:
+        return files
+    return str(Path(files).expanduser().absolute())
 
 
 def verl_config_dir() -> Path:

@@ -16,10 +16,10 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from posttrain_verl.clusters import auth
@@ -29,6 +29,7 @@ from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+Answer = TypeVar("Answer")
 PROBE_SECONDS = 5.0
 LOST_SECONDS = 60.0  # a head that is silent for so long is given up; the job may go on
 POLL_SECONDS = 1.0
@@ -93,20 +94,35 @@ class Job:
         return connect(self.address)
 
     def state(self) -> str:
-        """running, done, failed or interrupted, as of a run."""
-        return STATES[str(self.client.get_job_status(self.id).value)]
+        """running, done, failed or interrupted, as of a run; failed if the cluster does not know the job."""
+        status = self._answer(lambda client: client.get_job_status(self.id))
+        return STATES[str(status.value)] if status else FAILED
 
     def exit_code(self) -> int | None:
         """The exit code of the launch on the cluster; None while it runs, or if it never started."""
-        return self.client.get_job_info(self.id).driver_exit_code
+        info = self._answer(lambda client: client.get_job_info(self.id))
+        return info.driver_exit_code if info else None
 
     def message(self) -> str:
         """What Ray says of the job, in one line."""
-        return (self.client.get_job_info(self.id).message or "").strip().splitlines()[0]
+        info = self._answer(lambda client: client.get_job_info(self.id))
+        if info is None:
+            return f"the cluster at {self.address} knows no job {self.id}: it was started anew since"
+        return ((info.message or "").strip().splitlines() or [""])[0]
 
     def logs(self) -> str:
-        """All that the launch on the cluster has printed."""
-        return self.client.get_job_logs(self.id)
+        """All that the launch on the cluster has printed; nothing if the cluster does not know the job."""
+        return self._answer(lambda client: client.get_job_logs(self.id)) or ""
+
+    def _answer(self, question: Callable[[JobSubmissionClient], Answer]) -> Answer | None:
+        """What the head answers; None if it does not know the job, as after a new start of the cluster."""
+        client = self.client
+        try:
+            return question(client)
+        except RuntimeError as error:
+            if f"Job {self.id} does not exist" not in str(error):
+                raise
+            return None
 
     def stop(self, seconds: float = 90.0) -> str:
         """End the run there as Ctrl-C would, wait for it up to `seconds`, and return its state."""
@@ -172,7 +188,7 @@ class Job:
                   + " -not -name '.*' -not -path './checkpoints/*' -not -path './rollouts/*' -not -path './ray_logs/*' -print0"
                   + " | tar -cz --null -T - | base64 -w 0")  # fmt: skip
         # Ray writes a line of its own, the script, at about the time the job starts: it must not fall into the packed one.
-        script = f'cd {_quoted(self.folder)} && sleep 1 && echo "packed:$({inside})"'
+        script = f'cd {quoted(self.folder)} && sleep 1 && echo "packed:$({inside})"'
         copy = Job(self.address, self.client.submit_job(entrypoint=script), self.folder)
         packed = _PACKED.search(copy.logs()) if copy.wait(LOST_SECONDS) == DONE else None
         if packed is None:
@@ -186,6 +202,6 @@ async def _within(stream: Any, seconds: float) -> str:
     return await asyncio.wait_for(anext(stream), seconds)
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """Quoted for a shell, but for a leading tilde."""
     return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)

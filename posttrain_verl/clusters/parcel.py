@@ -17,7 +17,8 @@ from posttrain_verl.compose import MODEL_KEYS, Composed
 from posttrain_verl.problem import InputError, Problem
 
 FILES = "files"  # the folder of data and model in the parcel
-_FILE_KEYS = ("data.train_files", "data.val_files", "reward.custom_reward_function.path")
+_DATA_KEYS = ("data.train_files", "data.val_files")
+_FILE_KEYS = (*_DATA_KEYS, "reward.custom_reward_function.path")
 _MIB = 2**20
 
 
@@ -37,6 +38,21 @@ def pack(composed: Composed, folder: Path) -> dict[str, str]:
     if parcel.problems:
         raise InputError(f"recipe '{composed.recipe}' cannot be sent", parcel.problems)
     return {key: there if there.startswith("[") else words.value(there) for key, there in parcel.replaced.items()}
+
+
+def verl_keys(composed: Composed, sent: dict[str, str]) -> list[str]:
+    """VeRL's keys for what `pack` sent: a config of an earlier job names the folder where that job's parcel lay."""
+    keys = {key: there for key, there in sent.items() if key != "base_model" and not key.startswith("posttrain.")}
+    if "base_model" in sent:
+        models = [key for key in MODEL_KEYS[composed.stage] if OmegaConf.select(composed.verl, key) == composed.model]
+        keys |= dict.fromkeys(models, sent["base_model"])
+    if sent["posttrain.data_dir"].startswith(f"{FILES}/"):
+        home = composed.data_dir.parent
+        for key in set(_DATA_KEYS) - composed.user_keys:
+            files = paths.absolute(OmegaConf.select(composed.verl, key)) or []
+            inside = [Path(file).relative_to(home) for file in ([files] if isinstance(files, str) else files)]
+            keys[key] = f"[{','.join(f'{FILES}/data/{file}' for file in inside)}]"
+    return [f"{key}={there}" for key, there in sorted(keys.items())]
 
 
 class _Parcel:

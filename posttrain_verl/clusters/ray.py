@@ -6,6 +6,7 @@ holds config, plan, status (with Ray's job id), metrics and log, fetched through
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -18,12 +19,17 @@ from typing import Any
 from posttrain_verl import preflight
 from posttrain_verl.clusters import job, parcel, words
 from posttrain_verl.clusters.job import Job
-from posttrain_verl.compose import Composed
+from posttrain_verl.compose import Composed, compose
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status
+from posttrain_verl.run import resume
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status, replace
+from posttrain_verl.run.resume import Words
 
 Say = Callable[[str], None]
 STOP_SECONDS = 60  # for the launch on the head to end its run; Ray's own default of 3 s leaves processes behind
+SUBMISSION = "submission.json"  # the words of the launch here; plan.json becomes that of the launch there
+AFRESH = "'the folder of the run is gone here: starting afresh'"
+REFUSED = 2  # the exit code of a launch that starts nothing
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 
 
@@ -41,15 +47,40 @@ def submit(composed: Composed, say: Say, dry_run: bool = False) -> int:
     preflight.require(preflight.check(composed), composed)
     folder = RunFolder.create(composed.run_dir())
     try:
-        status = _start(composed, client, folder)
+        status = Status(RUNNING, started=time.time(), job=_submit(composed, client, folder.path.name))
+        folder.write_config(composed.for_run(folder.path))
+        folder.write_plan({"recipe": composed.recipe, "stage": composed.stage, "overrides": composed.overrides})
+        replace(folder.path / SUBMISSION, json.dumps({"overrides": composed.overrides}) + "\n")
+        folder.write_status(status)
     except BaseException:
         shutil.rmtree(folder.path)
         raise
-    running = of_folder(folder)
-    say(f"job {running.id} at {running.address}; run folder {folder.path} here, {running.folder} there")
-    if composed.posttrain.detach:
+    return _attend(folder, status, composed.posttrain.detach, say)
+
+
+def go_on(folder: RunFolder, asked: Words, say: Say) -> int:
+    """Go on with the run of a job, and return the exit code: follow the job while it runs, else submit another.
+
+    The new job goes on in the run's folder on the cluster, from the newest whole checkpoint there. Where that folder is
+    gone, as on the disk of a head that was replaced, it starts the run afresh, and says so.
+
+    Raises:
+        InputError: the head cannot be used, the run is done, or what it was launched with is no longer here.
+    """
+    before, status = folder.read_status(), refresh(folder)
+    if status.state == RUNNING:
+        say("the job runs")
+        return _attend(folder, status, asked.detach, say)
+    if status.state == DONE != before.state:
+        say(f"the job has ended well in the meantime; its files are in {folder.path}")
         return 0
-    return _follow(running, folder, status, say)
+    resume.require_resumable(folder, asked)
+    composed = compose([*json.loads((folder.path / SUBMISSION).read_text())["overrides"], *asked.own])
+    preflight.require(preflight.check(composed, skip=("run_folder",)), composed)
+    named = _submit(composed, of_folder(folder).client, folder.path.name, asked.own)
+    status = Status(RUNNING, started=time.time(), last_step=status.last_step, job=named, attempt=status.attempt + 1)
+    folder.write_status(status)
+    return _attend(folder, status, asked.detach, say)
 
 
 def of_folder(folder: RunFolder) -> Job:
@@ -94,25 +125,28 @@ def address_of(composed: Composed) -> str:
     return str(address)
 
 
-def _start(composed: Composed, client: Any, folder: RunFolder) -> Status:
-    """Send the parcel, submit the job, and write what the run folder can hold by now."""
+def _submit(composed: Composed, client: Any, run_id: str, goes_on: list[str] | None = None) -> dict[str, str]:
+    """Send the parcel and submit the job; return what status.json names it by.
+
+    With `goes_on`, words for the next attempt of a run, the job goes on with the run if its folder is there.
+    """
     cluster = composed.posttrain.cluster
+    home = f"{cluster.runs_dir}/{composed.recipe}/{run_id}"
     with tempfile.TemporaryDirectory(prefix="posttrain-") as place:
-        replaced = {**parcel.pack(composed, Path(place)), "posttrain.runs_dir": words.value(cluster.runs_dir)}
-        there = words.there(composed, folder.path.name, replaced)
+        sent = parcel.pack(composed, Path(place))
+        there = words.there(composed, run_id, {**sent, "posttrain.runs_dir": words.value(cluster.runs_dir)})
+        command = words.command(cluster.python, there)
+        if goes_on is not None:
+            run = [f"run={composed.recipe}/{run_id}", f"posttrain.runs_dir={cluster.runs_dir}"]
+            again = words.command(cluster.python, [*run, *goes_on, *parcel.verl_keys(composed, sent)])
+            command = f"if [ -e {job.quoted(home)}/config.yaml ]; then exec {again}; fi; echo {AFRESH}; exec {command}"
         submission = client.submit_job(
-            entrypoint=words.command(cluster.python, there),
-            submission_id=f"{composed.recipe}-{folder.path.name}-{secrets.token_hex(3)}",
+            entrypoint=command,
+            submission_id=f"{composed.recipe}-{run_id}-{secrets.token_hex(3)}",
             runtime_env={"working_dir": place, "env_vars": _variables(composed)},
-            metadata={"run": f"{composed.recipe}/{folder.path.name}"},
+            metadata={"run": f"{composed.recipe}/{run_id}"},
         )
-    folder.write_config(composed.for_run(folder.path))
-    folder.write_plan({"recipe": composed.recipe, "stage": composed.stage, "overrides": composed.overrides})
-    home = f"{cluster.runs_dir}/{composed.recipe}/{folder.path.name}"
-    named = {"address": str(client.get_address()), "id": submission, "folder": home}
-    status = Status(RUNNING, started=time.time(), job=named)
-    folder.write_status(status)
-    return status
+    return {"address": str(client.get_address()), "id": submission, "folder": home}
 
 
 def _variables(composed: Composed) -> dict[str, str]:
@@ -126,6 +160,12 @@ def _variables(composed: Composed) -> dict[str, str]:
         **forwarded,
         **words.setting(composed, "env"),
     }
+
+
+def _attend(folder: RunFolder, status: Status, detach: bool, say: Say) -> int:
+    running = of_folder(folder)
+    say(f"job {running.id} at {running.address}; run folder {folder.path} here, {running.folder} there")
+    return 0 if detach else _follow(running, folder, status, say)
 
 
 def _follow(running: Job, folder: RunFolder, status: Status, say: Say) -> int:
@@ -156,7 +196,9 @@ def _conclude(running: Job, folder: RunFolder, status: Status, state: str) -> St
             there = fetched.read_status()
             status.why, status.last_step = there.why, there.last_step
             shutil.copytree(place, folder.path, ignore=shutil.ignore_patterns("status.json"), dirs_exist_ok=True)
-        elif state == FAILED:
+        if state == FAILED and (
+            not status.why or running.exit_code() == REFUSED
+        ):  # then that run's word is an older one
             status.why = running.message()
     folder.write_status(status)
     return status

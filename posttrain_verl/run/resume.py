@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from posttrain_verl import paths
 from posttrain_verl.overrides import OUR_GROUPS
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import record
@@ -59,6 +60,7 @@ class Words:
     runs_dir: str
     detach: bool
     given: DictConfig
+    own: list[str]  # the words that give those keys, as they came
 
     def verl(self, folder: RunFolder) -> DictConfig:
         """The keys that are VeRL's.
@@ -68,6 +70,10 @@ class Words:
         """
         ours = {key: value for key, value in self.given.items() if key != "posttrain"}
         words = OmegaConf.create(ours)
+        for key in _PLACES:
+            found = OmegaConf.select(words, key)
+            if found and all(Path(file).exists() for file in ([found] if isinstance(found, str) else found)):
+                OmegaConf.update(words, key, paths.absolute(found))
         config = OmegaConf.load(folder.config)
         unknown = [key for key in _leaves(words) if OmegaConf.select(config, key, default=_MISSING) is _MISSING]
         if unknown:
@@ -116,7 +122,8 @@ def read_words(words: list[str]) -> Words:
     if fixed:
         remedy = "what a run is stays as it was launched; launch a new one"
         raise InputError("cannot go on", [Problem(f"run={run} takes no {key}", remedy) for key in fixed])
-    return Words(run, str(ours.get("runs_dir") or "runs"), bool(ours.get("detach", False)), given)
+    own = [word for word in words if word.partition("=")[0].lstrip("+") not in _OF_THE_VERB]
+    return Words(run, str(ours.get("runs_dir") or "runs"), bool(ours.get("detach", False)), given, own)
 
 
 def _read_keys(words: list[str]) -> DictConfig:
@@ -152,6 +159,10 @@ def _leaves(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 _MISSING = object()
+_OF_THE_VERB = ("run", "posttrain.runs_dir", "posttrain.detach")
+# Keys that may name files: Ray's workers have a current folder of their own.
+_PLACES = ("data.train_files", "data.val_files", "reward.custom_reward_function.path", "model.path",
+           "actor_rollout_ref.model.path", "critic.model.path")  # fmt: skip
 _REMEDY = "wait for it, or end it: python -m posttrain_verl.stop run=..."
 
 

@@ -83,8 +83,7 @@ class Record:
             found = Member(len(self.members), overrides, "")
             self.members.append(found)
         elif found.state != DONE:
-            run = _run_of(found)
-            found.goes_on = run is not None and run.job is None  # the folder of a job lies on its cluster
+            found.goes_on = _run_of(found) is not None
             if Path(found.folder).exists() and not found.goes_on:
                 found.attempt += 1
         if found.state != DONE:

@@ -132,8 +132,8 @@ def test_a_head_that_stays_away_is_given_up(monkeypatch):
 
 
 def test_a_path_is_quoted_but_for_its_tilde():
-    assert job._quoted("~/a b/c") == "~/'a b/c'"
-    assert job._quoted("/a b") == "'/a b'"
+    assert job.quoted("~/a b/c") == "~/'a b/c'"
+    assert job.quoted("/a b") == "'/a b'"
 
 
 class Shell:

@@ -1,12 +1,15 @@
-"""A run that is a job: what its folder says, and the exit code of the launch that follows it."""
+"""A run that is a job: what its folder says, the exit code of the launch that follows it, and how it is gone on with."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from posttrain_verl.clusters import ray
+from posttrain_verl import launch
+from posttrain_verl.clusters import job, ray
 from posttrain_verl.clusters.job import Job
+from posttrain_verl.problem import InputError
 from posttrain_verl.run.folder import RUNNING, RunFolder, Status
 
 
@@ -87,3 +90,100 @@ def test_refresh_fetches_once_the_job_has_ended(folder, monkeypatch):
     assert ray.refresh(folder).last_step == 7
     monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("failed", 1, {}))
     assert ray.refresh(folder).state == "done", "what has ended is not asked for again"
+
+
+def test_the_reason_of_a_job_that_was_refused_is_not_that_of_the_run_before(folder):
+    refused = Stub("failed", 2, ended("failed", "ValueError: of the first attempt"))
+    ray._follow(refused, folder, folder.read_status(), print)
+    assert folder.read_status().why == "Job entrypoint command failed with exit code 2"
+
+
+class Head:
+    """Stands for Ray's client: keeps what is submitted, and has forgotten every earlier job."""
+
+    submitted: dict
+
+    def submit_job(self, **words):
+        self.submitted = words
+        return words["submission_id"]
+
+    def get_address(self):
+        return "http://h:1"
+
+    def get_job_info(self, id: str):
+        raise RuntimeError(f"Request failed with status code 404: Job {id} does not exist.")
+
+    get_job_status = get_job_info
+
+
+@pytest.fixture
+def head(monkeypatch):
+    made = Head()
+    monkeypatch.setattr(Job, "client", made)
+    monkeypatch.setattr(Job, "fetch", lambda self, target: False)
+    monkeypatch.setattr(job, "connect", lambda address: made)
+    return made
+
+
+@pytest.fixture
+def submitted(composed, head, tmp_path):
+    """The run folder of a job whose data was sent along; `python` there prints its words, one a line."""
+    (tmp_path / "data/embedded").mkdir(parents=True)
+    for name in ("sft_train", "sft_val"):
+        (tmp_path / f"data/embedded/{name}.parquet").write_bytes(b"x")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    words = ["cluster=ray", "address=http://h:1", "hardware=cpu", f"posttrain.cluster.runs_dir={tmp_path}/the runs",
+             f"posttrain.cluster.python={python}", "posttrain.detach=true", "posttrain.skip=[data]"]  # fmt: skip
+    assert launch.launch_words(composed(*words)) == 0
+    return RunFolder(tmp_path / "runs/math_sft/it")
+
+
+def told(head) -> list[str]:
+    """What the submitted job says when the head runs it."""
+    return subprocess.check_output(head.submitted["entrypoint"], shell=True, text=True).splitlines()
+
+
+def test_a_job_is_gone_on_with_by_another_in_its_folder(submitted, head, tmp_path):
+    first = submitted.read_status().job["id"]
+    (tmp_path / "the runs/math_sft/it").mkdir(parents=True)
+    (tmp_path / "the runs/math_sft/it/config.yaml").write_text("")
+    words = [f"run={submitted.path}", "posttrain.detach=true", "trainer.total_training_steps=9"]
+    assert launch.go_on(words) == 0
+    assert told(head) == [
+        "-m", "posttrain_verl.launch", "run=math_sft/it", f"posttrain.runs_dir={tmp_path}/the runs",
+        "trainer.total_training_steps=9", "data.train_files=[files/data/embedded/sft_train.parquet]",
+        "data.val_files=[files/data/embedded/sft_val.parquet]"]  # fmt: skip
+    status = submitted.read_status()
+    assert (status.state, status.attempt) == (RUNNING, 2) and status.job["id"] != first
+
+
+def test_a_job_whose_folder_is_gone_starts_afresh_and_says_so(submitted, head, tmp_path):
+    assert launch.go_on([f"run={submitted.path}", "posttrain.detach=true", "optim.lr=1e-3"]) == 0
+    said = told(head)
+    assert said[0] == "the folder of the run is gone here: starting afresh"
+    assert {"recipe=math_sft", "posttrain.run_id=it", "++optim.lr=1e-3"} & set(said) and "run=math_sft/it" not in said
+
+
+def test_a_job_that_runs_is_followed_and_no_second_one_submitted(folder, monkeypatch):
+    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("running", None, {}))
+    assert launch.go_on([f"run={found(folder)}", "posttrain.detach=true"]) == 0
+    assert folder.read_status().attempt == 1
+
+
+def test_a_job_that_ended_well_while_nobody_followed_it_is_done(folder, monkeypatch):
+    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("done", 0, ended("done")))
+    assert launch.go_on([f"run={found(folder)}"]) == 0
+    with pytest.raises(InputError, match="is done"):
+        launch.go_on([f"run={found(folder)}"])
+
+
+def test_a_job_that_the_cluster_has_forgotten_has_failed(submitted, head):
+    status = ray.refresh(submitted)
+    assert status.state == "failed" and "knows no job math_sft-it" in status.why
+
+
+def found(folder: RunFolder) -> Path:
+    folder.config.write_text("")
+    return folder.path

@@ -47,10 +47,11 @@ def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("left", "folder"), [({"state": "failed", "job": {}}, "s-0-2"), (None, "s-0-2"), ({"state": "failed"}, "s-0")]
+    ("left", "folder"),
+    [(None, "s-0-2"), ({"state": "failed"}, "s-0"), ({"state": "failed", "job": {"id": "j"}}, "s-0")],
 )
 def test_where_the_next_attempt_of_a_member_runs(tmp_path, left, folder):
-    """The run of a job lies on its cluster, and one that never began has nothing to go on from."""
+    """One that never began has nothing to go on from."""
     record = Record(tmp_path / "multirun" / "s", "verb", [])
     member = record.member(["recipe=r"])
     assert not member.goes_on

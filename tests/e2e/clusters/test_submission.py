@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -39,24 +41,45 @@ def test_a_job_trains_on_two_nodes_and_its_files_come_back(launch, cluster, shar
     )
 
 
-def test_members_of_a_sweep_run_side_by_side_and_one_that_fails_ends_no_other(cluster, shared, tmp_path):
-    """Two devices, members of one each: the third, whose learning rate is beyond all bounds, waits for a place."""
+def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster, shared, tmp_path):
+    """Two devices, members of one each. The driver of the first is killed, the learning rate of the third is beyond all
+    bounds, and none ends another; the sweep goes on with the first from its newest checkpoint."""
     words = ["recipe=math_sft", "base_model=tiny", "mix=embedded", "cluster=ray", f"address={cluster.dashboard}",
              f"posttrain.cluster.python={sys.executable}", f"posttrain.cluster.runs_dir={tmp_path}/there",
              f"+posttrain.cluster.env.POSTTRAIN_CACHE={shared['POSTTRAIN_CACHE']}", "trainer.n_gpus_per_node=1",
              f"posttrain.runs_dir={tmp_path}/runs", "posttrain.run_id=s", f"posttrain.data_dir={tmp_path}/data",
-             "trainer.total_training_steps=3", "trainer.save_freq=3", "trainer.test_freq=3", "data.train_batch_size=8",
-             "data.max_length=96", "posttrain.skip=[values]", "optim.lr=1e-5,1e-2,1e38"]  # fmt: skip
-    command = [sys.executable, "-m", "posttrain_verl.launch", "-m", *words]
-    environ = {**os.environ, **shared, **cluster.client}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=800)
-    assert done.returncode == 1, done.stdout + done.stderr
+             "trainer.total_training_steps=30", "trainer.save_freq=10", "trainer.test_freq=30", "data.train_batch_size=8",
+             "trainer.total_epochs=100", "data.max_length=96", "posttrain.skip=[values]", "optim.lr=1e-5,1e-2,1e38"]  # fmt: skip
+    folders = [RunFolder(tmp_path / f"there/math_sft/s-{number}") for number in range(3)]
+    with in_background(cluster, shared, *words) as sweep:
+        while sweep.poll() is None and not (folders[0].checkpoints / "latest_checkpointed_iteration.txt").exists():
+            time.sleep(0.05)
+        os.kill(folders[0].read_status().pid, signal.SIGKILL)
+        said, _ = sweep.communicate(timeout=800)
+    assert sweep.returncode == 1, said
     members = json.loads((tmp_path / "runs/multirun/s/sweep.json").read_text())["members"]
-    assert [member["state"] for member in members] == ["done", "done", "failed"]
-    first, second, third = (RunFolder(tmp_path / f"there/math_sft/s-{number}").read_status() for number in range(3))
+    assert [member["state"] for member in members] == ["failed", "done", "failed"]
+    first, second, third = (folder.read_status() for folder in folders)
     assert first.started < second.ended and second.started < first.ended, "the two were not side by side"
     assert members[2]["why"] == third.why != "", "the reason comes back from the cluster"
     assert third.started > min(first.ended, second.ended), "there was no third device"
-    assert "val/loss" in done.stdout and "optim.lr=0.01" in done.stdout
-    assert "1 not done; go on with them: -m posttrain.sweep=s" in " ".join(done.stdout.split())
+    assert "val/loss" in said and "optim.lr=0.01" in said
+    assert "2 not done; go on with them: -m posttrain.sweep=s" in " ".join(said.split())
     assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
+
+    with in_background(cluster, shared, "posttrain.sweep=s", f"posttrain.runs_dir={tmp_path}/runs") as sweep:
+        said, _ = sweep.communicate(timeout=800)
+    members = json.loads((tmp_path / "runs/multirun/s/sweep.json").read_text())["members"]
+    assert [member["state"] for member in members] == ["done", "done", "failed"], said
+    assert "member 1 is done already" in said
+    printed = (tmp_path / "runs/multirun/s/member-0.txt").read_text()
+    assert f"going on from {folders[0].checkpoints}/global_step_" in printed
+    steps = [json.loads(line)["step"] for line in folders[0].metrics.read_text().splitlines() if "train/loss" in line]
+    assert steps == list(range(1, 31))
+    assert folders[0].read_status().attempt == 2
+
+
+def in_background(cluster, shared, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "posttrain_verl.launch", "-m", *words]
+    environ = {**os.environ, **shared, **cluster.client}
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
