@@ -8,6 +8,7 @@ Nothing here imports VeRL or torch: composing takes about a second.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -32,6 +33,7 @@ from posttrain_verl.verl_keys import generated_tree
 TRUNKS = {"rl": "ppo_trainer", "sft": "sft_trainer_engine"}
 MODEL_KEYS = {"rl": ("actor_rollout_ref.model.path", "critic.model.path"), "sft": ("model.path",)}
 VERSION_BASE = "1.3"
+_RUN_ID = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)  # it names a folder, a job, and is searched for
 
 OmegaConf.register_new_resolver("verl_config_dir", lambda: str(paths.verl_config_dir()), replace=True)
 
@@ -236,9 +238,10 @@ def _check_ours(ours: dict[str, Any], recipe: str) -> None:
         for key in ("detach", "small_batch", "require_inspected")
         if not isinstance(ours[key], bool)
     ]
-    if ours["run_id"] is not None and Path(str(ours["run_id"])).parts != (str(ours["run_id"]),):
+    if ours["run_id"] is not None and not _RUN_ID.fullmatch(str(ours["run_id"])):
         what = f"posttrain.run_id={ours['run_id']} is no name"
-        problems.append(Problem(what, "give a name without a slash; posttrain.runs_dir moves the folder"))
+        remedy = "give at most 100 letters, digits and . _ + = -, a letter or digit first; posttrain.runs_dir moves the folder"
+        problems.append(Problem(what, remedy))
     if problems:
         raise InputError(f"recipe '{recipe}' does not compose", problems)
 

@@ -9,12 +9,13 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 from posttrain_verl import options
 from posttrain_verl.run import named
 from posttrain_verl.run.folder import RUNNING, RunFolder
 from posttrain_verl.run.logtail import last_lines
-from posttrain_verl.run.metrics import duration, parse, step_line
+from posttrain_verl.run.metrics import duration, is_whole, parse, step_line
 
 EVENTS = 5
 
@@ -34,16 +35,20 @@ def lines(folder: RunFolder, now: float) -> list[str]:
     elif status.ended:
         shown.append(f"ended {duration(now - status.ended)} ago, after {duration(status.ended - status.started)}")
     if status.last_step is not None:
-        measured = last_lines(folder.metrics, 1) if folder.metrics.exists() else []
-        shown += [f"step {status.last_step}{of}", *(step_line(*parse(line.encode())) for line in measured)]
+        measured = _records(folder.metrics, 2)[-1:]  # the last line may be about to be written
+        shown += [f"step {status.last_step}{of}", *(step_line(*parse(line)) for line in measured)]
     return shown + _events(folder)
 
 
 def _events(folder: RunFolder) -> list[str]:
-    if not folder.events.exists():
-        return []
-    events = [json.loads(line) for line in last_lines(folder.events, EVENTS)]
+    events = map(json.loads, _records(folder.events, EVENTS))
     return [f"{event['level']}: {event['rule']} at step {event['step']}: {event['saw']}" for event in events]
+
+
+def _records(file: Path, count: int) -> list[bytes]:
+    """Those of the last lines that are whole."""
+    lines = last_lines(file, count) if file.exists() else []
+    return [line for line in (f"{text}\n".encode() for text in lines) if is_whole(line)]
 
 
 def show(folder: RunFolder, arguments: argparse.Namespace) -> int:

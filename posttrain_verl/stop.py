@@ -11,9 +11,10 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from posttrain_verl import options
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.problem import InputError
 from posttrain_verl.run import named, processes, record
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.record import Record
@@ -29,16 +30,15 @@ def stop(folder: RunFolder, arguments: argparse.Namespace) -> int:
         print(f"{folder.path} does not run: {named.state_of(folder)[0]}")
         return 0
     if not known.is_here:
-        remedy = "stop it there; posttrain_verl.launch run=... goes on with a run whose machine has booted since"
-        raise InputError("cannot stop", [Problem(f"{folder.path} was started on another machine, or boot", remedy)])
+        raise InputError("cannot stop", [record.elsewhere(folder, known)])
     if known.is_supervised:
         _ask(known)
-    known = record.read(folder) or Record(known.machine, known.supervisor)
+    known = record.read(folder) or replace(known, processes=[])
     if known.is_supervised and known.processes:  # it did not end in time
         processes.kill([known.supervisor])
     left = record.clear(folder, known) if known.processes else ""
     print(f"stopped{f'; cleared {left}' if left else ''}")
-    return int(any(one.is_alive for one in known.processes))
+    return int(bool(known.alive))
 
 
 def _stop_job(folder: RunFolder) -> int:

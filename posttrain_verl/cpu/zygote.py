@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from posttrain_verl.cpu.forked import run_as_python, take_descriptors
+from posttrain_verl.run import leftovers
 
 WITHOUT_RAY = (
     "torch.distributed.fsdp",
@@ -68,17 +69,17 @@ def warm(variables: dict[str, str], log: IO[bytes]) -> Iterator[Path]:
 
     The zygote imports while the caller goes on; who needs a fork earlier waits for it. What the imports print goes to `log`.
     """
-    with tempfile.TemporaryDirectory(prefix="posttrain-zygote-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        address = Path(folder) / "socket"
+    with leftovers.temporary_folder("zygote-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = folder / "socket"
         listener.bind(str(address))
         listener.listen(64)  # bound here: a client that comes while the zygote still imports waits in the queue
         code = f"from posttrain_verl.cpu.zygote import main; main({listener.fileno()})"
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables, "TMPDIR": folder},
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables, "TMPDIR": str(folder)},
             stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
         )  # fmt: skip
         try:
-            yield write_python(Path(folder), address)
+            yield write_python(folder, address)
         finally:
             assert process.stdin is not None
             process.stdin.close()  # the zygote ends, with its forks, when its standard input does

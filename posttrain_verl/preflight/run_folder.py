@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from posttrain_verl.compose import Composed
+from posttrain_verl.preflight import machine
 from posttrain_verl.problem import Problem
 
 
 def check(composed: Composed) -> list[Problem]:
-    """A problem if `posttrain.run_id` names a run that exists, or if VeRL would write no metrics.jsonl."""
-    return [*_taken(composed), *_metrics(composed)]
+    """A problem if the run's folder cannot be made, names a run that exists, or would get no metrics.jsonl."""
+    return [*_unwritable(composed), *_taken(composed), *_metrics(composed)]
+
+
+def _unwritable(composed: Composed) -> Iterator[Problem]:
+    home = composed.run_dir().parent
+    place = next(one for one in (home, *home.parents) if os.path.exists(one))  # also where looking is not allowed
+    if machine.is_here(composed) and not os.access(place, os.W_OK | os.X_OK):
+        yield Problem(f"{place} cannot be written", "set posttrain.runs_dir to a folder of your own")
 
 
 def _taken(composed: Composed) -> Iterator[Problem]:

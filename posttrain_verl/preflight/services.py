@@ -144,6 +144,9 @@ def check_shared_memory(composed: Composed) -> list[Problem]:
     machine.require_here(composed)
     if not SHARED_MEMORY.is_dir():
         return []
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        remedy = "mount it writable: Ray does not start without it (docker run --tmpfs /dev/shm:rw)"
+        return [Problem(f"{SHARED_MEMORY} cannot be written", remedy)]
     free = shutil.disk_usage(SHARED_MEMORY).free
     needed = _bucket(composed)
     remedy = "enlarge it (docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm)"

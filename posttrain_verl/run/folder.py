@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,11 +131,13 @@ class RunFolder:
         replace(self.status, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> Status:
-        """The status; that of a run which was prepared and never started, if there is none."""
+        """The status; that of a run which was prepared and never started, if there is none, or none that can be read."""
         try:
             return Status(**json.loads(self.status.read_text()))
         except FileNotFoundError:
             return Status(FAILED, why="never started")
+        except (ValueError, TypeError):  # cut short by a machine that went down, or another version's
+            return Status(FAILED, why=f"{self.status.name} cannot be read")
 
     def started(self, pid: int, attempt: int = 1, last_step: int | None = None) -> Status:
         """Record that the process `pid` now trains; a resumed run has a `last_step` already."""
@@ -210,7 +213,11 @@ def _no_single_run(name: str, home: Path, named: list[Path]) -> Problem:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a whole file or nothing: a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Write a whole file or nothing: a reader never sees half of it, whoever else writes it at the same moment."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Follower:
             )
         )
 
+    def read_rest(self) -> None:
+        """Read what was measured since the last look, once the run has ended."""
+        with suppress(OSError):
+            self._read_metrics()
+
     def ended(self, error: str, lost: bool) -> Event:
         """Record an end with an error; one that speaks of a lost process is told with Ray's word on which and why."""
         died = [death.saw for death in _of_roster(roster.read(self._folder.cluster_file))] if lost else []
@@ -124,7 +130,7 @@ class Follower:
         return events
 
     def _read_log(self) -> None:
-        size = self._folder.log.stat().st_size
+        size = log_size(self._folder.log)
         if size != self._log_size:
             self._log_size, self._news = size, time.monotonic()
 
@@ -157,4 +163,6 @@ def _activity(status: Status) -> str:
 
 
 def log_size(log: Path) -> int:
-    return log.stat().st_size if log.exists() else 0
+    with suppress(FileNotFoundError):
+        return log.stat().st_size
+    return 0

@@ -7,6 +7,7 @@ after every run, a successful one too. A segment is known to be a run's because 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -17,15 +18,20 @@ from pathlib import Path
 SHARED_MEMORY = Path("/dev/shm")
 _SHARE = 0.02
 _PREFIX = "posttrain-"
-# Ray adds 67 characters for its longest socket, and the path of a socket has at most 107.
-_LONGEST_FOLDER = 36
+# Ray adds 67 characters for its longest socket, and the path of a socket has at most 107. Ray also puts the path of its
+# workers' Python into a command line without quotes.
+_FIT_FOR_RAY = re.compile(r"[\w./-]{1,17}", re.ASCII)  # and 19 for the folder in it
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder for the temporary files of one run, deleted after it."""
-    short = len(tempfile.gettempdir()) + len(f"/{_PREFIX}12345678") <= _LONGEST_FOLDER
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=None if short else "/tmp"))
+def temporary_folder(name: str = "") -> Iterator[Path]:
+    """A folder for the temporary files and sockets of one run, deleted after it.
+
+    It is made in TMPDIR, or in /tmp where that is too long or has odd characters.
+    """
+    usual = tempfile.gettempdir()
+    home = usual if _FIT_FOR_RAY.fullmatch(usual) else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{name}", dir=home))
     try:
         yield folder
     finally:
@@ -80,7 +86,10 @@ def unlink_unmapped(names: Iterable[str], patience: float = 0.0, folder: Path = 
 
 
 def _listed(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
+    try:
+        return [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:  # a container without /dev/shm
+        return []
 
 
 def _maps(pids: Iterable[int]) -> str:

@@ -19,6 +19,8 @@ def first_error(log: Path, start: int = 0) -> str:
     Ray's own wrapper of an exception (RayTaskError) comes before the exception, and counts where that is missing.
     """
     wrapper = ""
+    if not log.exists():
+        return wrapper
     with log.open(errors="replace") as lines:
         lines.seek(start)
         for line in lines:

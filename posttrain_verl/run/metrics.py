@@ -31,7 +31,7 @@ class MetricsTail:
         yield from map(parse, self.read_lines())
 
     def read_lines(self) -> Iterator[bytes]:
-        """The lines as they are in the file."""
+        """The lines as they are in the file, but for one that a full disk broke."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -40,7 +40,16 @@ class MetricsTail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield line
+                if is_whole(line):
+                    yield line
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether it is a record, and not the beginning of one: a reader may come while it is written, or the disk was full."""
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def parse(line: bytes) -> tuple[int, dict[str, Any]]:

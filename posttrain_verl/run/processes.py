@@ -77,11 +77,11 @@ def name_of(pid: int) -> str:
     return ""
 
 
-def machine() -> str:
-    """This boot of this machine: pids and start times mean nothing beyond it."""
+def boot() -> str:
+    """This boot of the machine, and this container on it: pids and start times mean nothing beyond it."""
     with suppress(OSError):
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return os.uname().nodename
+        return f"{(PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(PROC / 'self/ns/pid')}"
+    return ""
 
 
 class Census:

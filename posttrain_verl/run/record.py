@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from posttrain_verl import paths
+from posttrain_verl.problem import Problem
 from posttrain_verl.run import leftovers, processes
 from posttrain_verl.run.folder import FAILED, RUNNING, RunFolder, replace
 from posttrain_verl.run.processes import Process
@@ -28,9 +30,10 @@ LOST = "the supervisor of the run is gone"
 
 @dataclass
 class Record:
-    """`machine` is a boot of a machine, `folders` are temporary ones, `segments` names in /dev/shm."""
+    """`machine` is a host's name, `boot` one of its boots, `folders` are temporary ones, `segments` names in /dev/shm."""
 
     machine: str
+    boot: str
     supervisor: Process
     processes: list[Process] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -38,22 +41,31 @@ class Record:
 
     @property
     def is_here(self) -> bool:
-        return self.machine == processes.machine()
+        """Whether the run was started on this machine, be it before it booted."""
+        return self.machine == os.uname().nodename or self.is_of_this_boot
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        return self.boot == processes.boot()
 
     @property
     def is_supervised(self) -> bool:
-        return self.supervisor.is_alive
+        return self.is_of_this_boot and self.supervisor.is_alive
+
+    @property
+    def alive(self) -> list[Process]:
+        return [one for one in self.processes if one.is_alive] if self.is_of_this_boot else []
 
 
 def read(folder: RunFolder) -> Record | None:
-    """The record of a run, None where it has none."""
+    """The record of a run, None where it has none, or none that can be read."""
     try:
         facts = json.loads((folder.path / FILE).read_text())
-    except FileNotFoundError:
+        facts["supervisor"] = Process(**facts["supervisor"])
+        facts["processes"] = [Process(**one) for one in facts["processes"]]
+        return Record(**facts)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # cut short by a machine that went down
         return None
-    facts["supervisor"] = Process(**facts["supervisor"])
-    facts["processes"] = [Process(**one) for one in facts["processes"]]
-    return Record(**facts)
 
 
 def write(folder: RunFolder, record: Record) -> None:
@@ -70,6 +82,12 @@ def close(folder: RunFolder) -> None:
     """The run ended and left nothing."""
     (folder.path / FILE).unlink(missing_ok=True)
     _link(folder).unlink(missing_ok=True)
+
+
+def elsewhere(folder: RunFolder, record: Record) -> Problem:
+    """What keeps this machine from a run that another one has: whether it lives cannot be seen from here."""
+    remedy = f"wait for it, or stop it there; if that machine is gone for good, delete {folder.path / FILE}"
+    return Problem(f"{folder.path} runs on the machine {record.machine}", remedy)
 
 
 def is_lost(folder: RunFolder) -> bool:
@@ -89,18 +107,25 @@ def clear_dead_runs(report: Callable[[str], None]) -> None:
             if not link.is_symlink():
                 continue
             folder = RunFolder(link.resolve())
-            record = read(folder)
-            if record is None:  # it ended; its supervisor may be about to do the same
-                link.unlink(missing_ok=True)
-            elif record.is_here and not record.is_supervised:
-                report(f"clearing what the dead run {folder.path} left: {clear(folder, record)}")
+            try:
+                _clear_if_dead(folder, link, report)
+            except OSError as error:  # its disk is full, or gone: nothing that another launch need wait for
+                report(f"what the run {folder.path} left cannot be cleared: {error}")
+
+
+def _clear_if_dead(folder: RunFolder, link: Path, report: Callable[[str], None]) -> None:
+    record = read(folder)
+    if record is None:  # it ended; its supervisor may be about to do the same
+        link.unlink(missing_ok=True)
+    elif record.is_here and not record.is_supervised:
+        report(f"clearing what the dead run {folder.path} left: {clear(folder, record)}")
 
 
 def clear(folder: RunFolder, record: Record) -> str:
     """End what is left of a run whose supervisor is gone, and say what that was."""
-    alive = [one for one in record.processes if one.is_alive]
+    alive = record.alive
     processes.kill(alive)
-    segments = leftovers.unlink_unmapped(record.segments)
+    segments = leftovers.unlink_unmapped(record.segments if record.is_of_this_boot else [])
     folders = [Path(one) for one in record.folders if leftovers.is_temporary(Path(one))]
     for one in folders:
         shutil.rmtree(one, ignore_errors=True)

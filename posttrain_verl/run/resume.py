@@ -18,7 +18,7 @@ from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.run import record
 from posttrain_verl.run.checkpoints import Choice, choose
 from posttrain_verl.run.folder import DONE, RunFolder, replace
-from posttrain_verl.run.metrics import parse
+from posttrain_verl.run.metrics import is_whole, parse
 
 
 def prepare(folder: RunFolder, report: Callable[[str], None], words: DictConfig | None = None) -> Choice:
@@ -142,9 +142,10 @@ def require_resumable(folder: RunFolder, words: Words) -> None:
     if folder.read_status().state == DONE and not more:
         problems.append(Problem(f"{folder.path} is done", "trainer.total_training_steps=N with more steps goes on"))
     elif known and not known.is_here:
-        problems.append(Problem(f"{folder.path} runs on another machine, or did before this one booted", _REMEDY))
+        problems.append(record.elsewhere(folder, known))
     elif known and known.is_supervised:
-        problems.append(Problem(f"{folder.path} is running (pid {known.supervisor.pid})", _REMEDY))
+        remedy = "wait for it, or end it: python -m posttrain_verl.stop run=..."
+        problems.append(Problem(f"{folder.path} is running (pid {known.supervisor.pid})", remedy))
     if problems:
         raise InputError("cannot go on", problems)
 
@@ -163,7 +164,6 @@ _OF_THE_VERB = ("run", "posttrain.runs_dir", "posttrain.detach")
 # Keys that may name files: Ray's workers have a current folder of their own.
 _PLACES = ("data.train_files", "data.val_files", "reward.custom_reward_function.path", "model.path",
            "actor_rollout_ref.model.path", "critic.model.path")  # fmt: skip
-_REMEDY = "wait for it, or end it: python -m posttrain_verl.stop run=..."
 
 
 def _fold_attempts(folder: RunFolder) -> None:
@@ -190,4 +190,4 @@ def _last_step(folder: RunFolder) -> int | None:
 def _whole_lines(file: Path) -> list[bytes]:
     if not file.exists():
         return []
-    return [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [line for line in file.read_bytes().splitlines(keepends=True) if is_whole(line)]

@@ -18,7 +18,7 @@ from filelock import Timeout
 
 from posttrain_verl.cpu import zygote
 from posttrain_verl.problem import InputError, Problem, exit_code
-from posttrain_verl.run import attempts, environment, live, record
+from posttrain_verl.run import attempts, environment, interrupts, live, record
 from posttrain_verl.run.folder import DONE, INTERRUPTED, RUNNING, RunFolder, Status
 from posttrain_verl.run.live import say
 from posttrain_verl.run.processes import process
@@ -79,7 +79,7 @@ def conduct(folder: RunFolder, report: Report, show: Report | None = None) -> St
     """Run a prepared folder to its end and return its status; what it needs to know stands in plan.json."""
     plan = folder.read_plan()
     variables = environment.of_run(folder, plan["hardware"], plan["local_model"])
-    with held(folder, report), warm_python(folder, variables):
+    with held(folder, report), interrupts.noted(), warm_python(folder, variables):
         status = attempts.run(folder, variables, report, show)
     report(conclusion(folder, status))
     return status
@@ -119,12 +119,14 @@ def conclusion(folder: RunFolder, status: Status) -> str:
     if status.state == DONE:
         seconds = (status.ended or 0) - status.started
         return f"done after {status.last_step} steps in {seconds:.0f} s; checkpoints and metrics in {folder.path}"
-    return f"{status.state}: {status.why}; the log is {folder.log}"
+    return f"{status.state}{f': {status.why}' if status.why else ''}; the log is {folder.log}"
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop ends the run as Ctrl-C does
-    return exit_code(lambda: followed(RunFolder(Path(sys.argv[1]))))
+    code = exit_code(lambda: followed(RunFolder(Path(sys.argv[1]))))
+    interrupts.ignore()  # one that comes while the interpreter ends would change the exit code
+    return code
 
 
 def followed(folder: RunFolder) -> int:

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from posttrain_verl.run import environment, leftovers, processes, record, roster
+from posttrain_verl.run import environment, interrupts, leftovers, processes, record, roster
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RunFolder, Status
 from posttrain_verl.run.following import Follower, log_size
+from posttrain_verl.run.interrupts import Interrupts
 from posttrain_verl.run.logtail import first_error
 from posttrain_verl.run.processes import Census, Process
 from posttrain_verl.watch.watch import Event, Watch
 
 POLL_SECONDS = 0.5
+WAIT_SECONDS = 0.1
 STOP_SECONDS = 15.0
 ALARM_STOP_SECONDS = 5.0  # what hangs does not hear; the stacks were taken before
 CLUSTER_SECONDS = 5.0  # a cluster that goes on ends the workers of a run in its own time
@@ -31,10 +33,10 @@ def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: W
     """Run VeRL on the folder's config until it ends; the log goes to log.txt, a line a step to `report`, the live line to `show`.
 
     Returns the status, which is also in status.json. Ctrl-C ends the run's processes and is reported as interrupted; a rule
-    of the watch that stops the run is the reason of its failure. Nothing of the run stays but its folder; of a failed
-    one Ray's own logs go there, too.
+    of the watch that stops the run is the reason of its failure, and so is a run folder that cannot be written any more.
+    Nothing of the run stays but its folder; of a failed one Ray's own logs go there, too.
     """
-    with leftovers.temporary_folder() as temporary:
+    with interrupts.noted() as noted, leftovers.temporary_folder() as temporary:
         written = log_size(folder.log)
         process = _start(folder, {**variables, **environment.of_temporary(temporary)})
         last_step = folder.read_status().last_step if attempt > 1 else None
@@ -42,19 +44,24 @@ def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: W
         follower = _follower(folder, status, variables, temporary, watch or Watch(folder.events), report, show)
         event, seconds = None, STOP_SECONDS
         try:
-            event = _follow(process, follower)
-            status.state = DONE if event is None and process.returncode == 0 else FAILED
+            event = _follow(process, follower, noted)
+            status.state = INTERRUPTED if noted.count else DONE if event is None and process.returncode == 0 else FAILED
             seconds = ALARM_STOP_SECONDS if event else STOP_SECONDS
-        except KeyboardInterrupt:
-            status.state, status.why = INTERRUPTED, "interrupted"
+        except OSError as error:  # the disk is full, or gone
+            status.state, status.why = FAILED, f"the run folder cannot be written: {error}"
         finally:
-            end(process, follower, seconds)
+            end(process, follower, noted, seconds)
+        follower.read_rest()
         if status.state == FAILED:
-            _explain(status, event, follower, first_error(folder.log, written), process.returncode)
             keep_ray_logs(temporary, folder)
+            with suppress(OSError):
+                _explain(status, event, follower, first_error(folder.log, written), process.returncode)
     status.ended, status.stage = time.time(), ""
-    folder.write_status(status)
-    record.close(folder)
+    try:
+        folder.write_status(status)
+        record.close(folder)
+    except OSError as error:  # the record stays, and the next start writes what this one cannot
+        report(f"status.json cannot be written: {error}")
     return status
 
 
@@ -81,22 +88,23 @@ def _follower(folder: RunFolder, status: Status, variables: dict[str, str], temp
     supervisor = processes.process(os.getpid())
     driver = processes.process(status.pid)
     assert supervisor is not None
-    known = record.Record(processes.machine(), supervisor, [driver] if driver else [], folders)
+    known = record.Record(os.uname().nodename, processes.boot(), supervisor, [driver] if driver else [], folders)
     record.write(folder, known)
     return Follower(folder, status, census, known, watch, report, show)
 
 
-def _follow(process: subprocess.Popen[bytes], follower: Follower) -> Event | None:
-    """Until the process ends, or the watch wants it to end."""
-    while True:
+def _follow(process: subprocess.Popen[bytes], follower: Follower, noted: Interrupts) -> Event | None:
+    """Until the process ends, or the watch or the user wants it to end."""
+    while not noted.count:
         running = process.poll() is None
         event = follower.poll()
         if not running or event:
             return event
         time.sleep(POLL_SECONDS)
+    return None
 
 
-def end(process: subprocess.Popen[bytes], follower: Follower, seconds: float = STOP_SECONDS) -> None:
+def end(process: subprocess.Popen[bytes], follower: Follower, noted: Interrupts, seconds: float) -> None:
     """End the process and all it started: politely for so many seconds, so that it stops its Ray, then by force.
 
     A second Ctrl-C ends the waiting.
@@ -106,8 +114,9 @@ def end(process: subprocess.Popen[bytes], follower: Follower, seconds: float = S
     follower.segments.look(census.members, at_once=True)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.wait(timeout=seconds)
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until and noted.count < 2:
+        time.sleep(WAIT_SECONDS)
     while True:  # what was being started while its parent was killed
         census.look()
         if not processes.kill(_own(census)) and not census.look() and not _own(census):
@@ -124,7 +133,7 @@ def _own(census: Census) -> list[Process]:
 def _explain(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:
     """Say why a run failed: what the watch saw, else the first error of the log."""
     if event is None:
-        status.why = error or f"VeRL ended with exit code {code}"
+        status.why = status.why or error or f"VeRL ended with exit code {code}"
         event = follower.ended(status.why, roster.speaks_of_a_loss(status.why))
         if event.rule != "dead":
             return
@@ -135,7 +144,8 @@ def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
     """Copy the logs of Ray's own processes (GCS, raylet, workers) into the run folder, if there was a local Ray."""
     for session in temporary.glob("ray/session_*"):
         if not session.is_symlink():
-            shutil.copytree(session / "logs", folder.path / "ray_logs", dirs_exist_ok=True, ignore=_not_files)
+            with suppress(OSError):  # as many as the disk takes
+                shutil.copytree(session / "logs", folder.path / "ray_logs", dirs_exist_ok=True, ignore=_not_files)
 
 
 def _not_files(folder: str, names: list[str]) -> set[str]:

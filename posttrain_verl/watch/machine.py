@@ -163,6 +163,8 @@ class SharedMemory:
     folder: Path = SHARED_MEMORY
 
     def see(self, situation: Situation) -> Seen | None:
+        if not self.folder.is_dir():
+            return None
         usage = shutil.disk_usage(self.folder)
         if not usage.total or usage.free / usage.total >= self.below:
             return None

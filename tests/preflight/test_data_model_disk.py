@@ -198,6 +198,11 @@ def test_a_run_folder_is_used_once(tmp_path, sft):
     assert f"{tmp_path}/runs/math_sft/one exists already" in whats(run_folder.check(composed))
 
 
+def test_a_run_folder_that_cannot_be_made(tmp_path, sft, monkeypatch):
+    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: path != tmp_path)
+    assert f"{tmp_path} cannot be written" in whats(run_folder.check(launch(tmp_path)))
+
+
 def test_all_problems_at_once(tmp_path, sft):
     words = ("optim.lrr=1", "base_model=/no/model", "data.train_batch_size=9", "trainer.save_freq=0")
     with pytest.raises(InputError) as error:

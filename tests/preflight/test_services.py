@@ -68,6 +68,12 @@ def test_a_port_that_is_taken(composed, monkeypatch):
         assert f"MASTER_PORT={port} is in use" in whats(services.check_ports(composed))
 
 
+def test_shared_memory_that_cannot_be_written(composed, monkeypatch, tmp_path):
+    monkeypatch.setattr(services, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(services.os, "access", lambda path, mode: path != tmp_path)
+    assert f"{tmp_path} cannot be written" in whats(services.check_shared_memory(composed))
+
+
 def test_ports_of_another_machine_are_not_looked_at(composed, monkeypatch):
     monkeypatch.setattr("posttrain_verl.preflight.machine._has_driver", lambda: False)
     elsewhere = replace(composed, posttrain=OmegaConf.merge(composed.posttrain, {"hardware": {"name": "8xh100"}}))

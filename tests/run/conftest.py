@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from omegaconf import OmegaConf
 from posttrain_verl import paths
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder
+
+sys.path.append(str(Path(__file__).parent))  # of driven.py
 
 STEPS = """
 import json, os, pathlib, sys, time

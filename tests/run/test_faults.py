@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 
-import psutil
+from driven import FOREVER, alive, conduct, events, in_background, trains, wait_for
 
-from posttrain_verl.run import record, session, supervisor
+from posttrain_verl.run import record, session
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
 
-FOREVER = "log(1, **{'train/loss': 1.0}); time.sleep(600)"
 WORKERS = """
 import subprocess
 server = subprocess.Popen(["sh", "-c", "sleep 601 & echo $! > engine; wait; sleep 600"], cwd=sys.argv[-1], process_group=0)
@@ -30,39 +29,6 @@ log(1, **{"train/loss": 1.0})
 roster.write_text(json.dumps([actor | {"died": "WORKER_DIED: SYSTEM_ERROR"}]))
 time.sleep(600)
 """
-
-
-def conduct(folder):
-    told = []
-    return session.conduct(folder, told.append), told
-
-
-def events(folder):
-    return [json.loads(line) for line in folder.events.read_text().splitlines()]
-
-
-def in_background(folder):
-    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.05)
-
-
-def alive(pid):
-    """Whether it runs: an orphan that ended stays a zombie where nobody waits for orphans."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def trains(folder):
-    return folder.metrics.exists() and folder.metrics.read_text()
 
 
 def test_nan_in_the_loss_ends_the_run(prepared):
@@ -183,21 +149,6 @@ def test_another_run_that_lives_is_left_alone(prepared):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert folder.read_status().state == INTERRUPTED
-
-
-def test_a_second_ctrl_c_ends_the_waiting(prepared):
-    folder = prepared("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOREVER)
-    process = in_background(folder)
-    wait_for(lambda: trains(folder))
-    driver, began = folder.read_status().pid, time.monotonic()
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-    process.communicate(timeout=30)
-    assert time.monotonic() - began < supervisor.STOP_SECONDS
-    assert process.returncode == 130
-    assert folder.read_status().state == INTERRUPTED
-    assert not alive(driver)
 
 
 def test_stop_and_status_from_another_shell(prepared):

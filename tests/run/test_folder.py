@@ -2,12 +2,13 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl.problem import InputError
-from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.run.folder import RunFolder, Status, replace
 
 
 def test_a_second_run_cannot_have_the_folder(tmp_path):
@@ -74,3 +75,38 @@ def test_a_run_is_found_by_its_names(tmp_path):
         RunFolder.find("b", home)
     with pytest.raises(InputError, match="newest runs there: grpo/b, sft/b, sft/a"):
         RunFolder.find("nothing", home)
+
+
+@pytest.mark.parametrize("text", ["", '{"state": "runn', '{"state": "done", "of_another_version": 1}'])
+def test_a_status_that_cannot_be_read_is_no_traceback(tmp_path, text):
+    """A machine that goes down may leave half a file; the verbs read every run of a folder."""
+    (tmp_path / "status.json").write_text(text)
+    assert RunFolder(tmp_path).read_status() == Status("failed", why="status.json cannot be read")
+
+
+def test_writers_at_the_same_moment_leave_a_whole_file(tmp_path):
+    """The roster's thread and the driver's own write the same file."""
+    file, texts = tmp_path / "it.json", [json.dumps([letter] * 100_000) for letter in "abcd"]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda text: [replace(file, text) for _ in range(20)], texts))
+    assert file.read_text() in texts
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_cannot_be_written_leaves_no_half_of_it(tmp_path):
+    (tmp_path / "it.json").mkdir()  # which a file cannot replace
+    with pytest.raises(OSError):
+        replace(tmp_path / "it.json", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["it.json"]
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "it[1]", "../runs/recipe/it*", "~nobody/it"])
+def test_a_name_that_is_no_run(tmp_path, name):
+    RunFolder.create(tmp_path / "runs" / "recipe" / "it1").config.write_text("")
+    with pytest.raises(InputError, match="is no run in"):
+        RunFolder.find(name, tmp_path / "runs")
+
+
+def test_an_absolute_name_is_a_folder(tmp_path):
+    RunFolder.create(tmp_path / "it").config.write_text("")
+    assert RunFolder.find(str(tmp_path / "it")).path == tmp_path / "it"

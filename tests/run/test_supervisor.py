@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing import shared_memory
@@ -11,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from posttrain_verl.cpu import zygote
 from posttrain_verl.run import environment, leftovers, supervisor
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.watch.machine import SharedMemory, Situation
 
 GOOD = """
 import json, os, sys
@@ -101,6 +104,22 @@ def test_processes_segments_and_temporary_files_are_gone(folder, tmp_path):
     assert not alive(int(pid))
     assert not (leftovers.SHARED_MEMORY / segment).exists()
     assert not Path(temporary).exists()
+
+
+@pytest.mark.parametrize("name", ["long" * 25, "with space"])
+def test_folders_with_sockets_are_made_where_their_paths_fit(tmp_path, monkeypatch, name):
+    """The path of a socket has at most 107 characters, and Ray puts paths into command lines without quotes."""
+    odd = tmp_path / name
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    monkeypatch.setattr(zygote.sys, "executable", "/bin/true")  # nothing needs to be imported for this
+    with leftovers.temporary_folder() as folder, (tmp_path / "log").open("ab") as log, zygote.warm({}, log) as python:
+        assert folder.parent == python.parent.parent == Path("/tmp")
+
+
+def test_a_container_without_shared_memory(tmp_path):
+    assert leftovers.Segments(tmp_path / "none").names == set()
+    assert SharedMemory(0.5, tmp_path / "none").see(Situation()) is None
 
 
 def test_segments_of_others_stay():

@@ -1,0 +1,45 @@
+"""What the tests with a driver of their own share: to start a run, wait for it and look at it."""
+
+import json
+import subprocess
+import sys
+import time
+
+import psutil
+
+from posttrain_verl.run import session
+
+FOREVER = "log(1, **{'train/loss': 1.0}); time.sleep(600)"
+
+
+def conduct(folder):
+    told = []
+    return session.conduct(folder, told.append), told
+
+
+def events(folder):
+    return [json.loads(line) for line in folder.events.read_text().splitlines()]
+
+
+def in_background(folder):
+    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never came true"
+        time.sleep(0.05)
+
+
+def alive(pid):
+    """Whether it runs: an orphan that ended stays a zombie where nobody waits for orphans."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def trains(folder):
+    return folder.metrics.exists() and folder.metrics.read_text()
