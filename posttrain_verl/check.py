@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrain_verl import cli, preflight
 from posttrain_verl.compose import Composed
+from posttrain_verl.console import stdout
 from posttrain_verl.plan import arithmetic, show, summary
 from posttrain_verl.preflight import data, schedule
 from posttrain_verl.preflight.report import Report
@@ -67,7 +68,7 @@ def _sound(report: Report) -> bool:
 
 
 def _print_plan(composed: Composed, report: Report) -> None:
-    out, sound = show.console(), _sound(report)
+    out, sound = stdout(), _sound(report)
     lines = [f"recipe {composed.recipe} ({composed.stage}): model {composed.model}, mix {composed.posttrain.mix.name}, "
              f"hardware {composed.posttrain.hardware.name}{_devices(composed) if sound else ''}"]  # fmt: skip
     lines += [f"  {change}" for change in composed.changes]
@@ -78,7 +79,7 @@ def _print_plan(composed: Composed, report: Report) -> None:
         steps = schedule.steps(composed)
         out.print(arithmetic.words(composed), soft_wrap=True, markup=False)
         out.print(f"{steps} steps" if steps is not None else "steps: as many as the data has, which is not here")
-        out.print(show.memory(composed))
+        out.print(show.memory(composed, out.width))
 
 
 def _devices(composed: Composed) -> str:

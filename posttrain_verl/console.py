@@ -8,5 +8,5 @@ PIPED = 160  # columns where the output is no terminal: rich would fold tables a
 
 
 def stdout() -> Console:
-    """The standard output as rich knows it."""
-    return Console(width=None if sys.stdout.isatty() else PIPED)
+    """The standard output as rich knows it, texts in one colour."""
+    return Console(width=None if sys.stdout.isatty() else PIPED, highlight=False)

@@ -141,7 +141,9 @@ def disagreements(graded: Iterable[Row]) -> tuple[list[Row], Table]:
     apart = [r for r in graded if "math_verify" in r and len({r["strict"], r["flexible"], r["math_verify"]}) > 1]
     columns = ("row", "data_source", "strict", "flexible", "math_verify", "ground_truth", "pred")
     shown = Table(
-        *columns, title=f"{len(apart)} disagreements" + (f", the first {SHOWN}" if len(apart) > SHOWN else "")
+        *columns,
+        title=f"{len(apart)} disagreement{'s' if len(apart) != 1 else ''}"
+        + (f", the first {SHOWN}" if len(apart) > SHOWN else ""),
     )
     for row in apart[:SHOWN]:
         shown.add_row(*("error" if row[column] is None else str(row[column])[:60] for column in columns))

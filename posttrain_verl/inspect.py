@@ -89,7 +89,7 @@ def _show(folder: Path, target: Path, drawn: list[cards.Card], manifest: dict[st
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page.page(drawn, manifest, dropped, cards.histograms(folder), model), encoding="utf-8")
     flagged = sum(bool(card.flags) for card in drawn)
-    console.print(f"{len(drawn)} rows shown, {flagged} with flags; page: {target}", highlight=False, soft_wrap=True)
+    console.print(f"{len(drawn)} rows shown, {flagged} with flags; page: {target}", soft_wrap=True)
 
 
 def _approve(folder: Path, manifest: dict[str, Any], who: str, rows: int) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from posttrain_verl import options
 from posttrain_verl.console import stdout
@@ -24,7 +24,7 @@ def runs(home: Path) -> list[RunFolder]:
 
 
 def table(folders: list[RunFolder], now: float) -> Table:
-    shown = Table("run", "state", "step", "started", "why", box=None)
+    shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "started", "why", box=None)
     for folder in folders:
         state, status = named.state_of(folder, ask=False)
         step = f"{status.last_step or 0}{f'/{status.total_steps}' if status.total_steps else ''}"

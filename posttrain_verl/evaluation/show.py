@@ -40,8 +40,8 @@ def comparisons(
     """The evaluations, how they differ, which questions flipped, and a sentence for each pair."""
     for result in results.values():
         evaluation(result, console)
-    if compared:
-        console.print(_pairs(compared))
+    for name in dict.fromkeys(each.eval for each in compared):
+        console.print(_pairs(name, [each for each in compared if each.eval == name]))
     for each in compared:
         for word, ids in (("gained", each.gained), ("lost", each.lost)):
             more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
@@ -53,14 +53,16 @@ def comparisons(
         console.print(escape(each.sentence()), style="bold")
 
 
-def _pairs(compared: Sequence[Comparison]) -> Table:
-    table = Table("set", "first", "second", "n", "difference [95 %]", "gained", "lost", "p", "corrected", "test",
-                  "detectable", title="paired, in percentage points")  # fmt: skip
-    for each in compared:
-        seen = each.numbers
-        gap = f"{points(seen.difference)} [{points(seen.low)}, {points(seen.high)}]"
-        table.add_row(each.eval, each.first, each.second, str(seen.n), gap, str(seen.gained), str(seen.lost),
-                      f"{seen.p:.2g}", f"{each.corrected:.2g}", seen.test, f"{100 * seen.detectable:.1f}")  # fmt: skip
+def _pairs(name: str, compared: Sequence[Comparison]) -> Table:
+    """The pairs of one set, a column each, so that those of base, SFT and RL fit a terminal of 80 columns."""
+    table = Table("points", *(f"{each.second} against {each.first}" for each in compared), title=f"pairs on {name}")
+    seen = [each.numbers for each in compared]
+    table.add_row("difference", *(points(one.difference) for one in seen))
+    table.add_row("95 %", *(f"{points(one.low)} to {points(one.high)}" for one in seen))
+    table.add_row("gained, lost", *(f"{one.gained}, {one.lost} of {one.n}" for one in seen))
+    table.add_row("p", *(f"{one.p:.2g} ({one.test})" for one in seen))
+    table.add_row("p, corrected", *(f"{each.corrected:.2g}" for each in compared))
+    table.add_row("detectable", *(f"{100 * one.detectable:.1f}" for one in seen))
     return table
 
 

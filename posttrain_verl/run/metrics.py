@@ -100,8 +100,10 @@ def tokens_per_second(metrics: dict[str, Any], step_seconds: float | None) -> fl
 
 
 def duration(seconds: float) -> str:
-    """`1 h 5 min`, `12 min`, `40 s`."""
+    """`3 d 4 h`, `1 h 5 min`, `12 min`, `40 s`."""
     minutes = int(seconds) // 60
+    if minutes >= 48 * 60:
+        return f"{minutes // 1440} d {minutes // 60 % 24} h"
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from posttrain_verl import compare as verb
-from posttrain_verl.evaluation import comparison, grading, result
+from posttrain_verl.evaluation import comparison, grading, result, show
 from posttrain_verl.evaluation.result import SCHEMA
 from posttrain_verl.problem import InputError
 
@@ -180,3 +181,11 @@ def test_json_has_everything(files, capsys, monkeypatch):
         "equal differences leave nothing to estimate their spread by"
     )
     assert found["evaluations"]["base@gsm8k"]["noise"] is True
+
+
+def test_the_pairs_of_base_sft_and_rl_fit_a_terminal_of_80_columns(capsys):
+    made = {label: evaluation(label, [n % 7 < right for n in range(300)]) for label, right in
+            (("base", 1), ("sft", 4), ("grpo", 5))}  # fmt: skip
+    show.comparisons(made, comparison.compare(made), [], Console(width=80))
+    said = capsys.readouterr().out
+    assert "…" not in said and all(f"{pair}" in said for pair in ("sft against base", "grpo against sft"))

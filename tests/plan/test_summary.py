@@ -2,8 +2,11 @@
 
 import json
 
+from rich.console import Console
+
 from posttrain_verl import check, launch
 from posttrain_verl.compose import compose
+from posttrain_verl.plan import show
 
 
 def test_the_run_folder_holds_the_plan():
@@ -38,3 +41,11 @@ def test_check_as_json_holds_plan_and_problems(capsys, tmp_path):
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False and answer["problems"]
     assert answer["memory"] and answer["arithmetic"]["sequences"] == 5120
+
+
+def test_the_table_fits_a_terminal_of_80_columns(capsys):
+    table = show.memory(compose(["recipe=math_ppo", "hardware=1x80gb"]), width=80)
+    Console(width=80).print(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("critic unreduced gradients" in line and "0.34" in line for line in lines)
+    assert not any("…" in line for line in lines)

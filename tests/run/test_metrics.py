@@ -42,6 +42,8 @@ def test_the_live_line():
     )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (61, "1 min"), (3661, "1 h 1 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (61, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
