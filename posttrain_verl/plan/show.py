@@ -38,7 +38,7 @@ def _verdict(lines: Table) -> str:
 
 def _grid(lines: Table, formulas: bool) -> Grid:
     phases = [*lines.phases, HOST]
-    grid = Grid(box=box.SIMPLE, pad_edge=False, padding=(0, 1) if formulas else (0, 1, 0, 0))
+    grid = Grid(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 1) if formulas else (0, 1, 0, 0))
     grid.add_column("a GPU; last, a node's host" if formulas else "", no_wrap=True)
     for phase in phases:
         grid.add_column(phase, justify="right", no_wrap=True)
