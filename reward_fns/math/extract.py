@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reward_fns.math import numbers
 
@@ -178,13 +179,16 @@ SENTENCE_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$
 PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text|infty|cup|cap)[A-Za-z]{3,}")
 
 
-TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
 def tagged(text: str) -> Answer | None:
     """What the last `<answer>...</answer>` says."""
-    found = [said for content in TAG.findall(text) if (said := content.strip("*_ \n"))]
-    return last_phrase(found[-1]) or Answer(spoken(found[-1]), "phrase") if found else None
+    for opening, closing in reversed(list(pairwise(TAG.finditer(text)))):
+        said = text[opening.end() : closing.start()].strip("*_ \n")
+        if said and not opening.group(1) and closing.group(1):
+            return last_phrase(said) or Answer(spoken(said), "phrase")
+    return None
 
 
 def revised(marked: Answer, rest: str) -> Answer:
