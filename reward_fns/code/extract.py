@@ -1,67 +1,117 @@
 """Find the program in a completion. By text alone: model output is never parsed or compiled outside the sandbox.
 
 The rule: only what follows the last `</think>` counts. Of the fenced blocks those in another language (shell, output,
-text) are left out; of the rest the last one that defines the wanted function counts, else the last one that defines
-any, else the last. A fence that is never closed counts up to the end of the text. Without a fence the program starts
-at the first line that opens like code and ends where prose begins.
+text) are left out, and those without a language where others name Python. Of the rest the last one that defines the
+wanted function counts (for a program that reads its input: the last one that does), else the last one that defines any,
+else the last with a line of code. Before it come the earlier blocks whose functions or imports it uses and does not
+hold itself. A fence that is never closed counts up to the end of the text. Without a fence the program starts at the
+first line that opens like code and ends where prose begins.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reward_fns.math.extract import END_OF_TURN, after_thought
 
 MAX_PROGRAM = 200_000  # characters; what is longer is no answer to an exercise
-FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
-PYTHON = frozenset(("", "python", "py", "python3", "python2", "pycon", "code", "solution"))
+FENCE = re.compile(
+    r"(?:^(?P<indent>[ \t]*)(?P<fence>`{3,12}(?!`)|~{3,12}(?!~))|(?<=\S)[ \t]+(?P<inline>```)(?=py))"
+    r"[ \t]*\{?\.?(?P<label>[\w+#.-]*+)[^\n]*+\n"
+    r"(?P<code>.*?)(?:(?:^(?:(?P=indent)|) {0,3}|(?<=[^\s`~]))(?:(?P=fence)|(?P=inline))(?P<closed>[ \t]*$)|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+PYTHON = re.compile(r"|py(?:thon)?[\d.]*|pycon|code|solution")
 ALIASES = {"c++": "cpp", "golang": "go", "js": "javascript", "node": "nodejs", "rs": "rust", "ts": "typescript"}
 CODE_LINE = re.compile(
     r"^(?:import |from \w[\w.]* import|def |class |async def |@\w|if __name__|[A-Za-z_]\w*\s*=[^=]|print\(|for .*:$)"
 )
-PROSE_LINE = re.compile(r"^(?![#@\"'])(?:[A-Z][a-z']*|[a-z]+,?)(?: [\w',()`-]+){3,}[.:!?]?\s*$")
+PROSE_LINE = re.compile(
+    r"^</|^[A-Z][a-z']*:(?: [^\s=]+){2,}\s*$"
+    r"|^(?![#@\"'])(?:[A-Z][a-z']*|[a-z]+,?)(?: [\w',()`-]+){3,}[.:!?]?\s*$"
+)
 DEFINES = re.compile(r"^[ \t]*(?:async )?(?:def|class) ", re.MULTILINE)
+READS = re.compile(r"\b(?:input\(|stdin\b|open\(0)")
+CODE = re.compile(CODE_LINE.pattern, re.MULTILINE)
+BINDS = re.compile(
+    r"^(?:async )?(?:def|class)[ \t]+(\w+)|^import[ \t]+(?:[\w.]+[ \t]+as[ \t]+)?(\w+)"
+    r"|^from[ \t]+[\w.]+[ \t]+import[ \t]+\(?([\w, \t]+)",
+    re.MULTILINE,
+)
+USES = re.compile(r"(?<![\w.])(\w+)[ \t]*[.(]")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The program; `fenced` is true when it stood in a complete fenced block."""
+    """The program; `fenced` is true when it stood in a complete fenced block, which named the language `label`."""
 
     text: str = ""
     fenced: bool = False
+    label: str = ""
 
 
 def program(response: str, entry_point: str = "", language: str = "python") -> Source:
     """The program of a completion; empty when there is none."""
-    text = after_thought(response)
+    text = after_thought(response).replace("\r\n", "\n")
     marker = END_OF_TURN.search(text)
     text = text[: marker.start()] if marker and text[: marker.start()].strip() else text
-    found = [
-        Source(match.group(3), match.group().rstrip().endswith(match.group(1)) and match.group(3) != "")
-        for match in FENCE.finditer(text)
-        if spoken_in(match.group(2).lower(), language)
-    ]
-    chosen = choose([source for source in found if source.text.strip()], entry_point) if found else None
+    found = [block for block in blocks(text) if block.text.strip() and spoken_in(block.label, language)]
+    chosen = choose(found, entry_point)
+    if chosen and language == "python":
+        chosen = with_what_it_uses(chosen, found[: found.index(chosen)])
     source = chosen or Source(loose(text))
     return source if len(source.text) <= MAX_PROGRAM else Source()
 
 
+def blocks(text: str, *, nested: bool = False) -> list[Source]:
+    """Every fenced block, those inside a Markdown block in its place."""
+    found = []
+    for match in FENCE.finditer(text):
+        code, label = match["code"], match["label"].lower()
+        if label in ("markdown", "md") and not nested:
+            found += blocks(code, nested=True)
+            continue
+        if match["indent"]:  # a block inside a list
+            code = re.sub(f"^{match['indent']}", "", code, flags=re.MULTILINE)
+        found.append(Source(code, match["closed"] is not None and code != "", label))
+    return found
+
+
 def spoken_in(label: str, language: str) -> bool:
     label = ALIASES.get(label, label)
-    return label in PYTHON if language == "python" else label in ("", language)
+    return PYTHON.fullmatch(label) is not None if language == "python" else label in ("", language)
 
 
-def choose(blocks: list[Source], entry_point: str) -> Source | None:
-    """The last block that defines the entry point, else the last that defines anything, else the last."""
-    if not blocks:
+def with_what_it_uses(chosen: Source, earlier: list[Source]) -> Source:
+    """`chosen` behind the earlier blocks that bind names which it calls or takes attributes of and does not bind."""
+    text, has, uses = chosen.text, bound(chosen.text), set(USES.findall(chosen.text))
+    for block in reversed(earlier):
+        if (bound(block.text) - has) & uses:
+            text = f"{block.text.rstrip()}\n\n{text}"
+            has |= bound(block.text)
+            uses |= set(USES.findall(block.text))
+    return replace(chosen, text=text)
+
+
+def bound(code: str) -> set[str]:
+    """The functions, classes and modules that a block binds at its top level."""
+    return {name for groups in BINDS.findall(code) for name in re.findall(r"\w+", " ".join(groups))} - {"as"}
+
+
+def choose(found: list[Source], entry_point: str) -> Source | None:
+    """The last block that defines the entry point (without one: that reads input), else that defines anything, else
+    that holds code, else the last."""
+    if not found:
         return None
     wanted = re.compile(rf"^[ \t]*(?:async )?(?:def|class)[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-    for pattern in ([wanted] if entry_point else []) + [DEFINES]:
-        fitting = [block for block in blocks if pattern.search(block.text)]
+    labelled = [block for block in found if block.label] or found
+    first = (wanted, found) if entry_point else (READS, labelled)
+    for pattern, among in (first, (DEFINES, labelled), (CODE, labelled)):
+        fitting = [block for block in among if pattern.search(block.text)]
         if fitting:
             return fitting[-1]
-    return blocks[-1]
+    return labelled[-1]
 
 
 def loose(text: str) -> str:
