@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from posttrain_verl import compose, export, overrides, prep, report
 from posttrain_verl.evaluation import job
@@ -169,6 +170,13 @@ def test_programs_and_tests_that_documents_name_are_there():
 def test_there_are_commands():
     assert len(commands()) > 40
     assert {verb for verb, _ in commands()} >= {"launch", "check", "prep", "inspect", "evaluate", "pipeline", "report"}
+
+
+def test_every_key_of_ours_stands_in_the_page_of_the_words():
+    page = (ROOT / "docs/config.md").read_text("utf-8")
+    ours = OmegaConf.load(ROOT / "conf/launch.yaml").posttrain
+    groups = {"stage", *overrides.OUR_GROUPS}  # set by the trunk, and by recipe=, mix= ...
+    assert [key for key in ours if key not in groups and f"`posttrain.{key}=" not in page] == []
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -38,7 +38,7 @@ def check(composed: Composed) -> list[Problem]:
     candidates = [path for path in _paths(known) if path.split(".")[0] not in _DEAD_ROOTS]
     problems += [_unknown(path, candidates) for path in _unknown_paths(live, known)]
     ours, known_ours = {"posttrain": plain(composed.posttrain)}, {"posttrain": tree.ours(composed)}
-    return problems + [_unknown_ours(path) for path in _unknown_paths(ours, known_ours)]
+    return problems + [_unknown_ours(path, list(_paths(known_ours))) for path in _unknown_paths(ours, known_ours)]
 
 
 _DEAD_ROOTS = {key.split(".")[0] for key in DEAD}
@@ -64,8 +64,9 @@ def _unknown(path: str, candidates: list[str]) -> Problem:
     return Problem(what, f"did you mean {near}?" if (near := _nearest_path(path, candidates)) else "remove it")
 
 
-def _unknown_ours(path: str) -> Problem:
-    return Problem(f"{path} is no key of posttrain_verl", "the keys are listed in docs/config.md")
+def _unknown_ours(path: str, candidates: list[str]) -> Problem:
+    hint = f"did you mean {near}? " if (near := _nearest_path(path, candidates)) else ""
+    return Problem(f"{path} is no key of posttrain_verl", f"{hint}docs/config.md lists them")
 
 
 def _nearest_path(path: str, candidates: list[str]) -> str | None:

@@ -44,7 +44,7 @@ def test_samples_of_a_question_are_kept_apart(evaluate, sums):
     assert result["metrics"]["accuracy"]["value"] == 0.5
     assert result["metrics"]["pass@4"]["value"] == 1.0
     assert result["errors"]["logic"] == 10
-    assert result["items"][1]["evidence"] == "10+20 = 31, but it is 30"
+    assert result["items"][1]["evidence"] == "10 + 20 = 31, but it is 30"
     assert result["sampling"]["k"] == 4
 
 
