@@ -110,8 +110,3 @@ def words(texts: pa.Array, table: np.ndarray) -> Words:
 def row_keys(texts: pa.Array) -> np.ndarray:
     """One uint64 a text, equal for texts that differ in white space only."""
     return words(texts, EXACT).rows
-
-
-def text_key(text: str) -> np.uint64:
-    """`row_keys` of one text."""
-    return row_keys(pa.array([text], pa.string()))[0]

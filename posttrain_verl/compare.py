@@ -27,7 +27,7 @@ def as_json(results: Mapping[str, Result], compared: list[Comparison]) -> dict[s
     """Everything `compare` knows, as plain data; numbers that do not exist are null."""
     pairs = [
         {"eval": each.eval, "first": each.first, "second": each.second, "corrected": each.corrected, "of": each.of,
-         **{key: None if value != value else value for key, value in asdict(each.numbers).items()},
+         **{key: None if value != value else value for key, value in asdict(each.numbers).items()},  # NaN is not itself
          "gained_items": each.gained, "lost_items": each.lost, "verdict": each.verdict, "sentence": each.sentence()}
         for each in compared
     ]  # fmt: skip

@@ -16,7 +16,8 @@ import yaml
 
 from posttrain_verl import paths
 
-# Read with .get() by VeRL 0.9.1 (found by scanning its sources), in no yaml and no dataclass. model_engine: a group's.
+# Read with .get() by VeRL 0.9.1 (found by scanning its sources), in no yaml and no dataclass. `model_engine` is the
+# option of a group, which VeRL's tree repeats as a key.
 READ_UNLISTED = frozenset(
     {
         "data.cache_dir",
@@ -109,7 +110,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 @cache
 def syntax_trees(module: str, word: str = "") -> list[ast.Module]:
-    """The parsed file of a module, or the files of a package; those that hold `word`. None when it is not installed."""
+    """The parsed file of a module, or the files of a package; those that hold `word`. Empty when it is not installed."""
     place = paths.verl_config_dir().parents[2].joinpath(*module.split("."))
     files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]

@@ -15,7 +15,6 @@ from posttrain_verl.reporting.series import Metrics
 from posttrain_verl.run.folder import RUNNING
 
 FILES = ("config.yaml", "plan.json", "preflight.json", "status.json", "metrics.jsonl", "events.jsonl")
-STOPS = ("warn", "stop")
 
 
 @dataclass

@@ -64,9 +64,19 @@ class Reader:
             named = [(one.name, one.metrics), (other.name, other.metrics)]
             parts.insert(0, Part(f"Against {other.name}", "vs-", figures.compared(named, "vs-")))
             part.heading = one.name
-        return Page("run", one.name, str(one.path), one.state, verdict.of_run(one, shown, compared), facts.tiles(one),
-                    shown, compared, [], parts,
-                    rollouts.read(one.path, one.evaluations, self._limit), one.files.flaws)  # fmt: skip
+        return Page(
+            "run",
+            one.name,
+            str(one.path),
+            one.state,
+            verdict.of_run(one, shown, compared),
+            tiles=facts.tiles(one),
+            evaluations=shown,
+            compared=compared,
+            parts=parts,
+            rollouts=rollouts.read(one.path, one.evaluations, self._limit),
+            flaws=one.files.flaws,
+        )
 
     def _pipeline(self, files: Files, other: Path | None) -> Page:
         described = files.json(PIPELINE)
@@ -79,9 +89,19 @@ class Reader:
         ends = ", ".join(f"{stage.name} {stage.state}{f' ({stage.why})' if stage.why else ''}" for stage in stages)
         state = together([stage.state for stage in stages])
         answered = trained[-1][1].path if trained else files.path
-        return Page("pipeline", f"pipeline {files.path.parent.name}/{files.path.name}", str(files.path), state,
-                    verdict.of_pipeline(shown, compared, f"The stages: {ends}."), [], shown, compared, stages, parts,
-                    rollouts.read(answered, found, self._limit), [*files.flaws, *_flaws(stages)])  # fmt: skip
+        return Page(
+            "pipeline",
+            f"pipeline {files.path.parent.name}/{files.path.name}",
+            str(files.path),
+            state,
+            verdict.of_pipeline(shown, compared, f"The stages: {ends}."),
+            evaluations=shown,
+            compared=compared,
+            members=stages,
+            parts=parts,
+            rollouts=rollouts.read(answered, found, self._limit),
+            flaws=[*files.flaws, *_flaws(stages)],
+        )
 
     def _sweep(self, files: Files) -> Page:
         rows, names = sweeps.rows(files)
@@ -90,9 +110,18 @@ class Reader:
         found = [each.named(name) for name, one in known for each in one.evaluations]
         state = together([member.state for member in members])
         curves = figures.compared([(name, one.metrics) for name, one in known])
-        return Page("sweep", f"sweep {files.path.name}", str(files.path), state, sweeps.sentences(rows, names), [],
-                    found, evaluations.compare(found, files), members, [Part(figures=curves)],
-                    flaws=[*files.flaws, *_flaws(members)])  # fmt: skip
+        return Page(
+            "sweep",
+            f"sweep {files.path.name}",
+            str(files.path),
+            state,
+            sweeps.sentences(rows, names),
+            evaluations=found,
+            compared=evaluations.compare(found, files),
+            members=members,
+            parts=[Part(figures=curves)],
+            flaws=[*files.flaws, *_flaws(members)],
+        )
 
     def _of_sweep(self, row: sweeps.Row, name: str) -> Member:
         member = row.member
@@ -121,12 +150,23 @@ def against(own: Sequence[Evaluation], name: str, others: Sequence[Evaluation], 
 
 def part_of(one: Run, prefix: str = "", heading: str = "") -> Part:
     """What a page shows of one run."""
-    manifest = one.manifest
-    return Part(heading, prefix, figures.of_run(one.metrics, prefix), one.events, facts.planned(one), facts.arithmetic(one),
-                list(one.plan.get("memory") or []), facts.checks(one), manifest,
-                facts.sources(manifest), facts.splits(manifest), [str(word) for word in one.plan.get("overrides") or []],
-                list(one.plan.get("changes") or []),
-                one.files.text("config.yaml"))  # fmt: skip
+    plan, manifest = one.plan, one.manifest
+    return Part(
+        heading=heading,
+        prefix=prefix,
+        figures=figures.of_run(one.metrics, prefix),
+        events=one.events,
+        planned=facts.planned(one),
+        arithmetic=facts.arithmetic(one),
+        memory=list(plan.get("memory") or []),
+        checks=facts.checks(one),
+        manifest=manifest,
+        sources=facts.sources(manifest),
+        splits=facts.splits(manifest),
+        overrides=[str(word) for word in plan.get("overrides") or []],
+        changes=list(plan.get("changes") or []),
+        config=one.files.text("config.yaml"),
+    )
 
 
 def together(states: Sequence[str]) -> str:

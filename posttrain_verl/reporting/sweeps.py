@@ -49,5 +49,4 @@ def sentences(found: Sequence[Row], names: Sequence[str]) -> list[str]:
         claim += f": {worse} of the others are worse, {len(tested) - worse} differ by no more than noise"
     else:
         claim = f"No run stands out: {names[0]} has {best.measure} {found[0].value}, and the others differ by no more than noise"
-    return [f"{claim}.",
-            "The best of several is flattered by chance: confirm it on questions it was not chosen on."]  # fmt: skip
+    return [f"{claim}.", "The best of several is flattered by chance: confirm it on questions it was not chosen on."]
