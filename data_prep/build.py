@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from data_prep import duplicates, manifest, splits, write
+from data_prep.errors import DataError, Problem
+from data_prep.filters import gold
 from data_prep.mix import SPLITS, Mix
 from data_prep.parse import parse
 from data_prep.pool import Pool
 from data_prep.reading import Reading
 from data_prep.sources import KINDS
 from data_prep.write import DROPPED
+
+_BUILDING = ".building-"
 
 
 def build(
@@ -30,7 +35,12 @@ def build(
 
     A build that fails leaves an earlier finished one as it was. Raises DataError with every problem found."""
     mix = parse(mix_config)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _sweep(out_dir)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise DataError(Problem(str(out_dir), what, "give another posttrain.data_dir, or make room for it")) from None
     with _scratch(out_dir) as scratch:
         pool = Pool(scratch / "pool.arrow")
         origins, sets = Reading(mix, pool, progress).run()
@@ -64,7 +74,13 @@ def _across_rows(mix: Mix, pool: Pool, progress: Callable[[str], None]) -> None:
     held_out = [list(mix.sources).index(name) for name in mix.held_out()]
     whole = np.isin(pool.source, held_out) & pool.good
     if switches.get("conflicting_gold", default):
-        duplicates.mark_conflicts(pool)
+        specs = list(mix.sources.values())
+        duplicates.mark_conflicts(
+            pool,
+            lambda source, one, other: (
+                specs[source].ability == "math" and gold.same(one, other, specs[source].data_source)
+            ),
+        )
     if switches.get("duplicate", True):
         duplicates.mark_duplicates(pool)
     if switches.get("near_duplicate"):
@@ -87,10 +103,18 @@ def _source_entries(mix: Mix, origins: Mapping[str, Any], pool: Pool) -> dict[st
     return entries
 
 
+def _sweep(out_dir: Path) -> None:
+    """Remove what builds of this machine left that were killed; one that still runs keeps its own."""
+    for left in out_dir.glob(f"{_BUILDING}{socket.gethostname()}-*"):
+        pid = left.name.split("-")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def _scratch(out_dir: Path) -> Iterator[Path]:
     """A folder beside the result, on the same file system, removed whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=out_dir))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-", dir=out_dir))
     try:
         yield folder
     finally:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow.compute as pc
 
 from data_prep.fingerprint import LOOSE, words
 from data_prep.pool import Pool
 
-_SHINGLE = 3  # words
 _PERMUTATIONS = 128
 
 
-def mark_conflicts(pool: Pool) -> None:
-    """Mark every row whose question also stands with another gold: nobody knows which is right."""
+def mark_conflicts(pool: Pool, same_gold: Callable[[int, str, str], bool]) -> None:
+    """Mark every row whose question also stands with another gold: nobody knows which is right. `same_gold` says of a
+    source and two golds in different words (`1/2`, `0.5`) whether they mean the same."""
     rows = np.flatnonzero(pool.good & pool.has_answer)
     order = rows[np.lexsort((pool.gold[rows], pool.key[rows]))]
     same_question = pool.key[order][1:] == pool.key[order][:-1]
     torn = same_question & (pool.gold[order][1:] != pool.gold[order][:-1])
     keys = np.unique(pool.key[order][1:][torn])
+    involved = rows[np.isin(pool.key[rows], keys)]
+    keys = np.array(_contested(pool, involved, same_gold), dtype=np.uint64)
     pool.mark(rows[np.isin(pool.key[rows], keys)], "conflicting_gold", "the same question with another gold")
+
+
+def _contested(pool: Pool, rows: np.ndarray, same_gold: Callable[[int, str, str], bool]) -> list[int]:
+    """Keys of the questions among these rows whose golds do not all mean the same."""
+    golds: dict[int, tuple[int, str]] = {}
+    contested: dict[int, bool] = {}
+    wanted = set(rows.tolist())
+    for first, batch in pool.batches() if wanted else ():
+        for row in sorted(wanted & set(range(first, first + batch.num_rows))):
+            key, gold = int(pool.key[row]), batch["answer"][row - first].as_py()
+            source, known = golds.setdefault(key, (int(pool.source[row]), gold))
+            contested[key] = contested.get(key, False) or not (gold == known or same_gold(source, known, gold))
+    return [key for key, torn in contested.items() if torn]
 
 
 def mark_duplicates(pool: Pool) -> None:
@@ -32,8 +49,8 @@ def mark_duplicates(pool: Pool) -> None:
 
 
 def mark_near_duplicates(pool: Pool, threshold: float) -> None:
-    """Mark rows that have the numbers and gold of an earlier row and about its words (Jaccard similarity of 3-word
-    shingles of at least `threshold`, estimated by MinHash). Other numbers make another problem, not a duplicate."""
+    """Mark rows that have the numbers and gold of an earlier row and about its words (Jaccard similarity of the sets of
+    words of at least `threshold`, estimated by MinHash). Other numbers make another problem, not a duplicate."""
     from datasketch import MinHash, MinHashLSH
 
     # Missing a copy costs more than looking twice: equal numbers and gold confirm a candidate.
@@ -42,9 +59,10 @@ def mark_near_duplicates(pool: Pool, threshold: float) -> None:
     numbers_of: dict[int, int] = {}
     for first, batch in pool.batches():
         split = words(batch["question"], LOOSE)
-        shingles, starts = split.ngrams(_SHINGLE)
+        shingles, starts = split.ngrams(1)
         bounds = np.searchsorted(starts, split.offsets)
-        numbers = words(pc.replace_substring_regex(batch["question"], "[^0-9.]+", " "), LOOSE).rows
+        whole = pc.replace_substring_regex(batch["question"], r"(\d),(\d{3})", r"\1\2")
+        numbers = words(pc.replace_substring_regex(whole, "[^0-9.]+", " "), LOOSE).rows
         for row in np.flatnonzero(pool.good[first : first + batch.num_rows]).tolist():
             mine = shingles[bounds[row] : bounds[row + 1]] & np.uint64(0xFFFFFFFF)
             if not len(mine):

@@ -13,6 +13,7 @@ from data_prep.errors import DataError, Problem
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+OWN = "manifest_sha256"  # of all the other keys
 
 
 def file_sha256(path: Path) -> str:
@@ -28,6 +29,8 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 def write(out_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest by rename, so that readers see all of it or nothing."""
+    content = {key: value for key, value in manifest.items() if key != OWN}
+    manifest = content | {OWN: config_digest(content)}
     scratch = out_dir / f".{FILE_NAME}.{os.getpid()}"
     scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(scratch, out_dir / FILE_NAME)
@@ -37,11 +40,16 @@ def read(out_dir: Path) -> dict[str, Any]:
     """The manifest of a finished build. Raises DataError if there is none or it cannot be read."""
     path = out_dir / FILE_NAME
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(Problem(str(path), "is missing, so the build is not finished", "build the mix")) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(Problem(str(path), f"cannot be read ({error.strerror})", "give another folder")) from None
+    except (ValueError, RecursionError) as error:
         raise DataError(Problem(str(path), f"is no JSON ({error})", "build the mix again")) from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DataError(Problem(str(path), "lists no files", "build the mix again"))
+    return manifest
 
 
 def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
@@ -50,8 +58,8 @@ def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
         manifest = read(out_dir)
     except DataError:
         return False
-    same_mix = manifest.get("mix_sha256") == config_digest(mix_config) and manifest["schema_version"] == SCHEMA_VERSION
-    return same_mix and all(_size(out_dir / name) == entry["bytes"] for name, entry in manifest["files"].items())
+    same = manifest.get("mix_sha256") == config_digest(mix_config) and manifest.get("schema_version") == SCHEMA_VERSION
+    return same and all(_size(out_dir / name) == entry.get("bytes") for name, entry in manifest["files"].items())
 
 
 def _size(path: Path) -> int:
@@ -62,7 +70,14 @@ def verify(out_dir: Path) -> list[Problem]:
     """Every way in which the files differ from the manifest; empty if none. Raises DataError without a manifest."""
     remedy = "build the mix again, or copy the folder again"
     problems = []
-    for name, entry in read(out_dir)["files"].items():
+    manifest = read(out_dir)
+    if manifest.pop(OWN, None) != config_digest(manifest):
+        problems.append(Problem(str(out_dir / FILE_NAME), "is not as it was written", remedy))
+        return problems
+    files = manifest["files"]
+    for extra in sorted({path.name for path in out_dir.glob("*.parquet")} - set(files)):
+        problems.append(Problem(str(out_dir / extra), "is in the folder but not in the manifest", "move it elsewhere"))
+    for name, entry in files.items():
         path = out_dir / name
         if not path.is_file():
             problems.append(Problem(str(path), "is in the manifest but not in the folder", remedy))

@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from data_prep import filters, sizing
-from data_prep.errors import DataError, Problem
+from data_prep.errors import DataError
+from data_prep.keys import Reader
 from data_prep.mix import ANSWER_FORMATS, SPLITS, Mix, PromptSpec, SplitSpec, Stage
 from data_prep.sources import KINDS, SourceSpec
 
+ABILITIES = ("math", "code")
 KEYS = (
     "name", "description", "offline", "seed", "sources", "splits", "prompts", "filters", "decontaminate", "limit",
     "budget",
 )  # fmt: skip
 
 
-class _Reader:
-    """Reads keys out of mappings and keeps every problem."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def add(self, where: str, what: str, remedy: str) -> None:
-        self.problems.append(Problem(where, what, remedy))
-
-    def mapping(self, value: Any, where: str) -> Mapping[str, Any]:
-        if isinstance(value, Mapping):
-            return value
-        if value is not None:
-            self.add(where, f"is {value!r}, not a mapping", "write `key: value` lines under it")
-        return {}
-
-    def known(self, value: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
-        allowed = list(allowed)
-        for key in value:
-            if key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(allowed)}"
-                self.add(f"{where}.{key}", "is not a known key", hint)
-
-    def number(self, value: Any, where: str, least: float = 0) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            self.add(where, f"is {value!r}, not a number of at least {least:g}", "give a number")
-            return least
-        return value
-
-
 def parse(config: Mapping[str, Any]) -> Mix:
     """Check a mix configuration. Raises DataError with every problem in it."""
-    read = _Reader()
+    read = Reader()
     read.known(config, KEYS, "mix")
-    seed = int(read.number(config.get("seed", 0), "mix.seed"))
+    seed = read.whole(config.get("seed", 0), "mix.seed")
     listed = read.mapping(config.get("sources"), "mix.sources")
     sources = {str(name): _source(read, str(name), value) for name, value in listed.items()}
     if not sources:
@@ -73,31 +45,41 @@ def parse(config: Mapping[str, Any]) -> Mix:
     mix = Mix(seed, sources, ordered, prompts, switches)
     mix = _decontamination(read, mix, config.get("decontaminate"))
     sizes = {
-        key: int(read.number(config[key], f"mix.{key}", 1))
-        for key in ("limit", "budget")
-        if config.get(key) is not None
+        key: read.whole(config[key], f"mix.{key}", 1) for key in ("limit", "budget") if config.get(key) is not None
     }
+    if len(sizes) == 2:
+        read.add("mix.limit", "stands beside mix.budget", "give one of them")
     if read.problems:
         raise DataError(*read.problems)
     return sizing.resize(mix, **sizes)
 
 
-def _filters(read: _Reader, value: Any) -> Mapping[str, Any]:
+def _filters(read: Reader, value: Any) -> Mapping[str, Any]:
     switches = read.mapping(value, "mix.filters")
     read.known(switches, ("all", *filters.REASONS[2:]), "mix.filters")
-    if "too_long" in switches:
-        read.known(
-            read.mapping(switches["too_long"], "mix.filters.too_long"),
-            ("prompt", "solution", "tokenizer"),
-            "mix.filters.too_long",
-        )
+    _limits(read, read.mapping(switches.get("too_long"), "mix.filters.too_long"))
+    for name, value in switches.items():
+        if name not in ("too_long", "near_duplicate") and not isinstance(value, bool):
+            read.add(f"mix.filters.{name}", f"is {value!r}", "write true or false")
     near = switches.get("near_duplicate") or 0
     if not 0 <= read.number(near, "mix.filters.near_duplicate") <= 1:
         read.add("mix.filters.near_duplicate", f"is {near!r}", "give a Jaccard similarity between 0 and 1, such as 0.8")
     return switches
 
 
-def _rewards(read: _Reader, splits: Mapping[str, SplitSpec], sources: Mapping[str, SourceSpec]) -> None:
+def _limits(read: Reader, limits: Mapping[str, Any]) -> None:
+    where = "mix.filters.too_long"
+    read.known(limits, ("prompt", "solution", "tokenizer"), where)
+    for name in ("prompt", "solution"):
+        if limits.get(name) is not None:
+            read.whole(limits[name], f"{where}.{name}", 1)
+    if not isinstance(limits.get("tokenizer", ""), str):
+        read.add(
+            f"{where}.tokenizer", f"is {limits['tokenizer']!r}", "give a folder or name of a model, or write bytes"
+        )
+
+
+def _rewards(read: Reader, splits: Mapping[str, SplitSpec], sources: Mapping[str, SourceSpec]) -> None:
     """Every source that is graded has a reward."""
     from reward_fns import UnknownSource
     from reward_fns.registry import resolve
@@ -112,10 +94,10 @@ def _rewards(read: _Reader, splits: Mapping[str, SplitSpec], sources: Mapping[st
             read.add(f"mix.sources.{name}.data_source", str(error), "set data_source to a known one, such as math/NAME")
 
 
-def _decontamination(read: _Reader, mix: Mix, value: Any) -> Mix:
+def _decontamination(read: Reader, mix: Mix, value: Any) -> Mix:
     entry = read.mapping(value, "mix.decontaminate")
     read.known(entry, ("against", "ngrams", "drop"), "mix.decontaminate")
-    against = tuple(entry.get("against", mix.held_out()))
+    against = read.names(entry.get("against", mix.held_out()), "mix.decontaminate.against")
     for name in against:
         if name not in mix.held_out():
             read.add(
@@ -125,18 +107,20 @@ def _decontamination(read: _Reader, mix: Mix, value: Any) -> Mix:
             )
     sizes = entry.get("ngrams", (8, 13))
     ngrams = tuple(
-        int(read.number(n, "mix.decontaminate.ngrams", 2)) for n in (sizes if isinstance(sizes, Iterable) else [sizes])
+        read.whole(n, "mix.decontaminate.ngrams", 2) for n in (sizes if isinstance(sizes, Sequence) else [sizes])
     )
+    if not ngrams:
+        read.add("mix.decontaminate.ngrams", "names no length", "write some, such as [8, 13]")
     drop = entry.get("drop", max(ngrams, default=13))
     return replace(
         mix,
         against=against,
         ngrams=ngrams,
-        drop_ngram=None if drop in (None, False) else int(read.number(drop, "mix.decontaminate.drop", 2)),
+        drop_ngram=None if drop in (None, False) else read.whole(drop, "mix.decontaminate.drop", 2),
     )
 
 
-def _source(read: _Reader, name: str, value: Any) -> SourceSpec:
+def _source(read: Reader, name: str, value: Any) -> SourceSpec:
     where = f"mix.sources.{name}"
     entry = dict(read.mapping(value, where))
     kind = str(entry.pop("from", name))
@@ -158,14 +142,17 @@ def _source(read: _Reader, name: str, value: Any) -> SourceSpec:
     unique = entry.pop("unique", "question")
     if unique not in ("question", "row"):
         read.add(f"{where}.unique", f"is {unique!r}", "write question or row")
+    if ability not in ABILITIES:
+        read.add(f"{where}.ability", f"is {ability!r}", f"write one of {', '.join(ABILITIES)}")
     read.known(entry, source.options, where)
     return SourceSpec(name, kind, str(data_source), str(ability), entry, bad_rows, unique)
 
 
-def _no_twins(read: _Reader, sources: Mapping[str, SourceSpec]) -> None:
+def _no_twins(read: Reader, sources: Mapping[str, SourceSpec]) -> None:
     seen: dict[str, str] = {}
     for spec in sources.values():
-        key = repr((spec.kind, sorted(spec.options.items(), key=str)))
+        path = {"path": os.path.realpath(spec.options["path"])} if isinstance(spec.options.get("path"), str) else {}
+        key = repr((spec.kind, sorted((dict(spec.options) | path).items(), key=str)))
         if key in seen:
             read.add(
                 f"mix.sources.{spec.name}", f"reads the same rows as {seen[key]}", "name a source once, with one weight"
@@ -173,12 +160,12 @@ def _no_twins(read: _Reader, sources: Mapping[str, SourceSpec]) -> None:
         seen[key] = spec.name
 
 
-def _split(read: _Reader, name: str, value: Any, sources: Mapping[str, SourceSpec]) -> SplitSpec:
+def _split(read: Reader, name: str, value: Any, sources: Mapping[str, SourceSpec]) -> SplitSpec:
     where = f"mix.splits.{name}"
     entry = read.mapping(value, where)
     read.known(entry, ("rows", "tokens", "sources", "stages", "may_share_with"), where)
     rows = entry.get("rows", "all")
-    rows = None if rows == "all" else int(read.number(rows, f"{where}.rows", 1))
+    rows = None if rows == "all" else read.whole(rows, f"{where}.rows", 1)
     stages = _stages(read, entry, where)
     for stage in stages:
         for source in stage.weights:
@@ -195,9 +182,10 @@ def _split(read: _Reader, name: str, value: Any, sources: Mapping[str, SourceSpe
                     f"uses {source} for {use}; it is only for {', '.join(kind.uses)}",
                     "take it out of this split",
                 )
-    share = tuple(entry.get("may_share_with") or ())
+    share = read.names(entry.get("may_share_with") or (), f"{where}.may_share_with")
+    read.known(share, SPLITS, f"{where}.may_share_with")
     tokens = entry.get("tokens")
-    tokens = None if tokens is None else int(read.number(tokens, f"{where}.tokens", 1))
+    tokens = None if tokens is None else read.whole(tokens, f"{where}.tokens", 1)
     return SplitSpec(name, rows, stages, share, tokens)
 
 
@@ -205,12 +193,17 @@ def _use(split: str) -> str:
     return "eval" if split == "test" else split.split("_")[0]
 
 
-def _stages(read: _Reader, entry: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
+def _stages(read: Reader, entry: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
     default = _weights(read, entry.get("sources"), f"{where}.sources") if "sources" in entry else {}
     listed = entry.get("stages")
     if not listed:
         if not default:
             read.add(where, "names no source", "write sources: {name: weight}")
+        return (Stage("", 1.0, default),)
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        read.add(
+            f"{where}.stages", f"is {listed!r}, not a list", "write one `- {share: 1, sources: {name: weight}}` a stage"
+        )
         return (Stage("", 1.0, default),)
     stages = []
     for number, value in enumerate(listed):
@@ -227,19 +220,23 @@ def _stages(read: _Reader, entry: Mapping[str, Any], where: str) -> tuple[Stage,
     return tuple(stages)
 
 
-def _bounds(read: _Reader, value: Any, where: str) -> tuple[float, float] | None:
+def _bounds(read: Reader, value: Any, where: str) -> tuple[float, float] | None:
     if value is None:
         return None
-    if not (isinstance(value, Iterable) and len(pair := list(value)) == 2):
+    if not (isinstance(value, Sequence) and not isinstance(value, str) and len(pair := list(value)) == 2):
         read.add(
             f"{where}.difficulty", f"is {value!r}", "write [low, high]; rows with low <= difficulty <= high are taken"
         )
         return None
-    low, high = (float(read.number(bound, f"{where}.difficulty", float("-inf"))) for bound in pair)
+    low, high = (float(read.number(bound, f"{where}.difficulty", float("-inf"), finite=False)) for bound in pair)
+    if low > high:
+        read.add(
+            f"{where}.difficulty", f"is {value!r}: no number lies in it", "write [low, high], the lower bound first"
+        )
     return low, high
 
 
-def _weights(read: _Reader, value: Any, where: str) -> dict[str, float]:
+def _weights(read: Reader, value: Any, where: str) -> dict[str, float]:
     weights = {
         str(name): float(read.number(weight, f"{where}.{name}")) for name, weight in read.mapping(value, where).items()
     }
@@ -253,7 +250,7 @@ def _weights(read: _Reader, value: Any, where: str) -> dict[str, float]:
     return weights
 
 
-def _prompts(read: _Reader, value: Mapping[str, Any]) -> dict[str, PromptSpec]:
+def _prompts(read: Reader, value: Mapping[str, Any]) -> dict[str, PromptSpec]:
     prompts = {"default": PromptSpec()}
     for name, entry in value.items():
         where = f"mix.prompts.{name}"
@@ -262,6 +259,8 @@ def _prompts(read: _Reader, value: Mapping[str, Any]) -> dict[str, PromptSpec]:
         prompt = PromptSpec(**{key: entry[key] for key in ("user", "system", "answer") if key in entry})
         if str(prompt.user).count("{question}") != 1:
             read.add(f"{where}.user", f"is {prompt.user!r}", "write {question} in it exactly once")
+        if not isinstance(prompt.system, str | None):
+            read.add(f"{where}.system", f"is {prompt.system!r}, not a text", "write a text, or null for none")
         if prompt.answer not in ANSWER_FORMATS:
             read.add(f"{where}.answer", f"is {prompt.answer!r}", f"write one of {', '.join(ANSWER_FORMATS)}")
         prompts[name] = prompt

@@ -37,6 +37,8 @@ def choose(mix: Mix, pool: Pool) -> dict[str, Selection]:
         if blocked:
             free &= ~np.isin(pool.key, np.concatenate(blocked))
         chosen[name] = _within_tokens(_fill(split, sources, pool, order, free, problems), split, pool)
+        if not len(chosen[name].rows) and not problems:
+            problems.append(_nothing_left(split, sources, pool))
         taken[name] = np.unique(pool.key[chosen[name].rows])
     if problems and not mix.lenient:
         raise DataError(*problems)
@@ -109,6 +111,14 @@ def _wanted(stage: Stage, rows: int | None, candidates: Mapping[str, np.ndarray]
 
 def _first(candidates: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
     return candidates[np.argsort(order[candidates], kind="stable")[:count]]
+
+
+def _nothing_left(split: SplitSpec, sources: list[str], pool: Pool) -> Problem:
+    read = {name: int((pool.source == sources.index(name)).sum()) for name in sorted(split.sources())}
+    kept = {name: int((pool.good & (pool.source == sources.index(name))).sum()) for name in read}
+    what = "; ".join(f"{name}: {read[name]} rows read, {kept[name]} pass the filters" for name in read)
+    remedy = "look at the sources, at what other splits take, and at difficulty and tokens of this one"
+    return Problem(f"mix.splits.{split.name}", f"gets no row ({what})", remedy)
 
 
 def _too_few(split: SplitSpec, stage: Stage, source: str, wanted: int, found: int) -> Problem:

@@ -71,6 +71,15 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
     return None if verdict["acc"] else f"the gold scores 0 under the reward of {data_source}"
 
 
+def same(one: str, other: str, data_source: str) -> bool:
+    """Whether two golds mean the same under the reward of `data_source`: `1/2` and `0.5`, `5` and `$5`."""
+    from reward_fns import grade
+
+    if is_empty(one) or is_empty(other):
+        return False
+    return any(grade(data_source, f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
+
+
 def _malformed(text: str, kind: str) -> str | None:
     """What is wrong with the form of a gold, without reading it as mathematics."""
     bare = text.strip(" $")

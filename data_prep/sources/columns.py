@@ -13,6 +13,7 @@ Only `question` is required. Numbers in text columns become text (145.0 is "145"
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,6 +36,8 @@ def as_text(value: Any, key: str) -> str | None:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRow(f"{key} is {type(value).__name__} ({str(value)[:60]}), not a text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRow(f"{key} is {value}, not a text or a number")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -60,13 +63,18 @@ def _mapping(spec: SourceSpec) -> dict[str, str]:
     unknown = sorted(set(given) - set(MAPPABLE))
     if unknown:
         raise option_problem(spec.name, "columns", f"maps {unknown}", f"map only {', '.join(MAPPABLE)}")
+    for key, column in given.items():
+        if not isinstance(column, str) or not column:
+            raise option_problem(
+                spec.name, f"columns.{key}", f"is {column!r}, not the name of a column", "write its name"
+            )
     return dict(given)
 
 
 def _pattern(spec: SourceSpec) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(spec.options["answer_pattern"]) if spec.options.get("answer_pattern") else None
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise option_problem(spec.name, "answer_pattern", f"is no regular expression ({error})", "correct it") from None
     if pattern is not None and pattern.groups != 1:
         raise option_problem(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -103,8 +103,19 @@ def raise_bad_rows(spec: SourceSpec, problems: list[Problem]) -> None:
     """Stop with the first 20 problems, if the spec asks for an error and there are any."""
     if not problems or spec.bad_rows == "drop":
         return
+    alike: dict[str, list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault(problem.what, []).append(problem)
+    problems = [
+        replace(same[0], where=same[0].where + (f" and {len(same) - 1} more" if len(same) > 1 else ""))
+        for same in alike.values()
+    ]
     more = len(problems) - PROBLEMS_SHOWN
-    rest = [Problem(f"source {spec.name}", f"{more} more bad rows", "set bad_rows: drop to keep only the good ones")]
+    rest = [
+        Problem(
+            f"source {spec.name}", f"{more} more kinds of bad rows", "set bad_rows: drop to keep only the good ones"
+        )
+    ]
     raise DataError(*problems[:PROBLEMS_SHOWN], *(rest if more > 0 else []))
 
 

@@ -1,8 +1,10 @@
 """Wrong mixes and damaged data: a clear error with source, row and remedy, and never another exception."""
 
+import gzip
 import json
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,6 +146,103 @@ def test_numbers_become_text_and_a_pattern_finds_the_gold(source, build):
     own = source("own2", rows, columns={"question": "question", "answer": "answer"}, answer_pattern=r"####\s*(.+)")
     _, read = build(sources={"own": own}, splits=split(own=1))
     assert read("rl_train")[0]["reward_model"]["ground_truth"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1.5}, "mix.seed: is 1.5, not a whole number"),
+        ({"seed": 2**70}, "not a whole number"),
+        ({"limit": 5, "budget": 5}, "beside mix.budget"),
+        ({"filters": {"false_step": "no"}}, "write true or false"),
+        ({"filters": {"too_long": {"prompt": "x", "tokenizer": 5}}}, "too_long.tokenizer: is 5"),
+        ({"decontaminate": {"against": 5}}, "not a list of names"),
+        ({"decontaminate": {"ngrams": []}}, "names no length"),
+        ({"prompts": {"default": {"system": 5}}}, "is 5, not a text"),
+        ({"splits": {"rl_train": {"sources": {"own": float("inf")}}}}, "is inf, not a number"),
+        ({"splits": {"rl_train": {"rows": float("inf"), "sources": {"own": 1}}}}, "rows: is inf"),
+        ({"splits": {"rl_train": {"stages": 5, "sources": {"own": 1}}}}, "stages: is 5, not a list"),
+        ({"splits": {"rl_train": {"may_share_with": ["rl_vall"], "sources": {"own": 1}}}}, "did you mean rl_val?"),
+        ({"splits": {"rl_train": {"stages": [{"sources": {"own": 1}, "difficulty": [5, 1]}]}}}, "lower bound first"),
+    ],
+)
+def test_a_wrong_value_in_a_mix_is_named(clean, source, build, change, said):
+    assert said in errors(build, **({"sources": {"own": source("own", clean(3))}, "splits": split(own=1)} | change))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": {"question": ["q"]}}, "columns.question: is ['q'], not the name of a column"),
+        ({"answer_pattern": 5}, "is no regular expression"),
+        ({"ability": "poetry"}, "write one of math, code"),
+        ({"path": "."}, "is a folder"),
+    ],
+)
+def test_a_wrong_option_of_a_source_is_named(clean, source, build, options, said):
+    assert said in errors(build, sources={"own": source("own", clean(3), **options)}, splits=split(own=1))
+
+
+def test_the_same_file_under_another_name_is_the_same_source(clean, source, build):
+    own = source("own", clean(3))
+    twin = own | {"path": own["path"].replace("own.jsonl", "./own.jsonl")}
+    assert "same rows as own" in errors(build, sources={"own": own, "twin": twin}, splits=split(own=1, twin=1))
+
+
+def test_the_same_mistake_in_many_rows_is_one_problem(clean, source, build):
+    text = errors(build, sources={"own": source("own", clean(30), columns={"question": "quest"})}, splits=split(own=1))
+    assert "row 0 and 29 more" in text and "2." not in text
+
+
+def test_a_split_without_a_row_is_an_error_that_says_why(clean, source, build):
+    own = source("own", [row | {"answer": "?"} for row in clean(4)])
+    assert "gets no row (own: 4 rows read, 0 pass the filters)" in errors(
+        build, sources={"own": own}, splits=split(own=1)
+    )
+
+
+def test_packed_marked_and_listed_files_are_read(tmp_path, build, clean):
+    text = "".join(json.dumps(row) + "\n" for row in clean(20)).encode()
+    table = "question,answer,solution\nWhat is one and one?,2,\n"
+    files = {
+        "bom.jsonl": b"\xef\xbb\xbf" + text,
+        "lines.jsonl": text.replace(b"\n", b"\r\n\r\n"),
+        "rows.jsonl.gz": gzip.compress(text),
+        "rows.jsonl.zst": pa.Codec("zstd").compress(text).to_pybytes(),
+        "list.json": json.dumps(clean(20), indent=1).encode(),
+        "bom.csv": b"\xef\xbb\xbf" + table.encode(),
+        "rows.csv.gz": gzip.compress(table.encode()),
+        "rows.tsv": table.replace(",", "\t").encode(),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        own = {"from": "columns", "path": str(tmp_path / name), "columns": {"question": "question", "answer": "answer"}}
+        manifest, _ = build(sources={"own": own | {"data_source": "math/own"}}, splits=split(own=1))
+        assert manifest["files"]["rl_train.parquet"]["rows"] == (20 if ".json" in name else 1), name
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(text)[:-30])
+    own = {"from": "columns", "path": str(tmp_path / "rows.jsonl.gz"), "columns": {"question": "question"}}
+    assert "cannot be read" in errors(build, sources={"own": own | {"data_source": "math/own"}}, splits=split(own=1))
+
+
+def test_parquet_with_damaged_texts_and_columns_of_one_name(tmp_path, build):
+    offsets = pa.py_buffer(np.array([0, 4, 24], dtype=np.int32))
+    texts = pa.Array.from_buffers(
+        pa.string(), 2, [None, offsets, pa.py_buffer(b"\xff\xfeab" + b"What is one and one?")]
+    )
+    pq.write_table(pa.table({"question": texts, "answer": ["1", "2"]}), tmp_path / "bad.parquet")
+    own = {
+        "from": "columns",
+        "path": str(tmp_path / "bad.parquet"),
+        "columns": {"question": "question", "answer": "answer"},
+    }
+    config = {"sources": {"own": own | {"data_source": "math/own"}}, "splits": split(own=1)}
+    assert "bad.parquet row 0: question is no valid UTF-8" in errors(build, **config)
+    config["sources"]["own"]["bad_rows"] = "drop"
+    assert build(**config)[0]["sources"]["own"]["drops"] == {"bad_row": 1}
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["question", "question"])
+    pq.write_table(twice, tmp_path / "bad.parquet")
+    config["sources"]["own"]["columns"] = {"question": "question"}
+    assert "two columns named ['question']" in errors(build, **config)
 
 
 def mutated(row: dict, rng: random.Random) -> object:

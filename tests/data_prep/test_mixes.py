@@ -164,3 +164,28 @@ def test_rows_of_many_buckets_come_out_in_order(clean, source, build, monkeypatc
     monkeypatch.undo()
     _, read = build(**config)
     assert small == read("rl_train")
+
+
+def test_golds_that_mean_the_same_are_no_conflict(clean, source, build):
+    rows = clean(6)
+    rows += [
+        rows[0] | {"answer": f"\\frac{{{rows[0]['answer']}}}{{1}}"},
+        rows[1] | {"answer": f"${rows[1]['answer']}$"},
+    ]
+    rows += [rows[2] | {"answer": str(int(rows[2]["answer"]) + 1), "solution": None}]
+    manifest, _ = build(sources={"own": source("own", rows)}, splits={"rl_train": {"sources": {"own": 1}}})
+    assert manifest["sources"]["own"]["drops"] == {"conflicting_gold": 2, "duplicate": 2}
+
+
+def test_a_changed_word_is_a_near_duplicate_and_a_changed_number_is_none(source, build):
+    question = (
+        "On Monday {} carries 12 boxes of tea with 7 bags each to the market. How many {} of tea are that in all?"
+    )
+    rows = [
+        {"question": question.format("Ada", "bags"), "answer": "84", "solution": None},
+        {"question": question.format("Zoe", "packs"), "answer": "84", "solution": None},
+        {"question": question.format("Ada", "bags").replace("7", "8"), "answer": "96", "solution": None},
+    ]
+    config = {"sources": {"own": source("own", rows)}, "splits": {"rl_train": {"sources": {"own": 1}}}}
+    manifest, _ = build(**config, filters={"near_duplicate": 0.8})
+    assert manifest["sources"]["own"]["drops"] == {"near_duplicate": 1}

@@ -1,6 +1,8 @@
 """The verbs prep and inspect: words in, exit codes and files out."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -53,3 +55,36 @@ def test_inspect_writes_a_page_and_records_the_approval(words, tmp_path, monkeyp
     entry = json.loads((folder / "manifest.json").read_text())["inspected"][0]
     assert entry["who"] == "Ada" and entry["rows"] == 10
     assert prep.run(words, verify=True) == 0
+
+
+def test_verify_finds_any_changed_byte_and_files_too_many(words, tmp_path):
+    prep.run(words)
+    folder = tmp_path / "embedded"
+    for path in sorted([*folder.glob("*.parquet"), folder / "manifest.json"]):
+        whole = path.read_bytes()
+        for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 2):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(InputError, match=path.name):
+                prep.run(words, verify=True)
+        path.write_bytes(whole)
+    (folder / "more.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="not in the manifest"):
+        prep.run(words, verify=True)
+    (folder / "more.parquet").unlink()
+    assert prep.run(words, verify=True) == 0
+
+
+def test_what_a_killed_build_left_is_swept_away_and_a_running_one_is_not(words, tmp_path):
+    folder, host = tmp_path / "embedded", socket.gethostname()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for pid in (killed.pid, os.getpid()):
+        (folder / f".building-{host}-{pid}-x").mkdir(parents=True)
+    prep.run(words)
+    assert [path.name for path in folder.glob(".building-*")] == [f".building-{host}-{os.getpid()}-x"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(words, tmp_path):
+    (tmp_path / "embedded").write_text("a file")
+    with pytest.raises(InputError, match=r"posttrain\.data_dir"):
+        prep.run(words)
