@@ -8,6 +8,8 @@ from typing import Any
 
 import platformdirs
 
+from posttrain_verl.problem import InputError, Problem
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -37,9 +39,36 @@ def recipes_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be built again; `POSTTRAIN_CACHE` moves it. Not created here."""
+    """The folder for what can be built again; `POSTTRAIN_CACHE` moves it. Not created here.
+
+    Raises:
+        InputError: this user has no home.
+    """
     chosen = os.environ.get("POSTTRAIN_CACHE")
-    return Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("posttrain_verl"))
+    try:
+        return Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("posttrain_verl"))
+    except RuntimeError as error:
+        raise _no_cache(str(error)) from None
+
+
+def in_cache(name: str) -> Path:
+    """A folder of the cache, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made, as where a container's user has `/` for a home.
+    """
+    folder = cache_dir() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_cache(str(error)) from None
+    return folder
+
+
+def _no_cache(what: str) -> InputError:
+    return InputError(
+        "there is no folder for the cache", [Problem(what, "set POSTTRAIN_CACHE to a folder of your own")]
+    )
 
 
 def absolute(files: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from posttrain_verl.paths import cache_dir
+from posttrain_verl.paths import cache_dir, in_cache
 from posttrain_verl.problem import InputError, Problem
 
 Report = Callable[[str], object]
@@ -55,7 +55,7 @@ def ensure(name_or_path: str | Path, report: Report = print) -> Path:
     folder = _place(name)
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    in_cache("base_models")
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             _build(name, folder, report)

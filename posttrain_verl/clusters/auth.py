@@ -31,7 +31,7 @@ def has_token() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(named).is_file() if named else (Path.home() / ".ray" / "auth_token").is_file()
+    return Path(named or os.path.expanduser("~/.ray/auth_token")).is_file()
 
 
 def is_on() -> bool:

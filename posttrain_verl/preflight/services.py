@@ -132,7 +132,7 @@ def check_wandb(composed: Composed) -> list[Problem]:
 
 
 def _has_login(host: str) -> bool:
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    file = Path(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))
     try:
         return netrc.netrc(file).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

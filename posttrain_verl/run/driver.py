@@ -61,8 +61,7 @@ def patient_start(seconds: float = environment.RAY_START_SECONDS, poll: float = 
                     raise
                 time.sleep(poll)
 
-    home = paths.cache_dir() / "running"
-    home.mkdir(parents=True, exist_ok=True)
+    home = paths.in_cache("running")
     with FileLock(home / ".ray.lock"):  # the kernel lets go of it when its holder dies
         services.get_node = get_node
         try:

@@ -72,7 +72,6 @@ def write(folder: RunFolder, record: Record) -> None:
     """Write the record, and see that the registry knows the run."""
     replace(folder.path / FILE, json.dumps(asdict(record)) + "\n")
     link = _link(folder)
-    link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         with suppress(FileExistsError):
             link.symlink_to(folder.path)
@@ -90,6 +89,12 @@ def elsewhere(folder: RunFolder, record: Record) -> Problem:
     return Problem(f"{folder.path} runs on the machine {record.machine}", remedy)
 
 
+def running(folder: RunFolder, record: Record) -> Problem:
+    """What keeps a second launch from a run that one follows already."""
+    remedy = "wait for it, or end it: python -m posttrain_verl.stop run=..."
+    return Problem(f"{folder.path} is running (pid {record.supervisor.pid})", remedy)
+
+
 def is_lost(folder: RunFolder) -> bool:
     """Whether the run is said to run, but nobody follows it any more."""
     record = read(folder)
@@ -101,7 +106,6 @@ def is_lost(folder: RunFolder) -> bool:
 def clear_dead_runs(report: Callable[[str], None]) -> None:
     """Clear what the dead runs of this user and this cache left on this machine; nothing else is touched."""
     home = _registry()
-    home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock"):  # the kernel lets go of it when its holder dies
         for link in home.iterdir():
             if not link.is_symlink():
@@ -138,7 +142,7 @@ def clear(folder: RunFolder, record: Record) -> str:
 
 
 def _registry() -> Path:
-    return paths.cache_dir() / "running"
+    return paths.in_cache("running")
 
 
 def _link(folder: RunFolder) -> Path:
@@ -147,5 +151,4 @@ def _link(folder: RunFolder) -> Path:
 
 def lock_of(folder: RunFolder) -> FileLock:
     """Held by whoever runs the folder: two launches cannot both have it. The kernel lets go of it when its holder dies."""
-    _registry().mkdir(parents=True, exist_ok=True)
     return FileLock(_link(folder).with_suffix(".lock"))

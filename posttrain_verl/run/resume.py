@@ -144,8 +144,7 @@ def require_resumable(folder: RunFolder, words: Words) -> None:
     elif known and not known.is_here:
         problems.append(record.elsewhere(folder, known))
     elif known and known.is_supervised:
-        remedy = "wait for it, or end it: python -m posttrain_verl.stop run=..."
-        problems.append(Problem(f"{folder.path} is running (pid {known.supervisor.pid})", remedy))
+        problems.append(record.running(folder, known))
     if problems:
         raise InputError("cannot go on", problems)
 

@@ -44,6 +44,8 @@ def held(folder: RunFolder, report: Report) -> Iterator[None]:
         problem = Problem(f"{folder.path} is run by another launch", "wait for it, or end it with posttrain_verl.stop")
         raise InputError("cannot go on", [problem]) from None
     try:
+        if (known := record.read(folder)) and known.is_supervised:  # by a launch whose cache, and so lock, is another
+            raise InputError("cannot go on", [record.running(folder, known)])
         yield
     finally:
         lock.release()

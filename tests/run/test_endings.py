@@ -14,6 +14,7 @@ import psutil
 import pytest
 from driven import FOREVER, alive, conduct, in_background, trains, wait_for
 
+from posttrain_verl import paths
 from posttrain_verl.problem import InputError
 from posttrain_verl.run import processes, record, resume, supervisor
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder
@@ -98,6 +99,21 @@ def test_a_closed_terminal_ends_the_run_as_ctrl_c_does(prepared):
     status = folder.read_status()
     assert status.state == INTERRUPTED and not alive(status.pid)
     assert not (folder.path / "processes.json").exists()
+
+
+def test_a_user_without_a_place_for_the_cache_is_told_what_to_set(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(InputError, match=r"(?s)no folder for the cache.*set POSTTRAIN_CACHE"):
+        record.clear_dead_runs(print)
+    monkeypatch.delenv("POSTTRAIN_CACHE")
+    monkeypatch.setattr(paths.platformdirs, "user_cache_dir", nowhere)
+    with pytest.raises(InputError, match=r"(?s)no folder for the cache.*set POSTTRAIN_CACHE"):
+        record.clear_dead_runs(print)
+
+
+def nowhere(name):
+    raise RuntimeError("could not determine the home directory")
 
 
 def test_nohup_is_honoured(prepared):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import pytest
 from driven import FOREVER, alive, conduct, events, in_background, trains, wait_for
 
+from posttrain_verl.problem import InputError
 from posttrain_verl.run import record, session
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
 
@@ -81,6 +83,18 @@ def test_an_engine_that_dies_is_noticed(prepared):
     assert status.rule == "dead"
     assert "an engine process of vLLMHttpServer" in status.why
     assert "dead at step 1" in output
+
+
+def test_a_second_supervisor_with_another_cache_is_kept_out(prepared, monkeypatch, tmp_path):
+    folder = prepared(FOREVER)
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "another"))
+    with pytest.raises(InputError, match=rf"is running \(pid {process.pid}\)"):
+        conduct(folder)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert folder.read_status().state == INTERRUPTED
 
 
 def test_what_a_server_asks_and_is_answered_is_no_engine(prepared):
