@@ -68,6 +68,7 @@ def test_environment_and_files_of_the_trainer_are_out_of_sight(box):
         "import os; os.chroot('/tmp')",
         "import resource; resource.setrlimit(resource.RLIMIT_NPROC, (10**6, 10**6))",
         "import ctypes; assert ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0",
+        "import os\nif os.fork() == 0:\n    os.setsid()\n    os._exit(0)\nos._exit(os.waitstatus_to_exitcode(os.wait()[1]))",
     ],
 )
 def test_the_kernel_refuses(box, call):
@@ -109,10 +110,23 @@ def test_a_program_that_asks_for_too_much_fails(box, source):
     assert len(done.stdout) <= LIMITS.output
 
 
+@pytest.mark.parametrize(("processes", "nice"), [(0, "0"), (12, "19")])
+def test_a_crowd_gives_way_to_the_programs_beside_it(box, processes, nice):
+    source = f"""
+import os, time
+for _ in range({processes}):
+    if os.fork() == 0:
+        time.sleep(60)
+time.sleep(0.5)
+print(os.nice(0))
+"""
+    assert run(box, source).stdout == f"{nice}\n"
+
+
 def test_nothing_survives_a_program(box):
     run(
         box,
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(300)\n    os._exit(0)",
+        "import os, time\nif os.fork() == 0:\n    if os.fork() == 0: time.sleep(300)\n    os._exit(0)",
     )
     time.sleep(0.2)
     left = [p for p in Path("/proc").iterdir() if p.name.isdigit() and "time.sleep(300)" in cmdline(p)]

@@ -66,7 +66,8 @@ def drop_capabilities() -> None:
 
 
 # What no solution to an exercise needs: the ways to other machines, to other namespaces, to memory that no limit
-# counts, and the widest doors of the kernel. Numbers: x86-64, then the table that arm64 shares with new ports.
+# counts, to further sessions (the scheduler gives each a share of its own), and the widest doors of the kernel.
+# Numbers: x86-64, then the table that arm64 shares with new ports.
 REFUSED = {
     "socket": (41, 198), "memfd_create": (319, 279), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97),
@@ -75,7 +76,7 @@ REFUSED = {
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217), "request_key": (249, 218),
     "keyctl": (250, 219), "fsopen": (430, 430), "fsmount": (432, 432), "move_mount": (429, 429),
     "open_tree": (428, 428), "mount_setattr": (442, 442), "pidfd_getfd": (438, 438), "memfd_secret": (447, 447),
-    "clone3": (435, 435),
+    "clone3": (435, 435), "setsid": (112, 157),
 }  # fmt: skip
 CLONE = (56, 220)
 NAMESPACE_FLAGS = 0x7E020080

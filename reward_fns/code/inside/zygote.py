@@ -23,6 +23,7 @@ from reward_fns import forkserver
 from reward_fns.code.inside import confine, judge, program, wire
 
 WATCH_SECONDS = 0.02
+CROWD, CROWD_NICE = 8, 19  # more processes than this give way to the programs beside them
 MODULES = (
     "math cmath random re string itertools functools operator collections heapq bisect copy json datetime statistics "
     "fractions decimal typing dataclasses enum abc array io time queue textwrap contextlib calendar hashlib"
@@ -83,7 +84,10 @@ def watch(pid: int, status: int, wall: float, memory: int) -> dict[str, object]:
         ready = {fd for fd, _ in poller.poll(max(0.0, min(left, WATCH_SECONDS)) * 1000)}
         if ended in ready:
             break
-        why = "cancelled" if ready else "time" if left <= 0 else "memory" if resident() > memory else ""
+        pids = descendants()
+        if len(pids) > CROWD:
+            give_way(pids)
+        why = "cancelled" if ready else "time" if left <= 0 else "memory" if resident(pids) > memory else ""
     if why:
         kill(pid)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -99,10 +103,16 @@ def kill(pid: int) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
-def resident() -> int:
-    """Bytes of memory that everything under this keeper holds, by the kernel's own count."""
+def give_way(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, pid, CROWD_NICE)
+
+
+def resident(pids: list[int]) -> int:
+    """Bytes of memory that the processes hold, by the kernel's own count."""
     pages = 0
-    for pid in descendants():
+    for pid in pids:
         with suppress(OSError):  # it ended meanwhile
             pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
