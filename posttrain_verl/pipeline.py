@@ -10,11 +10,8 @@ Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +20,7 @@ from rich.table import Table
 
 from posttrain_verl import options, preflight
 from posttrain_verl.console import stdout
-from posttrain_verl.cpu import zygote
+from posttrain_verl.cpu.shared import warm_python
 from posttrain_verl.evaluation import comparison
 from posttrain_verl.evaluation.result import Result
 from posttrain_verl.pipelines import spec as specs
@@ -31,7 +28,6 @@ from posttrain_verl.pipelines import stages
 from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.stages import Pipeline
 from posttrain_verl.problem import InputError, exit_code
-from posttrain_verl.run import environment
 from posttrain_verl.statistics import Share
 
 
@@ -50,7 +46,7 @@ def run(spec: specs.Spec) -> Path:
     for composed in map(it.composed, ("sft", "rl")):  # a mistake in a word for RL should not show when SFT is done
         preflight.require(preflight.keys.check(composed), composed)
     home.mkdir(parents=True, exist_ok=True)
-    with warm(it):
+    with warm_python(it.composed("sft").posttrain.hardware.name, home / "warm.log"):
         for name, stage in stages.of(spec):
             say(f"== {name}")
             with it.journal.stage(name):
@@ -58,21 +54,6 @@ def run(spec: specs.Spec) -> Path:
     if spec.report:  # no stage of its own: it tells how they ended
         stages.report(it)
     return home
-
-
-@contextmanager
-def warm(it: Pipeline) -> Iterator[None]:
-    """On the CPU backend one warm Python for all stages."""
-    variables = environment.of_processes(it.composed("sft").posttrain.hardware.name, local_model=True)
-    if not environment.forks(variables) or environment.WARM_PYTHON in os.environ:
-        yield
-        return
-    with (it.home / "warm.log").open("ab") as log, zygote.warm(variables, log) as python:
-        os.environ[environment.WARM_PYTHON] = str(python)
-        try:
-            yield
-        finally:
-            del os.environ[environment.WARM_PYTHON]
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-r"""Why a wrong answer is wrong: format, logic, knowledge or other, or the verifier. By rules, so that anyone can check one.
+r"""Why a wrong answer is wrong: format, logic, knowledge, or the verifier. By rules, so that anyone can check one.
 
 In order, for an answer that was graded wrong:
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.spec import TEST, Spec, seeded, value_of
 from posttrain_verl.prep import told
 from posttrain_verl.problem import InputError, Problem, WorkFailed
+from posttrain_verl.run import environment
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import MetricsTail
 
@@ -259,8 +259,7 @@ def call(it: Pipeline, verb: str, words: list[str]) -> None:
     Raises:
         StageFailed: its exit code is not 0.
     """
-    python = os.environ.get("POSTTRAIN_WARM_PYTHON") or sys.executable
-    code = subprocess.run([python, "-m", f"posttrain_verl.{verb}", *words], check=False).returncode
+    code = subprocess.run([environment.python(), "-m", f"posttrain_verl.{verb}", *words], check=False).returncode
     if code:
         raise StageFailed(verb, code)
 

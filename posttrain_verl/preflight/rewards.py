@@ -129,11 +129,11 @@ def _golds(file: Path, composed: Composed) -> list[Problem]:
     """Grade the gold answers of sampled rows as if the model had given them."""
     options, key = _options(composed), composed.verl.data.reward_fn_key
     options.pop("shaping", None)  # adds to the score of a right answer, or takes from it
-    until, wrong = time.monotonic() + SECONDS, []
-    rows = sample.rows(file, [key, "reward_model"], GOLDS)
-    for row in rows:
+    until, wrong, graded = time.monotonic() + SECONDS, [], 0
+    for row in sample.rows(file, [key, "reward_model"], GOLDS):
         if time.monotonic() > until:
             break
+        graded += 1
         gold = (row["reward_model"] or {}).get("ground_truth")
         try:
             flaw = _flaw(str(row[key]), gold, options)
@@ -145,7 +145,7 @@ def _golds(file: Path, composed: Composed) -> list[Problem]:
             wrong.append(f"{gold!r:.60} of {row[key]}: {flaw}")
     if not wrong:
         return []
-    what = f"{len(wrong)} of {len(rows)} golds of {file} are not right under the recipe's own reward, e.g. "
+    what = f"{len(wrong)} of {graded} golds of {file} are not right under the recipe's own reward, e.g. "
     return [
         Problem(what + "; ".join(wrong[:SHOWN]), "correct the golds or reward_kwargs: such rows can never be solved")
     ]

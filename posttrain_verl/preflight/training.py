@@ -103,7 +103,7 @@ def _lora_checkpoint(composed: Composed, key: str) -> Iterator[Problem]:
 
 def _sft(composed: Composed) -> Iterator[Problem]:
     config = composed.verl
-    if config.data.truncation != "error" and config.data.truncation == "left":
+    if config.data.truncation == "left":
         yield warning(
             "data.truncation=left cuts the prompt of a long row and keeps its answer", "data.truncation=right"
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 from posttrain_verl import launch, preflight
 from posttrain_verl.compose import Composed, plain
-from posttrain_verl.cpu import zygote
+from posttrain_verl.cpu.shared import warm_python
 from posttrain_verl.problem import InputError, Problem
 from posttrain_verl.rehearsal import derive, verdict
 from posttrain_verl.rehearsal.verdict import Finding
@@ -41,7 +41,7 @@ def rehearse(planned: Composed) -> int:
     os.environ.pop("RAY_ADDRESS", None)  # a rehearsal takes no cluster's devices
     home = _home(planned)
     seconds: dict[str, float] = {}
-    with _warm_python(home / "warm.txt"):
+    with warm_python("cpu", home / "warm.txt"):
         with _timed(seconds, "tiny model"):
             facts = tiny_model(planned, home / "model")
         for line in (*_opening(planned, facts), f"rehearsal folder {home}"):
@@ -139,17 +139,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 1)
-
-
-@contextmanager
-def _warm_python(log: Path) -> Iterator[None]:
-    """One warm Python for the model and both runs; one that is there already is shared."""
-    if environment.WARM_PYTHON in os.environ:
-        yield
-        return
-    with log.open("wb") as out, zygote.warm(environment.of_processes("cpu", local_model=True), out) as python:
-        os.environ[environment.WARM_PYTHON] = str(python)
-        try:
-            yield
-        finally:
-            del os.environ[environment.WARM_PYTHON]
