@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from posttrain_verl.clusters import submit as clusters
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan import summary
 from posttrain_verl.problem import InputError, Problem, exit_code
-from posttrain_verl.run import attempts, resume, session
+from posttrain_verl.run import attempts, interrupts, resume, session
 from posttrain_verl.run.folder import RunFolder, Status
 from posttrain_verl.run.live import say
 
@@ -174,7 +173,7 @@ def plan_of(composed: Composed, model: Path | None) -> dict[str, object]:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends the run as Ctrl-C does
+    interrupts.as_ctrl_c()
     if any(word.startswith("run=") for word in sys.argv) and not {"-h", "--help"} & set(sys.argv):
         return exit_code(lambda: go_on(sys.argv[1:]))
     return cli.run(launch_words, sys.argv[1:], flags=("dry_run",))

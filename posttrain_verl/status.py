@@ -33,7 +33,9 @@ def lines(folder: RunFolder, now: float) -> list[str]:
         goes_on = f"python -m posttrain_verl.launch run={folder.path} goes on with it"
         shown.append(f"its supervisor (pid {status.supervisor}) is gone; {goes_on}")
     elif status.ended:
-        shown.append(f"ended {duration(now - status.ended)} ago, after {duration(status.ended - status.started)}")
+        shown.append(
+            f"ended {duration(max(0.0, now - status.ended))} ago, after {duration(status.ended - status.started)}"
+        )
     if status.last_step is not None:
         measured = _records(folder.metrics, 2)[-1:]  # the last line may be about to be written
         shown += [f"step {status.last_step}{of}", *(step_line(*parse(line)) for line in measured)]

@@ -19,6 +19,13 @@ class Interrupts:
         self.count += 1
 
 
+def as_ctrl_c() -> None:
+    """Let a scheduler's stop (SIGTERM), and a terminal that is closed, end this process as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def ignore() -> None:
     """From now on, let no such signal do anything."""
     for number in _SIGNALS:

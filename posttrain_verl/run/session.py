@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -125,7 +124,7 @@ def conclusion(folder: RunFolder, status: Status) -> str:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop ends the run as Ctrl-C does
+    interrupts.as_ctrl_c()
     code = exit_code(lambda: followed(RunFolder(Path(sys.argv[1]))))
     interrupts.ignore()  # one that comes while the interpreter ends would change the exit code
     return code

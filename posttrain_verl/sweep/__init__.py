@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins import posttrain_launcher
 from posttrain_verl import compose, overrides, paths
 from posttrain_verl.run.folder import DONE
+from posttrain_verl.run.live import say
 from posttrain_verl.sweep import results, room
 from posttrain_verl.sweep.members import Members
 from posttrain_verl.sweep.record import Member, Record, key_of, open_record, value_of
@@ -37,7 +38,7 @@ def run(verb: str, words: list[str], flags: list[str]) -> int:
     record = open_record(verb, words, flags)
     asked = overrides.read(record.words, sweep=True)
     compose.register_recipes(overrides.names("recipe"))
-    members, at_once = Members(record, report=lambda line: print(line, flush=True)), room.at_once(record.words)
+    members, at_once = Members(record, report=say), room.at_once(record.words)
 
     hydra_words = [*asked.words, *_of_hydra(record)]
     worst = -math.inf if value_of(hydra_words, "hydra.sweeper.direction") == "maximize" else math.inf

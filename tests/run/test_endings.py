@@ -116,6 +116,18 @@ def nowhere(name):
     raise RuntimeError("could not determine the home directory")
 
 
+@pytest.mark.parametrize(("words", "code"), [([], 130), (["nohup"], 0)])
+def test_a_closed_terminal_is_ctrl_c_to_what_starts_runs(words, code):
+    waits = "from posttrain_verl.run import interrupts; interrupts.as_ctrl_c(); print(flush=True); time.sleep(3)"
+    command = [*words, sys.executable, "-c", f"import time; {waits}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=30)
+    assert ("KeyboardInterrupt" in said) == bool(code)
+    assert process.returncode in (code, -signal.SIGINT if code else 0)
+
+
 def test_nohup_is_honoured(prepared):
     folder = prepared(FOREVER.replace("600", "3"))
     command = ["nohup", sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
