@@ -10,6 +10,11 @@ _EVIDENCE = re.compile(r"\\[A-Za-z]{2,}|\\[()]|\$[^$\n]*[\\^_{][^$\n]*\$")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([^{}]*)\}")
 # "$12 an hour" is money: a dollar, a number, and then neither mathematics nor a closing dollar.
 _MONEY = re.compile(r"(?<![\w$\\])\$\s?\d[\d,]*(?:\.\d+)?(?![\d.,]*\s*(?:[\\^_=+*/<>{}$-]|[a-z]\$))")
+_PRICE = re.compile(r"\$\s?\d")
+_LABELS = re.compile(r"\\(?:text|mbox|mathrm|textbf)\s*\{[^{}]*\}")
+_PROSE = re.compile(r"[,.;:]\s+[A-Za-z]{2,}|(?<!\\)\b[A-Za-z]{3,}\s|\s[a-z]{2,}\s+[a-z]")
+_FORMULA_SIGN = re.compile(r"[\\^_{}]|\d[a-z]\b|\b[a-z]\s*[-+=]")
+_SENTENCE_END = re.compile(r"[.?!](?:\s|$)")
 # A JSON reader that met \frac, \times, \right or \neq without a second backslash leaves a control character.
 _DECODED = re.compile(
     r"[\x07\x08\x0b\x0c][a-z]{2,}|\t(?:imes|ext|heta|frac|riangle|an|au)(?![a-z])|\r(?:ight|ho|angle|floor|ceil)(?![a-z])"
@@ -81,11 +86,30 @@ def _pairs(text: str) -> str | None:
 
 
 def _dollars(text: str) -> str | None:
-    without_display = text.replace("$$", "")
-    if (text.count("$") - without_display.count("$")) % 4:
+    if text.count("$$") % 2:
         return "an odd number of $$"
-    odd = without_display.count("$") % 2 and _MONEY.sub("", without_display).count("$") % 2
-    return "an odd number of $" if odd else None
+    text = _LABELS.sub(" ", text.replace("$$", ""))
+    at = text.find("$")
+    while at >= 0:
+        end = text.find("$", at + 1)
+        if _is_money(text, at, end):
+            end = at
+        elif end < 0:
+            return f"a $ without its partner before {text[at : at + 20]!r}"
+        at = text.find("$", end + 1)
+    return None
+
+
+def _is_money(text: str, at: int, end: int) -> bool:
+    """Whether the dollar at `at` stands before a price and opens no formula; `end` is where the next one is."""
+    if not _PRICE.match(text, at):
+        return False
+    inside = text[at + 1 : end] if end >= 0 else text[at + 1 :]
+    if end < 0:
+        return bool(_MONEY.match(text, at)) or not _FORMULA_SIGN.search(_SENTENCE_END.split(inside)[0])
+    if _PRICE.match(text, end) and not (text[end - 1].isalnum() and not text[end + 1].isdigit()):
+        return True  # `$5 * 3 = $15`: a dollar before a digit closes nothing
+    return bool(_PROSE.search(inside)) and (bool(_MONEY.match(text, at)) or not _FORMULA_SIGN.search(inside))
 
 
 def _cut_off(text: str) -> str | None:

@@ -30,8 +30,13 @@ def pairs(row: Row) -> str:
 
 
 def solution(row: Row) -> str | None:
-    """The first reference program, or None."""
-    programs = json.loads(row.get("solutions") or "[]")
+    """The first reference program, or None. Raises BadRow if the column holds something else."""
+    try:
+        programs = json.loads(row.get("solutions") or "[]")
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"solutions is no JSON ({error})") from None
+    if not isinstance(programs, list) or not all(isinstance(program, str) for program in programs):
+        raise BadRow(f"solutions is {str(programs)[:60]!r}, not a list of programs")
     return fenced(programs[0]) if programs else None
 
 

@@ -27,7 +27,6 @@ from data_prep.sources import files
 from data_prep.sources.source import BadRow, Opened, Row, Source, SourceSpec, items, option_problem
 
 MAPPABLE = ("id", "question", "answer", "solution", "difficulty")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def as_text(value: Any, key: str) -> str | None:
@@ -88,9 +87,6 @@ def _item(row: Row, mapping: Mapping[str, str], pattern: re.Pattern[str] | None)
         if column not in row:
             raise BadRow(f"has no column {column!r} (for {key}); it has {', '.join(map(str, row)) or 'none'}")
     item: dict[str, Any] = {key: as_text(row[column], column) for key, column in mapping.items() if key != "difficulty"}
-    for key, value in item.items():
-        if value is not None and SURROGATE.search(value):
-            raise BadRow(f"{mapping[key]} holds half of a surrogate pair, which is no valid UTF-8")
     if not (item["question"] or "").strip():
         raise BadRow(f"{mapping['question']} is empty, not a question")
     if "answer" in item and item["answer"] is None:

@@ -31,7 +31,10 @@ def bare(row: Row) -> str:
 
 def item(row: Row) -> Row:
     """One row of the set as an item."""
-    return {"question": bare(row), "answer": text(row.get("reward_model") or {}, "ground_truth")}
+    reward = row.get("reward_model")
+    if not isinstance(reward, dict):
+        raise BadRow(f"reward_model is {str(reward)[:60]!r}, not a mapping")
+    return {"question": bare(row), "answer": text(reward, "ground_truth")}
 
 
 SOURCE = hub_source("dapo_math", "BytedTsinghua-SIA/DAPO-Math-17k", item, licence="Apache-2.0", uses=("rl",))

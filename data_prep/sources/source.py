@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,6 +15,7 @@ from data_prep.schema import ITEM
 
 BATCH_ROWS = 4096  # its arrays stay in the processor's cache
 PROBLEMS_SHOWN = 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Options = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -85,13 +87,25 @@ def items(
     def convert() -> Iterator[Row]:
         for number, row in enumerate(rows, first):
             try:
-                yield {"id": f"{spec.name}/{number}", **item(row)}
+                yield _sound({"id": f"{spec.name}/{number}", **item(row)})
             except BadRow as bad:
                 problems.append(bad_row(spec, number, str(bad)))
                 yield {"id": f"{spec.name}/{number}", "question": "", "flaw": "bad_row"}
 
     yield from in_batches(convert())
     raise_bad_rows(spec, problems)
+
+
+def _sound(item: Row) -> Row:
+    """An item whose texts are texts that UTF-8 can hold. Raises BadRow."""
+    for key, value in item.items():
+        if value is None or key == "difficulty":
+            continue
+        if not isinstance(value, str):
+            raise BadRow(f"{key} is {type(value).__name__} ({str(value)[:60]}), not a text")
+        if _SURROGATE.search(value):
+            raise BadRow(f"{key} holds half of a surrogate pair, which is no valid UTF-8")
+    return item
 
 
 def bad_row(spec: SourceSpec, number: int, what: str) -> Problem:

@@ -44,6 +44,8 @@ def test_broken_latex_is_found(broken):
         r"\(a\). \[\boxed{12}\]",
         r"$\left\{\begin{array}{l} x=3 \\ y=1\end{array}\right.$",
         r"$\frac12 + \frac\pi2 + \sqrt2$",
+        r"It pays $51 * 30 = $1,530 and so $\boxed{1530}$.",
+        r"Each pays $8, so $n = 128 \div 8$. Thus $5$ and $12 cm$.",
         r"Write it in \boxed{}.",
         r"$\binom n k$ and $\frac{\sqrt 3}{\sqrt2}$",
         r"$x \in \mathbb R$, $\vec v \le 3$",

@@ -80,6 +80,15 @@ def test_a_row_of_another_schema_is_refused_with_its_number(kind, tmp_path):
     assert [row["flaw"] for row in read(kind, path, bad_rows="drop")] == [None, "bad_row"]
 
 
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_cell_of_any_kind_gives_an_item_or_a_bad_row(kind, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for key in ROWS[kind][0]:
+        for value in (None, 5, 2.5, float("nan"), True, "", "{", "[1]", "\ud800", [], [None], [5], {}, {"a": 1}):
+            path.write_text(json.dumps(ROWS[kind][0] | {key: value}) + "\n")
+            assert read(kind, path, bad_rows="drop")[0]["flaw"] in (None, "bad_row")
+
+
 def test_every_source_of_the_hub_is_tested_here():
     assert set(ROWS) == {kind for kind, source in KINDS.items() if source.origin.startswith("hub ")}
 
