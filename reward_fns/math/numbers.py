@@ -16,27 +16,25 @@ ROUNDING = 10**6  # math-verify compares decimals at six places (float_rounding=
 
 @dataclass(frozen=True)
 class Number:
-    """A value; `exact` is false for decimals, which compare at six places; `percent` marks a percentage."""
+    """A figure; `exact` is false for decimals, which compare at six places; `factor` is what a percent sign (1/100) or
+    a word such as million makes of it."""
 
     value: Fraction
     exact: bool = True
-    percent: bool = False
+    factor: Fraction = Fraction(1)
 
 
 def equal(a: Number, b: Number) -> bool:
     """Integers and fractions exactly, decimals at six places. A percentage equals its value and its figure: 9 % is
-    0.09, and also 9 where the other side carries no sign (a gold of 9 for "how many percent"), as in math-verify."""
-    if a.percent != b.percent and same_value(a.value, b.value, a.exact and b.exact):
+    0.09, and also 9 where the other side carries no sign (a gold of 9 for "how many percent"), as in math-verify; so
+    does 9 million."""
+    if a.factor != b.factor and same_value(a.value, b.value, a.exact and b.exact):
         return True
-    return same_value(true_value(a), true_value(b), a.exact and b.exact)
+    return same_value(a.value * a.factor, b.value * b.factor, a.exact and b.exact)
 
 
 def same_value(a: Fraction, b: Fraction, exact: bool) -> bool:
     return a == b if exact else round(a * ROUNDING) == round(b * ROUNDING)
-
-
-def true_value(number: Number) -> Fraction:
-    return number.value / 100 if number.percent else number.value
 
 
 WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
@@ -56,6 +54,8 @@ LATEX = (
     (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|underline)\s*\{([^{}]*)\}"), r" \1 "),
 )
 INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
+FACTORS = {"": Fraction(1), "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9)}
+FACTORS |= dict.fromkeys(("%", "percent", "pct"), Fraction(1, 100))
 GLUED = r"(?<=\d)(?:[ckm]m|[km]g|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is no product
 GRAMMAR = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?:
@@ -64,7 +64,7 @@ GRAMMAR = re.compile(
       | (?P<before>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<repeated>\d+)\}}
       | (?P<n4>{INTEGER})\s*/\s*(?P<d4>{INTEGER})
       | (?P<int>{INTEGER})?(?P<decimal>\.\d+)?\.?
-    )\s*(?P<percent>%|percent\b)?(?P<unit>(?:(?:\s+[A-Za-z]{{2,}}|{GLUED})\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
+    )\s*(?P<factor>%|percent\b|pct\b|thousand\b|million\b|billion\b)?(?P<unit>(?:(?:\s+[A-Za-z]{{2,}}|{GLUED})\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -113,7 +113,7 @@ def value_of(match: re.Match[str]) -> Number | None:
     else:
         value = whole + Fraction(f"0{parts['decimal']}" if parts["decimal"] else 0)
         exact = parts["decimal"] is None
-    return Number(-value if parts["sign"] == "-" else value, exact, parts["percent"] is not None)
+    return Number(-value if parts["sign"] == "-" else value, exact, FACTORS[(parts["factor"] or "").lower()])
 
 
 def repeating(start: str, places: int, period: str, negative: bool) -> Number:
