@@ -26,13 +26,14 @@ class Stage:
 @dataclass(frozen=True)
 class SplitSpec:
     """One Parquet file: at most `rows` rows and `tokens` tokens (None: all there are), from which sources in
-    which proportion, in the order of the curriculum."""
+    which proportion, in the order of the curriculum. With `or_fewer` it may have less than its rows."""
 
     name: str
     rows: int | None
     stages: tuple[Stage, ...]
     may_share_with: tuple[str, ...] = ()
     tokens: int | None = None
+    or_fewer: bool = False
 
     def sources(self) -> set[str]:
         """All sources that some stage draws from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from data_prep.keys import Reader
 from data_prep.mix import ANSWER_FORMATS, SPLITS, Mix, PromptSpec, SplitSpec, Stage
 from data_prep.sources import KINDS, SourceSpec
 
+_NAME = re.compile(r"\w[\w.-]*")
 ABILITIES = ("math", "code")
 KEYS = (
     "name", "description", "offline", "seed", "sources", "splits", "prompts", "filters", "decontaminate", "limit",
@@ -25,6 +27,12 @@ def parse(config: Mapping[str, Any]) -> Mix:
     """Check a mix configuration. Raises DataError with every problem in it."""
     read = Reader()
     read.known(config, KEYS, "mix")
+    if not _NAME.fullmatch(str(config.get("name", "mix"))):
+        read.add(
+            "mix.name",
+            f"is {config['name']!r}",
+            "write letters, digits, dots, dashes and underscores: it names a folder",
+        )
     seed = read.whole(config.get("seed", 0), "mix.seed")
     listed = read.mapping(config.get("sources"), "mix.sources")
     sources = {str(name): _source(read, str(name), value) for name, value in listed.items()}

@@ -33,7 +33,10 @@ def resize(mix: Mix, limit: int | None = None, budget: int | None = None) -> Mix
     shares = (
         {name: int(rows) for name, rows in asked.items()} if sum(asked.values()) <= total else apportion(total, asked)
     )
-    splits = {name: replace(split, rows=max(1, shares[name])) for name, split in mix.splits.items()}
+    splits = {
+        name: replace(split, rows=max(1, shares[name]), or_fewer=split.rows is None)
+        for name, split in mix.splits.items()
+    }
     if limit is None:
         return replace(mix, splits=splits)
     return replace(mix, splits=splits, read_at_most=_READ_FOR_EACH_ROW * limit, lenient=True)

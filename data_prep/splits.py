@@ -67,7 +67,10 @@ def _fill(
     for number, stage in enumerate(split.stages):
         allowed = free & _within(stage, pool.difficulty)
         candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.weights}
-        wanted = _wanted(stage, counts[number], candidates)
+        asked = counts[number]
+        if asked is None or split.or_fewer:
+            asked = min(_most(stage, candidates), len(pool) if asked is None else asked)
+        wanted = apportion(asked, stage.weights)
         picked = [_first(candidates[name], order, wanted[name]) for name in stage.weights]
         for name, taken in zip(stage.weights, picked, strict=True):
             if len(taken) < wanted[name]:
@@ -101,12 +104,10 @@ def _within(stage: Stage, difficulty: np.ndarray) -> np.ndarray:
     return (difficulty >= low) & (difficulty <= high)
 
 
-def _wanted(stage: Stage, rows: int | None, candidates: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Rows for each source. Without a row budget: the most that keeps the weights, limited by the scarcest source."""
-    if rows is None:
-        scale = min(len(candidates[name]) / weight for name, weight in stage.weights.items())
-        rows = int(scale * sum(stage.weights.values()) + 1e-9)
-    return apportion(rows, stage.weights)
+def _most(stage: Stage, candidates: Mapping[str, np.ndarray]) -> int:
+    """The most rows that keep the weights, limited by the scarcest source."""
+    scale = min(len(candidates[name]) / weight for name, weight in stage.weights.items())
+    return int(scale * sum(stage.weights.values()) + 1e-9)
 
 
 def _first(candidates: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:

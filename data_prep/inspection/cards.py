@@ -130,3 +130,8 @@ def dropped(folder: Path, per_reason: int) -> dict[str, list[dict[str, Any]]]:
     for row in pq.read_table(path).to_pylist() if path.is_file() else ():
         rows.setdefault(row["reason"], []).append(row)
     return {reason: kept[:per_reason] for reason, kept in sorted(rows.items())}
+
+
+def difficulty(value: float | None) -> str:
+    """The difficulty of a row in a heading, with two blanks before it; nothing where it is not known."""
+    return "" if value is None else f"  difficulty {value:.3g}"

@@ -20,7 +20,7 @@ from latex2mathml.exceptions import (
 )
 
 from data_prep.filters.latex import flaw
-from data_prep.inspection.cards import Card, Histogram
+from data_prep.inspection.cards import Card, Histogram, difficulty
 
 _REFUSED = (
     DenominatorNotFoundError, DoubleSubscriptsError, DoubleSuperscriptsError, ExtraLeftOrMissingRightError,
@@ -140,7 +140,7 @@ def _card(card: Card) -> str:
         f"#{info['index']}",
         info["source"],
         info["id"],
-        f"difficulty {info['difficulty']}",
+        difficulty(info["difficulty"]).strip(),
         f"{card.tokens} tokens",
     )
     turns = "".join(
@@ -157,7 +157,8 @@ def _card(card: Card) -> str:
         for text, trained, _ in card.rendered
     )
     template = f'<details><summary>templated text</summary><div class="tokens">{pieces}</div></details>'
-    return f'<div class="card"><div class="head">{escape(" · ".join(facts))}</div>{turns}{gold}{flags}{template}</div>'
+    head = escape(" · ".join(filter(None, facts)))
+    return f'<div class="card"><div class="head">{head}</div>{turns}{gold}{flags}{template}</div>'
 
 
 def _dropped(reason: str, rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> str:

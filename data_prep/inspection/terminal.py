@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.inspection.cards import Card
+from data_prep.inspection.cards import Card, difficulty
 
 _MOST = 1200  # characters of one message shown
 
@@ -51,5 +51,5 @@ def _panel(card: Card) -> Panel:
         body.append(f"flag {reason}: {detail}\n", style="bold red")
     info = card.info
     place = f"{card.split} #{info['index']}  {info['source']}  {info['id']}"
-    title = f"{place}  difficulty {info['difficulty']}  {card.tokens} tokens"
+    title = f"{place}{difficulty(info['difficulty'])}  {card.tokens} tokens"
     return Panel(body, title=Text(title), title_align="left")

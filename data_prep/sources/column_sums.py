@@ -60,9 +60,13 @@ def _item(expression: str, index: int) -> dict[str, Any] | None:
 
 
 def _items(name: str, options: Options) -> Iterator[Mapping[str, Any]]:
-    operators = set(options.get("operators", ("+", "-")))
+    operators = (
+        set(map(str, given)) if isinstance(given := options.get("operators", ("+", "-")), list | tuple) else set()
+    )
+    if not operators or operators - {"+", "-"}:
+        raise option_problem(name, "operators", f"is {given!r}", 'write ["+"], ["-"] or both')
     rows = reasoning_gym.generate(
-        name, "chain_sum", {**options, "params": _DEFAULTS | dict(options.get("params") or {})}
+        name, "chain_sum", {**options, "params": _DEFAULTS | reasoning_gym.params(name, options)}
     )
     for index, row in enumerate(rows):
         expression = row["metadata"]["expression"]

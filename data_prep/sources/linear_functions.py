@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 
 from data_prep.sources.fenced import fenced
-from data_prep.sources.source import Opened, Row, Source, SourceSpec, in_batches
+from data_prep.sources.source import Opened, Row, Source, SourceSpec, in_batches, whole_option
 
 POINTS = (0, 1, -2)  # two would fix a linear function; the third catches one that bends
 
@@ -33,7 +33,7 @@ def _items(largest: int) -> Iterator[Row]:
 
 
 def _open(spec: SourceSpec) -> Opened:
-    largest = int(spec.options.get("largest", 60))
+    largest = whole_option(spec.name, spec.options, "largest", 60, 2)
     return Opened({"options": {"largest": largest}}, in_batches(_items(largest)))
 
 

@@ -14,22 +14,29 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from data_prep.sources.source import Opened, Options, Source, SourceSpec, in_batches, option_problem
+from data_prep.sources.source import Opened, Options, Source, SourceSpec, in_batches, option_problem, whole_option
 
 
 def generate(name: str, family: str, options: Options) -> Iterator[Mapping[str, Any]]:
     """Raw rows of one family: `size` rows (default 1000) from `seed` (default 0) with the family's `params`."""
     import reasoning_gym
 
+    size, seed = whole_option(name, options, "size", 1000, 1), whole_option(name, options, "seed", 0)
     try:
-        rows = reasoning_gym.create_dataset(
-            family, size=options.get("size", 1000), seed=options.get("seed", 0), **options.get("params") or {}
-        )
+        rows = reasoning_gym.create_dataset(family, size=size, seed=seed, **params(name, options))
     except (ValueError, TypeError, AssertionError) as error:
         raise option_problem(
             name, "params", f"reasoning-gym refuses {family!r}: {error}", "see its configuration"
         ) from None
     return (rows[index] for index in range(len(rows)))
+
+
+def params(name: str, options: Options) -> dict[str, Any]:
+    """The family's own settings. Raises DataError if they are no mapping."""
+    given = options.get("params") or {}
+    if not isinstance(given, Mapping):
+        raise option_problem(name, "params", f"is {given!r}, not a mapping", "write {setting: value}")
+    return dict(given)
 
 
 def provenance(family: str, options: Options) -> dict[str, Any]:

@@ -144,3 +144,11 @@ def text(row: Row, key: str) -> str:
 def option_problem(name: str, key: str, what: str, remedy: str) -> DataError:
     """The error for a wrong option of source `name`."""
     return DataError(Problem(f"mix.sources.{name}.{key}", what, remedy))
+
+
+def whole_option(name: str, options: Options, key: str, default: int, least: int = 0) -> int:
+    """A whole number among the options of source `name`. Raises DataError."""
+    value = options.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise option_problem(name, key, f"is {value!r}", f"write a whole number of at least {least}")
+    return value

@@ -151,6 +151,7 @@ def test_numbers_become_text_and_a_pattern_finds_the_gold(source, build):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"name": "../../up"}, "it names a folder"),
         ({"seed": 1.5}, "mix.seed: is 1.5, not a whole number"),
         ({"seed": 2**70}, "not a whole number"),
         ({"limit": 5, "budget": 5}, "beside mix.budget"),

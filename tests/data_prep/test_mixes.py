@@ -189,3 +189,10 @@ def test_a_changed_word_is_a_near_duplicate_and_a_changed_number_is_none(source,
     config = {"sources": {"own": source("own", rows)}, "splits": {"rl_train": {"sources": {"own": 1}}}}
     manifest, _ = build(**config, filters={"near_duplicate": 0.8})
     assert manifest["sources"]["own"]["drops"] == {"near_duplicate": 1}
+
+
+def test_a_budget_caps_a_split_that_takes_all_there_is(clean, source, build):
+    sources = {"exam": source("exam", clean(5, 7)), "own": source("own", clean(300, 8))}
+    splits = {"test": {"sources": {"exam": 1}}, "rl_train": {"rows": 100, "sources": {"own": 1}}}
+    files = build(sources=sources, splits=splits, budget=150)[0]["files"]
+    assert files["test.parquet"]["rows"] == 5 and files["rl_train.parquet"]["rows"] == 60

@@ -148,6 +148,22 @@ def test_a_reasoning_gym_family_with_a_worked_solution(build):
         build(sources={"sums": sums | {"family": "gsm"}}, splits={"rl_train": {"sources": {"sums": 1}}})
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"from": "column_sums", "params": 7}, "params: is 7, not a mapping"),
+        ({"from": "column_sums", "size": "x"}, "size: is 'x'"),
+        ({"from": "column_sums", "operators": "*"}, "operators: is '*'"),
+        ({"from": "reasoning_gym", "family": "gsm_symbolic", "seed": -1}, "seed: is -1"),
+        ({"from": "linear_functions", "largest": "a"}, "largest: is 'a'"),
+    ],
+)
+def test_a_wrong_setting_of_a_generated_source_is_named(build, made, said):
+    with pytest.raises(data_prep.DataError) as caught:
+        build(sources={"own": made}, splits={"rl_train": {"sources": {"own": 1}}})
+    assert said in str(caught.value)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real data beside the checkout")
 def test_real_gsm8k_has_few_flaws_and_they_are_true():
     from data_prep import filters
