@@ -76,8 +76,8 @@ def _false_step(case: Case) -> str | None:
 _MATH = ("math",)
 FILTERS = (
     Filter("empty_answer", _empty),
-    Filter("truncated", _truncated),
     Filter("needs_image", lambda case: pictures.needs_image(case.question), ("question",), pictures.SUSPECT),
+    Filter("truncated", _truncated),
     Filter(
         "broken_latex",
         _either(latex.flaw),
