@@ -97,7 +97,7 @@ def majority(group: Sequence[Item]) -> float:
 def _as_vote(pred: str) -> object:
     """18, 18.00 and $18 are one vote."""
     number = numbers.read(pred)
-    return numbers.true_value(number) if number else "".join(pred.split()).lower()
+    return number.value * number.factor if number else "".join(pred.split()).lower()
 
 
 def error_counts(items: Iterable[Item]) -> dict[str, int]:
