@@ -171,8 +171,9 @@ def test_a_reward_that_is_constant(launch):
     run = launch("math_grpo", f"reward.custom_reward_function.path={REWARDS / 'constant_reward.py'}",
                  "trainer.total_training_steps=500", "trainer.save_freq=-1", "posttrain.watch.no_variance.steps=2")  # fmt: skip
     assert run.code == 1
-    assert (run.status.rule, run.status.last_step) == ("no_variance", 2)
-    assert {event["rule"] for event in run.events if event["level"] == "stop"} == {"no_variance"}, "no zero_gradient"
+    assert run.status.rule == "no_variance"
+    stops = [(event["rule"], event["step"]) for event in run.events if event["level"] == "stop"]
+    assert stops == [("no_variance", 2)], "no zero_gradient; the run may end a step later"
 
 
 def test_a_loss_that_is_nan(launch):
