@@ -96,12 +96,12 @@ def test_sft_is_compared_with_verls_sft_tree():
 def test_a_misspelt_key_of_a_recipe_is_found(tmp_path, monkeypatch):
     """Hydra refuses an unknown key only on the command line; in yaml it composes in silence."""
     (tmp_path / "recipes").mkdir()
-    lines = "defaults: [/sft, _self_]", "optim: {lrate: 7e-5}", "posttrain: {siz: cpu}"
+    lines = "defaults: [/sft, _self_]", "optim: {lrate: 7e-5}", "posttrain: {size_for: cpu}"
     (tmp_path / "recipes/mine.yaml").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     assert found("recipe=mine") == {
         "optim.lrate": "did you mean optim.lr?",
-        "posttrain.siz": "the keys are listed in docs/config.md",
+        "posttrain.size_for": "did you mean posttrain.sized_for? docs/config.md lists them",
     }
 
 
