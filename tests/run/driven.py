@@ -33,6 +33,15 @@ def wait_for(condition, seconds=20):
         time.sleep(0.05)
 
 
+def abandoned(folder):
+    """The run in the folder, training, its supervisor killed."""
+    process = in_background(folder)
+    wait_for(lambda: trains(folder))
+    process.kill()
+    process.wait()
+    return folder
+
+
 def alive(pid):
     """Whether it runs: an orphan that ended stays a zombie where nobody waits for orphans."""
     try:

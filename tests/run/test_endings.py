@@ -12,7 +12,7 @@ import time
 
 import psutil
 import pytest
-from driven import FOREVER, alive, conduct, in_background, trains, wait_for
+from driven import FOREVER, abandoned, alive, conduct, in_background, trains, wait_for
 
 from posttrain_verl import paths
 from posttrain_verl.problem import InputError
@@ -21,11 +21,7 @@ from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFol
 
 
 def test_a_record_that_cannot_be_read_is_in_nobodys_way(prepared):
-    folder = prepared(FOREVER)
-    process = in_background(folder)
-    wait_for(lambda: trains(folder))
-    process.kill()
-    process.wait()
+    folder = abandoned(prepared(FOREVER))
     driver = folder.read_status().pid
     (folder.path / "processes.json").write_text('{"machine": "')
     assert conduct(prepared("pass", name="other"))[0].state == DONE
@@ -33,11 +29,7 @@ def test_a_record_that_cannot_be_read_is_in_nobodys_way(prepared):
 
 
 def test_a_run_from_before_the_machine_booted_can_be_cleared_and_one_of_another_machine_not(prepared):
-    folder = prepared(FOREVER)
-    process = in_background(folder)
-    wait_for(lambda: trains(folder))
-    process.kill()
-    process.wait()
+    folder = abandoned(prepared(FOREVER))
     file = folder.path / "processes.json"
     known = json.loads(file.read_text())
     file.write_text(json.dumps(known | {"machine": "another", "boot": "another"}))

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from driven import FOREVER, alive, conduct, events, in_background, trains, wait_for
+from driven import FOREVER, abandoned, alive, conduct, events, in_background, trains, wait_for
 
 from posttrain_verl.problem import InputError
 from posttrain_verl.run import record, session
@@ -135,11 +135,7 @@ def test_the_supervisor_is_killed_and_the_next_start_clears(prepared):
 
 
 def test_a_process_with_the_pid_of_a_dead_run_is_left_alone(prepared):
-    folder = prepared(FOREVER)
-    process = in_background(folder)
-    wait_for(lambda: trains(folder))
-    process.kill()
-    process.wait()
+    folder = abandoned(prepared(FOREVER))
     stranger = subprocess.Popen(["sleep", "600"])
     file = folder.path / "processes.json"
     known = json.loads(file.read_text())
