@@ -7,14 +7,40 @@ import fcntl
 import multiprocessing
 import os
 import random
+import re
 import runpy
 import sys
+import textwrap
 import threading
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType
 
 _FIRST_SAFE_FD = 512  # received descriptors are parked above every number a caller may ask for
+_TITLE_CHARACTERS = 100
+
+
+def show_as(title: str, name: str) -> None:
+    """Set what `ps` shows of this process, and the name of at most 15 characters that `top` shows.
+
+    The name is without spaces: there are programs that take /proc/PID/stat apart at its spaces.
+
+    The first call finds the command line through the first variable of the environment, which lies behind it. So it is made
+    when the zygote starts, and serves the forks: once variables were deleted, vLLM's own titles would go nowhere.
+    """
+    import setproctitle
+
+    setproctitle.setproctitle(title)
+    setproctitle.setthreadtitle(name)
+
+
+def title_of(arguments: list[str]) -> tuple[str, str]:
+    """`python ARGUMENTS` in one short line, files without their folders; and the name of the script or module."""
+    words = _without_flags(arguments)
+    line = re.sub(r"(?<![^\s=])/\S*/", "", " ".join(["python", *words]))
+    program = next((word for word in words if word != "-m"), "")
+    name = "python-c" if program == "-c" else program.removesuffix(".py").replace("/", ".").rpartition(".")[2]
+    return textwrap.shorten(line, _TITLE_CHARACTERS, placeholder=" ..."), name or "python"
 
 
 def take_descriptors(received: list[int], wanted: list[int]) -> None:
@@ -60,9 +86,8 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _execute(arguments: list[str]) -> None:
-    """`[flags] (-c CODE | -m MODULE | SCRIPT) [arguments]`; flags were for the start of an interpreter."""
-    while arguments[0].startswith("-") and arguments[0] not in ("-c", "-m"):
-        arguments = arguments[1:]
+    """`[flags] (-c CODE | -m MODULE | SCRIPT) [arguments]`."""
+    arguments = _without_flags(arguments)
     kind, rest = (arguments[0], arguments[1:]) if arguments[0] in ("-c", "-m") else ("", arguments)
     sys.argv = [kind, *rest[1:]] if kind else rest
     if kind == "-c":
@@ -75,6 +100,13 @@ def _execute(arguments: list[str]) -> None:
     else:
         sys.path.insert(0, str(Path(rest[0]).parent))
         runpy.run_path(rest[0], run_name="__main__")
+
+
+def _without_flags(arguments: list[str]) -> list[str]:
+    """Flags were for the start of an interpreter."""
+    while arguments and arguments[0].startswith("-") and arguments[0] not in ("-c", "-m"):
+        arguments = arguments[1:]
+    return arguments
 
 
 def _exit(code: int) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 
+NAME = "python-stand-in"  # what `top` shows; `ps` shows the whole command
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -26,6 +27,14 @@ def open_descriptors(own: set[int]) -> list[int]:
     return sorted(found)
 
 
+def take_name() -> None:
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write(NAME)
+    except OSError:  # a /proc that cannot be written to
+        pass
+
+
 def main() -> int:
     python, address, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -33,6 +42,7 @@ def main() -> int:
         server.connect(address)
     except OSError:
         os.execv(python, [python, *arguments])
+    take_name()
     descriptors = open_descriptors({server.fileno()})
     request = {
         "arguments": arguments,

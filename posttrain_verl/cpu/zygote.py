@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from posttrain_verl.cpu.forked import run_as_python, take_descriptors
+from posttrain_verl.cpu.forked import run_as_python, show_as, take_descriptors, title_of
 from posttrain_verl.run import leftovers
 
 WITHOUT_RAY = (
@@ -61,6 +61,9 @@ RAY_VARIABLES = ("RAY_RAYLET_PID", "RAY_JOB_ID")
 MAX_MESSAGE = 1 << 20  # bytes: arguments and environment of one process
 MAX_FDS = 64
 RAYLET_POLL_SECONDS = 2.0
+# What `ps` and `top` show.
+TITLE = ("posttrain_verl: warm Python", "warm-Python")
+TITLE_WITH_RAY = ("posttrain_verl: warm Python with Ray", "warm-Python+Ray")
 
 
 @contextmanager
@@ -103,12 +106,14 @@ class Zygote:
 
     def __init__(self, listener: socket.socket, ray_loaded: bool = False):
         self._listener = listener
+        self._address = Path(listener.getsockname())
         self._ray_loaded = ray_loaded
         self._by_raylet: dict[str, tuple[int, str]] = {}  # raylet and job -> pid and address of their zygote
         self._started = 0
         self._clients: dict[int, socket.socket] = {}  # pid of the fork -> its client
         self._wakeup_read, self._wakeup_write = os.pipe()
-        forks_folder(Path(listener.getsockname())).mkdir(exist_ok=True)
+        forks_folder(self._address).mkdir(exist_ok=True)
+        exits_folder(self._address).mkdir(exist_ok=True)
 
     def serve(self) -> None:
         """Answer until standard input closes or the raylet served is gone, then end every fork."""
@@ -118,7 +123,8 @@ class Zygote:
         while True:
             watched: list[Any] = [0, self._wakeup_read, self._listener, *self._clients.values()]
             if self._ray_loaded and not has_raylet(os.environ):
-                return self._end_all()
+                self._end_all()
+                return self._wait_for_all()
             for ready in select.select(watched, [], [], RAYLET_POLL_SECONDS if self._ray_loaded else None)[0]:
                 if ready == 0:
                     return self._end_all()
@@ -149,16 +155,20 @@ class Zygote:
             os.close(descriptor)
 
     def _fork(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
+        record = self._record(client)
+        exits = exits_folder(self._address)  # which may have those of earlier processes with the same numbers
+        (exits / record.name).unlink(missing_ok=True)
         pid = os.fork()
         if pid == 0:
             self._become(request, descriptors, client)  # never returns
         self._clients[pid] = client
-        self._record(client).write_text(str(pid))
+        (exits / str(pid)).unlink(missing_ok=True)
+        record.write_text(str(pid))
 
     def _pass_on(self, key: str, request: dict, descriptors: list[int], client: socket.socket) -> None:
         """Let the zygote of this raylet and job answer; the client's own socket goes along with its descriptors."""
         if key not in self._by_raylet:
-            self._by_raylet[key] = self._start_with_ray(request["environment"])
+            self._by_raylet[key] = self._start_with_ray(request["environment"], [client.fileno(), *descriptors])
         message = json.dumps(request).encode() + b"\n"
         # Its zygote may have ended since; the client then sees its own socket close.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner, suppress(ConnectionError):
@@ -168,24 +178,34 @@ class Zygote:
                 inner.sendall(message[sent:])
         client.close()
 
-    def _start_with_ray(self, environment: dict[str, str]) -> tuple[int, str]:
-        """Fork a zygote that imports Ray and VeRL under the variables of one raylet; its pid, and where it listens."""
-        address = f"{self._listener.getsockname()}.{self._started}"
+    def _start_with_ray(self, environment: dict[str, str], first: list[int]) -> tuple[int, str]:
+        """Fork a zygote that imports Ray and VeRL under the variables of one raylet; its pid, and where it listens.
+
+        It gets the `first` client's descriptors like those of any other, by its socket: a copy would stay open for ever.
+        """
+        address = f"{self._address}.{self._started}"
         self._started += 1
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(address)
         listener.listen(64)
         pid = os.fork()
         if pid == 0:
-            os.setpgid(0, 0)
-            for one in [self._listener, *self._clients.values()]:
-                one.close()
-            os.environ.update({name: value for name, value in environment.items() if name.startswith("RAY_")})
-            preload(WITH_RAY)
-            Zygote(listener, ray_loaded=True).serve()
-            os._exit(0)
+            self._become_one_with_ray(listener, environment, first)  # never returns
         listener.close()
         return pid, address
+
+    def _become_one_with_ray(self, listener: socket.socket, environment: dict[str, str], first: list[int]) -> None:
+        os.setpgid(0, 0)
+        show_as(*TITLE_WITH_RAY)
+        for one in [self._listener, *self._clients.values()]:
+            one.close()
+        for descriptor in first:
+            os.close(descriptor)
+        os.environ.update({name: value for name, value in environment.items() if name.startswith("RAY_")})
+        preload(WITH_RAY)
+        let_ray_show_titles()
+        Zygote(listener, ray_loaded=True).serve()
+        os._exit(0)
 
     def _hear(self, client: socket.socket) -> None:
         """A signal to pass on, or the end of the client: then its fork ends too."""
@@ -207,28 +227,47 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            client = self._clients.pop(pid, None)
-            if client is None:  # the zygote of a raylet that is gone
-                self._by_raylet = {key: one for key, one in self._by_raylet.items() if one[0] != pid}
-                continue
-            self._record(client).unlink(missing_ok=True)
-            with suppress(OSError):
-                client.sendall(f"exit {os.waitstatus_to_exitcode(status)}\n".encode())
-            client.close()
+            self._ended(pid, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, pid: int, code: int) -> None:
+        """Record how a fork ended, and then tell its client: who sees the client's end finds the record."""
+        client = self._clients.pop(pid, None)
+        if client is None:  # the zygote of a raylet that is gone
+            self._by_raylet = {key: one for key, one in self._by_raylet.items() if one[0] != pid}
+            return
+        record = self._record(client)
+        for name in (str(pid), record.name):
+            self._write_exit(name, code)
+        record.unlink(missing_ok=True)
+        with suppress(OSError):
+            client.sendall(f"exit {code}\n".encode())
+        client.close()
+
+    def _write_exit(self, name: str, code: int) -> None:
+        half = self._address.with_name(f"exit.{os.getpid()}")  # a name of its own: the zygotes share the folder
+        with suppress(OSError):  # a full disk must not end the run
+            half.write_text(str(code))
+            half.replace(exits_folder(self._address) / name)
 
     def _record(self, client: socket.socket) -> Path:
         """The file that says, for whoever watches a run, which fork a client stands for."""
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return forks_folder(Path(self._listener.getsockname())) / str(struct.unpack("3i", credentials)[0])
+        return forks_folder(self._address) / str(struct.unpack("3i", credentials)[0])
 
     def _end_all(self) -> None:
         for pid in self._clients:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def _wait_for_all(self) -> None:
+        """Record the last exits of a run whose zygotes' owner goes on; where that ends, nobody is left to read them."""
+        for pid in list(self._clients):
+            self._ended(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
     def _become(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
         """In the fork: take the caller's place, and leave nothing of the server behind."""
         os.setpgid(0, 0)  # Ray kills the whole process group of a worker that ended
+        show_as(*title_of(request["arguments"]))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for one in [client, self._listener, *self._clients.values()]:
@@ -246,6 +285,14 @@ class Zygote:
 def forks_folder(beside: Path) -> Path:
     """Where a zygote records its forks: a file named by the client's pid, with the fork's in it."""
     return beside.with_name("forks")
+
+
+def exits_folder(beside: Path) -> Path:
+    """Where a zygote records how its forks ended: a file named by the pid of the fork, and one by that of its client.
+
+    In it is the exit code, negative for a signal. It stays until another fork or client has the same pid.
+    """
+    return beside.with_name("exits")
 
 
 def has_raylet(environment: Mapping[str, str]) -> bool:
@@ -291,9 +338,19 @@ def without_ray() -> Iterator[None]:
         del sys.modules["ray"]
 
 
-def main(listener: int) -> None:
-    """The zygote's process; `listener` is the descriptor of its bound socket."""
+def let_ray_show_titles() -> None:
+    """Ray (2.60) has a copy of setproctitle, which finds no command line that the package has written to: one must do both."""
+    import setproctitle
+
+    if raylet := sys.modules.get("ray._raylet"):
+        raylet.setproctitle = setproctitle.setproctitle  # type: ignore[attr-defined]
+        raylet.getproctitle = setproctitle.getproctitle  # type: ignore[attr-defined]
+
+
+def main(listener: int, names: tuple[str, ...] = WITHOUT_RAY) -> None:
+    """The zygote's process, which imports the named modules; `listener` is the descriptor of its bound socket."""
+    show_as(*TITLE)
     with without_ray():
-        preload(WITHOUT_RAY)
+        preload(names)
     Zygote(socket.socket(fileno=listener)).serve()
     os._exit(0)  # nothing to finish, and the preloaded extensions complain about their own leaks when finalised

@@ -3,6 +3,7 @@
 The zygote here holds only what every fork needs, so that it is up in a second; tests/e2e uses the whole one.
 """
 
+import json
 import os
 import signal
 import socket
@@ -16,12 +17,33 @@ import psutil
 import pytest
 
 from posttrain_verl.cpu import zygote
+from posttrain_verl.cpu.forked import title_of
 
 SERVER = """
-import socket
 from posttrain_verl.cpu import zygote
-zygote.preload(("numpy", "torch"))
-zygote.Zygote(socket.socket(fileno={listener})).serve()
+zygote.WITH_RAY = ("ray",)
+zygote.main({listener}, ("numpy", "torch"))
+"""
+
+
+SHOWN = """
+def shown(pid):
+    return [open(f"/proc/{pid}/{name}").read().strip("\\0\\n") for name in ("cmdline", "comm")]
+"""
+# What a fork shows before and after vLLM's way to set a title.
+RETITLED = f"""{SHOWN}
+import json, os, setproctitle
+before = shown(os.getpid())
+setproctitle.setproctitle("VLLM::EngineCore")
+print(json.dumps([before, shown(os.getpid())]))
+"""
+# The same of Ray's way, in a worker of Ray, with what Ray itself knows of it and what the zygote shows.
+RETITLED_BY_RAY = f"""{SHOWN}
+import json, os, setproctitle, ray
+ray._raylet.setproctitle("ray::WorkerDict.update_actor")
+by_ray = [*shown(os.getpid()), ray._raylet.getproctitle()]
+setproctitle.setproctitle("VLLM::Worker")
+print(json.dumps([by_ray, shown(os.getpid()), shown(os.getppid())]))
 """
 
 
@@ -36,12 +58,18 @@ class Warm:
             [sys.executable, "-c", SERVER.format(listener=number)], stdin=subprocess.PIPE, pass_fds=[number]
         )
         self.python = str(zygote.write_python(folder, address))
+        self.exits = zygote.exits_folder(address)
 
     def run(self, *words, **options):
         return subprocess.run([self.python, *words], capture_output=True, text=True, check=False, timeout=60, **options)
 
     def start(self, program, **options):
         return subprocess.Popen([self.python, "-c", program], stdout=subprocess.PIPE, text=True, **options)
+
+    def exit_of(self, pid):
+        """As whoever watches a run reads it; None where nothing is recorded."""
+        file = self.exits / str(pid)
+        return int(file.read_text()) if file.exists() else None
 
     def end(self):
         self.server.stdin.close()
@@ -57,13 +85,15 @@ def warm():
         it.end()
 
 
-def gone(pid, seconds=10):
+def eventually(condition, seconds=10):
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not psutil.pid_exists(pid):
-            return True
+    while not condition() and time.monotonic() < until:
         time.sleep(0.05)
-    return False
+    return condition()
+
+
+def gone(pid):
+    return eventually(lambda: not psutil.pid_exists(pid))
 
 
 def test_it_is_a_fork_of_the_zygote(warm):
@@ -165,3 +195,103 @@ def test_without_a_zygote_it_is_the_ordinary_python(tmp_path):
         [python, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == sys.executable
+
+
+def shown(pid):
+    """What `ps` and `top` show of a process."""
+    return [Path(f"/proc/{pid}/{name}").read_text().strip("\0\n") for name in ("cmdline", "comm")]
+
+
+def test_the_zygote_says_what_it_is(warm):
+    warm.run("-c", "pass")  # it answers, so it has started
+    assert shown(warm.server.pid) == ["posttrain_verl: warm Python", "warm-Python"]
+
+
+def test_a_fork_shows_its_command_and_then_the_title_it_is_given(warm, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(RETITLED)
+    done = warm.run("-u", str(script), "--session=/tmp/it", "7")
+    assert json.loads(done.stdout) == [
+        ["python worker.py --session=it 7", "worker"], ["VLLM::EngineCore", "VLLM::EngineCor"]
+    ], done.stderr  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "title", "name"),
+    [
+        (["-u", "-m", "posttrain_verl.run.driver", "/runs/it"], "python -m posttrain_verl.run.driver it", "driver"),
+        (["-c", "import a\nprint(6/3)"], "python -c import a print(6/3)", "python-c"),
+        (["script.py", *["word"] * 50], "python script.py" + " word" * 16 + " ...", "script"),
+        (["-m"], "python -m", "python"),
+        ([], "python", "python"),
+    ],
+)
+def test_titles(words, title, name):
+    assert title_of(words) == (title, name)
+
+
+def test_the_stand_in_has_a_name_of_its_own(warm):
+    with warm.start("print('up', flush=True); input()", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "up\n"
+        assert shown(process.pid)[1] == "python-stand-in"
+        process.communicate("\n")
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("pass", 0), ("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", -signal.SIGKILL)]
+)
+def test_the_exit_is_recorded_before_the_client_ends(warm, ending, code):
+    with warm.start(f"import os, sys; print(os.getpid(), flush=True); {ending}") as process:
+        fork = int(process.stdout.readline())
+        process.wait(timeout=20)
+        assert [warm.exit_of(fork), warm.exit_of(process.pid)] == [code, code]
+
+
+def test_the_exit_of_a_fork_whose_client_died_is_recorded(warm):
+    with warm.start("import os, time; print(os.getpid(), flush=True); time.sleep(60)") as process:
+        fork = int(process.stdout.readline())
+        process.kill()
+    assert gone(fork)
+    assert eventually(lambda: [warm.exit_of(fork), warm.exit_of(process.pid)] == [-signal.SIGKILL] * 2)
+
+
+def test_a_process_that_runs_has_no_exit_of_an_earlier_one_with_its_number(warm):
+    """The client is told to start by a line on its standard input, so that its number is known before."""
+    command = ["/bin/sh", "-c", f'read line; exec {warm.python} -c "print(1, flush=True); input()"']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        (warm.exits / str(process.pid)).write_text("4")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "1\n"
+        assert warm.exit_of(process.pid) is None
+        process.communicate("\n")
+    assert warm.exit_of(process.pid) == 0
+
+
+@pytest.fixture
+def raylet():
+    """The variables of a worker of Ray, and the process that it takes for its raylet."""
+    with subprocess.Popen(["sleep", "120"]) as process:
+        yield {**os.environ, "RAY_RAYLET_PID": str(process.pid), "RAY_JOB_ID": "01000000"}, process
+        process.kill()
+
+
+def test_titles_set_by_ray_and_by_others_in_one_process(warm, raylet):
+    done = warm.run("-c", RETITLED_BY_RAY, env=raylet[0])
+    assert json.loads(done.stdout) == [
+        ["ray::WorkerDict.update_actor", "ray::WorkerDict", "ray::WorkerDict.update_actor"],
+        ["VLLM::Worker", "VLLM::Worker"],
+        ["posttrain_verl: warm Python with Ray", "warm-Python+Ray"],
+    ], done.stderr
+
+
+def test_exits_under_ray_are_recorded_in_the_same_folder_to_the_last(warm, raylet):
+    assert warm.run("-c", "import sys; sys.exit(3)", env=raylet[0]).returncode == 3
+    program = "import os, time; print(os.getpid(), os.getppid(), flush=True); time.sleep(60)"
+    with warm.start(program, env=raylet[0]) as process:
+        fork, parent = map(int, process.stdout.readline().split())
+        assert parent != warm.server.pid
+        raylet[1].kill()
+        raylet[1].wait()
+        assert process.wait(timeout=20) == -signal.SIGKILL
+        assert [warm.exit_of(fork), warm.exit_of(process.pid)] == [-signal.SIGKILL] * 2
