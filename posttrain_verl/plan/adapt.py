@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,8 @@ KEYS = {
         "master": "engine.model_dtype",
     },
 }
+BUCKET = f"{ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes"
+SMALLEST_BUCKET, UNKNOWN_BUCKET = 16, 256  # MiB
 TOKEN_KEYS = {
     "rl": (f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ACTOR}.ppo_micro_batch_size_per_gpu"),
     "sft": ("data.max_token_len_per_gpu", "data.micro_batch_size_per_gpu"),
@@ -50,6 +53,8 @@ TOKEN_KEYS = {
 
 def apply(tree: DictConfig, user_keys: frozenset[str], options: dict[str, str]) -> list[Change]:
     """Change what must change for the machine of `tree`; nothing on the machine that the recipe was written for."""
+    if tree.posttrain.hardware.name == "cpu":
+        return put(tree, _bucket(tree), user_keys)
     if not _asked(tree, options) or not of_verl(tree.posttrain.stage, tree):
         return []
     stage, shape = tree.posttrain.stage, shape_of(model_path(tree), tree.posttrain.base_model)
@@ -61,6 +66,18 @@ def apply(tree: DictConfig, user_keys: frozenset[str], options: dict[str, str]) 
         return []  # preflight says how much is missing
     setting, memory = found
     return put(tree, list(_wanted(tree, stage, job, setting, memory)), user_keys)
+
+
+def _bucket(tree: DictConfig) -> Wanted:
+    """The buffer for weights, which lies in /dev/shm on the CPU: as small as the largest allows (a container has 64 MB)."""
+    if tree.posttrain.stage == "sft":
+        return []
+    shape = shape_of(model_path(tree), tree.posttrain.base_model)
+    if shape is None:
+        return [(BUCKET, UNKNOWN_BUCKET, "weights travel through shared memory, and the largest is not known")]
+    largest = shape.vocab * shape.hidden * 4 / 2**20
+    size = max(SMALLEST_BUCKET, 2 ** math.ceil(math.log2(largest)))
+    return [(BUCKET, size, f"weights travel through shared memory, and the largest has {largest:.1f} MiB")]
 
 
 def of_verl(stage: str, tree: DictConfig) -> bool:

@@ -24,6 +24,7 @@ RAY_VERSIONS = ((2, 56), (3, 0))  # as in pyproject.toml
 CONNECT_SECONDS = 1.0
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
+VLLM_QUEUES = 20  # MiB: two of ten chunks (cpu/vllm_plugin.py)
 LITTLE = 1024 * MIB  # below, Ray keeps its objects on the disk
 PORT_KEYS = ("ray_kwargs.ray_init.dashboard_port", "ray_kwargs.ray_init._metrics_export_port",
              "actor_rollout_ref.rollout.prometheus.port", "transfer_queue.metrics.port",
@@ -163,7 +164,8 @@ def check_shared_memory(composed: Composed) -> list[Problem]:
 
 
 def _bucket(composed: Composed) -> int:
-    """Bytes of the buffer through which weights reach vLLM in shared memory; none where CUDA passes them on."""
+    """Bytes of shared memory for the weights on their way to vLLM, and for vLLM's own queue; none where CUDA passes them on."""
     if composed.stage == "sft" or composed.verl.trainer.device != "cpu":
         return 0
-    return int(composed.verl.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes) * MIB
+    bucket = int(composed.verl.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes)
+    return (bucket + VLLM_QUEUES) * MIB

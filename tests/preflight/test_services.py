@@ -93,12 +93,12 @@ def test_wandb(composed, monkeypatch, tmp_path):
 
 def test_shared_memory(composed, monkeypatch):
     usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(services.shutil, "disk_usage", lambda place: usage(0, 0, 30 * services.MIB))
+    (problem,) = services.check_shared_memory(composed)
+    assert problem.level == "problem" and "has 30 MiB free, and an update of the weights needs 36" in problem.what
     monkeypatch.setattr(services.shutil, "disk_usage", lambda place: usage(0, 0, 64 * services.MIB))
     (problem,) = services.check_shared_memory(composed)
-    assert problem.level == "problem" and "has 64 MiB free, and an update of the weights needs 256" in problem.what
-    monkeypatch.setattr(services.shutil, "disk_usage", lambda place: usage(0, 0, 512 * services.MIB))
-    (problem,) = services.check_shared_memory(composed)
-    assert problem.level == "warning"
+    assert problem.level == "warning", "a container as Docker makes it suffices for a small model"
 
 
 def test_a_model_of_the_hub(composed, monkeypatch):
