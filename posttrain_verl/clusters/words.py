@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import overrides
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.watch.watch import words_unattended
 
 _OF_THE_PLACE = ("cluster", "address", "posttrain.cluster", "posttrain.runs_dir", "posttrain.run_id",
                  "posttrain.detach")  # fmt: skip
@@ -22,6 +23,7 @@ def there(composed: Composed, run_id: str, replaced: dict[str, str]) -> list[str
     `replaced` maps keys to the values they have there, in Hydra's grammar (see `value`); the user's own are left out.
     """
     own = [word for word in composed.overrides if not _speaks_of(word, (*_OF_THE_PLACE, *replaced))]
+    own += words_unattended(composed.posttrain.watch)
     return [*own, *(f"{key}={value}" for key, value in ({"posttrain.run_id": run_id} | replaced).items())]
 
 

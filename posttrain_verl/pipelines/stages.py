@@ -26,6 +26,7 @@ from posttrain_verl.problem import InputError, Problem, WorkFailed
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import MetricsTail
+from posttrain_verl.watch.watch import words_unattended
 
 POLL_SECONDS = 1.0
 LABELS = ("base", "sft", "rl")
@@ -99,7 +100,7 @@ def inspect(it: Pipeline) -> None:
 def sft(it: Pipeline) -> None:
     """Train until the end or the plateau."""
     rule = it.spec.plateau
-    words = [f"recipe={it.spec.sft}", *it.words("sft")]
+    words = [f"recipe={it.spec.sft}", *it.words("sft"), *words_unattended(it.composed("sft").posttrain.watch)]
     if rule:  # every validation has its checkpoint, and the best one is still there when the plateau is seen
         every = OmegaConf.select(it.composed("sft").verl, "trainer.save_freq")
         words += [f"trainer.test_freq={every}", f"trainer.max_ckpt_to_keep={rule.patience + 1}"]
@@ -109,6 +110,7 @@ def sft(it: Pipeline) -> None:
 def rl(it: Pipeline) -> None:
     """Train from the chosen checkpoint of SFT."""
     words = [word for word in it.words("rl") if not word.startswith("base_model=")]  # which is that of SFT
+    words += words_unattended(it.composed("rl").posttrain.watch)
     train(it, "rl", [f"recipe={it.spec.rl}", f"base_model={chosen(it)}", *words], None)
 
 

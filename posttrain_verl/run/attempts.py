@@ -10,19 +10,22 @@ from omegaconf import OmegaConf
 
 from posttrain_verl.run import environment, resume, roster, supervisor
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
-from posttrain_verl.watch.watch import HEALED_BY_RESTART, Watch
+from posttrain_verl.watch.watch import HEALED_BY_RESTART, UNATTENDED_RETRIES, Watch
 
 Report = Callable[[str], None]
 
 
-def run(folder: RunFolder, variables: Mapping[str, str], report: Report, show: Report | None = None) -> Status:
+def run(folder: RunFolder, variables: Mapping[str, str], report: Report, show: Report | None = None,
+        unattended: bool = False) -> Status:  # fmt: skip
     """Train until the run is done, or failed by what a restart does not heal, or `posttrain.watch.retries` are used up.
 
-    plan.json holds the settings of the watch; the next attempt of a folder that has attempts goes on where they ended.
+    An `unattended` run is started again once where that setting is null. plan.json holds the settings of the watch; the next
+    attempt of a folder that has attempts goes on where they ended.
     """
     plan = folder.read_plan()
     attempt = folder.read_status().attempt if folder.status.exists() else 1
-    retries = int(plan.get("watch", {}).get("retries", 0))
+    retries = plan.get("watch", {}).get("retries")
+    retries = (UNATTENDED_RETRIES if unattended else 0) if retries is None else int(retries)
     while True:
         watch = Watch(folder.events, plan.get("watch"), grader_of(folder))
         own = {**variables, "VERL_FILE_LOGGER_PATH": str(folder.metrics_of(attempt)),
@@ -31,8 +34,9 @@ def run(folder: RunFolder, variables: Mapping[str, str], report: Report, show: R
         if status.state != FAILED or retries <= 0 or not is_healed_by_restart(status):
             return status
         retries -= 1
-        watch.note("retry", status.last_step, "", status.why, f"starting again; {retries} retries are left")
-        report(f"failed: {status.why}; starting again")
+        left = f"starting again; {retries} more {'retry is' if retries == 1 else 'retries are'} left"
+        watch.note("retry", status.last_step, "", status.why, left)
+        report(f"failed: {status.why}; {left}")
         if is_complete(folder, resume.prepare(folder, report).step):
             return complete(folder)
         attempt = folder.read_status().attempt

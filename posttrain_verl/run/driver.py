@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exc
 from typing import Any
 
+import psutil
 import ray
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
@@ -35,11 +36,45 @@ def start_ray(config: DictConfig, runtime_env: dict[str, Any]) -> None:
     options: Any = OmegaConf.to_container(OmegaConf.select(config, "ray_kwargs.ray_init") or OmegaConf.create({}))
     extra = {key: value for key, value in (options.pop("runtime_env", None) or {}).items() if value is not None}
     runtime_env = {**runtime_env, **extra, "env_vars": {**runtime_env["env_vars"], **extra.get("env_vars", {})}}
-    joins = bool(os.environ.get("RAY_ADDRESS") or options.get("address"))
-    if not joins:
-        options |= environment.local_cluster(config, options.get("num_cpus"))
-    with nullcontext() if joins else patient_start():
-        ray.init(**options, runtime_env=runtime_env, log_to_driver=True)
+    options |= {"runtime_env": runtime_env, "log_to_driver": True}
+    if os.environ.get("RAY_ADDRESS") or options.get("address"):
+        ray.init(**options)
+    else:
+        start_own_ray(options | environment.local_cluster(config, options.get("num_cpus")))
+
+
+def start_own_ray(options: dict[str, Any], tries: int = 3) -> None:
+    """Start a Ray of this run alone, again where its raylet did not outlive the start.
+
+    Ray 2.60's raylet ends itself where its agents take more than 15 s for their imports (ray-project/ray#65983), which they
+    do on a busy machine, or one that has never read their files. Nothing is lost yet, and the files are then in memory.
+    """
+    while True:
+        try:
+            with patient_start():
+                ray.init(**options)
+            return
+        except (RuntimeError, OSError, ray.exceptions.RaySystemError) as error:
+            tries -= 1
+            if not tries or own_raylets():
+                raise
+            print(f"Ray did not come up ({error}); starting it again, {tries} more times if need be", flush=True)
+            end_children()
+
+
+def own_raylets() -> list[psutil.Process]:
+    """The raylets that this process started and that run."""
+    children = psutil.Process().children()
+    return [one for one in children if one.name() == "raylet" and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def end_children() -> None:
+    """End what a Ray that did not come up has left, and wait until it is gone."""
+    left = psutil.Process().children(recursive=True)
+    for one in left:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 @contextmanager
@@ -47,7 +82,7 @@ def patient_start(seconds: float = environment.RAY_START_SECONDS, poll: float = 
     """Within it a Ray is started after those of other launches, and may take `seconds` to come up.
 
     Ray 2.60 gives its node 30 s (`ray._private.node`), which its agents, Python programs themselves, need for their imports
-    on a busy machine. A raylet that dies in the meantime is the watch's concern.
+    on a busy machine. A raylet that dies in the meantime ends the waiting.
     """
     ask = services.get_node
 
@@ -57,7 +92,7 @@ def patient_start(seconds: float = environment.RAY_START_SECONDS, poll: float = 
             try:
                 return ask(address, node)
             except RuntimeError:  # not registered yet
-                if time.monotonic() > until:
+                if time.monotonic() > until or not own_raylets():
                     raise
                 time.sleep(poll)
 

@@ -197,8 +197,9 @@ class RunFolder:
         return found[-1]
 
 
-def _written(run: Path) -> float:
-    return (run / "config.yaml").stat().st_mtime
+def _written(run: Path) -> tuple[float, str]:
+    """For the newest run: when it was launched, and its name where the file system's times are coarse."""
+    return (run / "config.yaml").stat().st_mtime, run.name
 
 
 def _no_single_run(name: str, home: Path, named: list[Path]) -> Problem:

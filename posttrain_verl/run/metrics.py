@@ -21,11 +21,11 @@ SHOWN = {  # VeRL's key -> the word in a step's line
 
 
 class MetricsTail:
-    """Follows a growing metrics.jsonl: `read` yields the complete lines that came since the last call."""
+    """Follows a growing metrics.jsonl: `read` yields the complete lines that came since the last call; `offset` is in bytes."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._offset = 0
+        self.offset = 0
 
     def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from map(parse, self.read_lines())
@@ -35,11 +35,11 @@ class MetricsTail:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                self._offset += len(line)
+                self.offset += len(line)
                 if is_whole(line):
                     yield line
 

@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ PROC = Path("/proc")
 # A process gets its environment with its last exec: Ray starts a worker under the raylet's, and on a busy machine imports for
 # many seconds before it puts the run's in its place. What is older than this is what it will be.
 _SETTLED_SECONDS = 120.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,30 @@ class Process:
         found = stat_of(self.pid)
         return found is not None and found.started == self.started and found.state == "T"
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs, and once its parent has waited for it."""
+        found = stat_of(self.pid)
+        if found is None or found.started != self.started or found.state != "Z":
+            return None
+        return os.waitstatus_to_exitcode(found.exit_status)
+
 
 @dataclass(frozen=True)
 class Stat:
-    """What /proc/PID/stat says; `state` is one letter (R, S, D, T, Z ...)."""
+    """What /proc/PID/stat says; `state` is one letter (R, S, D, T, Z ...).
+
+    `cpu` is in clock ticks, of the process and of the children it has waited for. `faults` are the pages that had to be
+    read from a disk. `exit_status` is as `os.waitpid` gives it, and means something in state Z only.
+    """
 
     state: str
     parent: int
     session: int
     started: int
+    faults: int
+    cpu: int
+    exit_status: int
 
 
 def stat_of(pid: int) -> Stat | None:
@@ -59,7 +73,10 @@ def stat_of(pid: int) -> Stat | None:
         fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (OSError, UnicodeDecodeError):
         return None
-    return Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+    return Stat(
+        state=fields[0], parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]),
+        faults=int(fields[9]), cpu=sum(map(int, fields[11:15])), exit_status=int(fields[49]),
+    )  # fmt: skip
 
 
 def process(pid: int) -> Process | None:
@@ -75,6 +92,19 @@ def name_of(pid: int) -> str:
         title = " ".join(words).strip()
         return title.split(" ")[0] if title.startswith(("ray::", "VLLM::")) else Path(words[0]).name
     return ""
+
+
+def told_exit(code: int | None) -> str:
+    """How a process ended, for a reader: `code` is negative for a signal, None where nobody knows."""
+    if code is None:
+        return "its exit status is not known"
+    if code >= 0:
+        return f"it ended with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-code}"
+    return f"it was ended by {name}"
 
 
 def boot() -> str:
@@ -95,8 +125,7 @@ class Census:
         self._strangers: dict[int, float] = {}  # pid -> until when (seconds since boot) it is looked at again
         self.members: dict[int, Process] = {}
         self.names: dict[int, str] = {}
-        self.parents: dict[int, int] = {}
-        self.looks: Counter[int] = Counter()  # pid -> at how many looks it was alive
+        self._parents: dict[int, int] = {}
 
     def look(self) -> list[Process]:
         """Look at every process of the machine; return the members that ended since the last look."""
@@ -110,12 +139,15 @@ class Census:
             if pid not in self.members and now < self._strangers.get(pid, math.inf):
                 self._examine(pid)
         self._add_forks()
-        self.looks.update(list(self.members))
         return gone
 
     def name(self, pid: int) -> str:
         """The title of a member, also of one that is gone."""
         return self.names.get(pid) or "process"
+
+    def named_itself(self, pid: int) -> bool:
+        """Whether a member's title is its own: a fork bears that of its parent, until it becomes something else."""
+        return self.name(pid) != self.names.get(self._parents.get(pid, 0))
 
     def fork_of(self, client: int) -> int:
         """The process that does the work of `client`: the fork that it stands for, or itself, also once the fork has ended."""
@@ -123,6 +155,16 @@ class Census:
             with suppress(OSError, ValueError):
                 return int((self._forks / str(client)).read_text())
         return client
+
+    def exit_code(self, one: Process) -> int | None:
+        """How a member ended, negative for a signal; None where it cannot be known.
+
+        The warm Python records it of its forks. Of another process it stands in /proc until its parent has waited for it.
+        """
+        if self._forks is not None:
+            with suppress(OSError, ValueError):
+                return int((self._forks.with_name("exits") / str(one.pid)).read_text())
+        return one.exit_code
 
     def refresh_names(self) -> None:
         """Titles change while a process finds its role."""
@@ -132,15 +174,14 @@ class Census:
         found = stat_of(pid)
         if found is None or found.state == "Z":
             return
-        self._strangers[pid] = found.started / _TICKS + _SETTLED_SECONDS
+        self._strangers[pid] = found.started / TICKS + _SETTLED_SECONDS
         if found.session == self._driver or found.parent in self.members or self._is_marked(pid):
             self._add(pid, found)
 
     def _add(self, pid: int, found: Stat) -> None:
         self.members[pid] = Process(pid, found.started)
         self.names[pid] = name_of(pid)
-        self.parents[pid] = found.parent
-        self.looks[pid] = 0
+        self._parents[pid] = found.parent
 
     def _is_marked(self, pid: int) -> bool:
         try:

@@ -22,17 +22,18 @@ SECONDS = 2.0
 _UNEXPECTED = ("WORKER_DIED", "NODE_DIED")
 _INTENDED = "INTENDED_"  # a part of Ray's exit types of workers that were asked to end
 _ADVICE = " Some common causes include"  # after which Ray's message goes on at length
-# What an error says where a process, a node or a connection is gone.
+# What an error says where a process or a node died, and where it, or a connection, is gone.
+_DEATH = re.compile(r"ActorDiedError|WorkerCrashedError|NodeDiedError|EngineDeadError|OwnerDiedError")
 _LOSS = re.compile(
-    r"ActorDiedError|ActorUnavailableError|WorkerCrashedError|NodeDiedError|EngineDeadError|OwnerDiedError|"
-    r"address already in use|EADDRINUSE|Connection (?:reset|refused|closed)|NCCL|ended with exit code -\d+",
+    rf"{_DEATH.pattern}|ActorUnavailableError|Engine core initialization failed|"
+    r"address already in use|EADDRINUSE|Connection (?:reset|refused|closed)|NCCL|ended by (?:SIG|signal)",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Member:
-    """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for."""
+    """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for; `ended` says either."""
 
     kind: str  # "actor" or "node"
     id: str
@@ -40,11 +41,17 @@ class Member:
     host: str
     pid: int = 0
     died: str = ""
+    ended: bool = False
 
 
 def speaks_of_a_loss(error: str) -> bool:
     """Whether an error is about a process, a node or a connection that is gone."""
     return bool(_LOSS.search(error))
+
+
+def speaks_of_a_death(error: str) -> bool:
+    """Whether an error is Ray's or vLLM's word that a process or a node died."""
+    return bool(_DEATH.search(error))
 
 
 def follow(path: Path) -> None:
@@ -91,16 +98,21 @@ def _follow(path: Path) -> None:
 
 
 def members(ask: bool = False) -> list[Member]:
-    """Every actor of this job and every node of the cluster.
+    """Every actor of this job, and every node that one of them is on.
 
+    Other nodes of a cluster come, go and die without harm to the run: Ray's table keeps those that died long before it began.
     With `ask`, a node that Ray counts as alive is asked too: Ray's health check takes 15 to 20 s to find one gone.
     """
     import ray
     from ray._private.state import state
 
-    job = ray.get_runtime_context().get_job_id()
-    actors = [actor(facts) for facts in state.actor_table(None, ray.JobID.from_hex(job)).values()]
-    return actors + [_node(facts, ask) for facts in state.node_table()]
+    context = ray.get_runtime_context()
+    table = [
+        (facts, actor(facts)) for facts in state.actor_table(None, ray.JobID.from_hex(context.get_job_id())).values()
+    ]
+    used = {facts["Address"]["NodeID"] for facts, one in table if one.died or not one.ended} | {context.get_node_id()}
+    nodes = [_node(facts, ask) for facts in state.node_table() if facts["NodeID"] in used]
+    return [one for _, one in table] + nodes
 
 
 def actor(facts: dict[str, Any]) -> Member:
@@ -109,8 +121,9 @@ def actor(facts: dict[str, Any]) -> Member:
         facts["Address"],
         facts["ActorClassName"].rpartition(".")[2],
     )  # of a class within a function its own name
-    died = _reason(facts["DeathCause"]) if facts["State"] == "DEAD" else ""
-    return Member("actor", facts["ActorID"], name, address["IPAddress"], facts["Pid"], died)
+    ended = facts["State"] == "DEAD"
+    died = _reason(facts["DeathCause"]) if ended else ""
+    return Member("actor", facts["ActorID"], name, address["IPAddress"], facts["Pid"], died, ended)
 
 
 def _reason(cause: Any) -> str:
@@ -125,7 +138,7 @@ def _node(facts: dict[str, Any], ask: bool) -> Member:
     died = "" if facts["Alive"] else facts.get("DeathReasonMessage") or "it does not answer"
     if ask and not died and refuses(facts["NodeManagerAddress"], facts["NodeManagerPort"]):
         died = "its raylet is gone"
-    return Member("node", facts["NodeID"], "node", facts["NodeManagerAddress"], died=died)
+    return Member("node", facts["NodeID"], "node", facts["NodeManagerAddress"], died=died, ended=bool(died))
 
 
 def refuses(address: str, port: int) -> bool:

@@ -8,6 +8,7 @@ passes it as `sampler_kwargs`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -16,11 +17,19 @@ import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from posttrain_verl.run import stages
+
 POLL_SECONDS = 0.1
+COUNT_SECONDS = 2.0  # the watch looks as often
 
 
 class PromptReplayBuffer(ReplayBuffer):
-    """`ReplayBuffer` of the synchronous trainer: polls every `POLL_SECONDS`, adds `reward/<part>/mean` to a step's metrics."""
+    """`ReplayBuffer` of the synchronous trainer: polls every `POLL_SECONDS`, adds `reward/<part>/mean` to a step's metrics.
+
+    It tells the watch how many rollouts there are: of a long generation that is the only sign that it moves on.
+    """
+
+    _counted = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any):
         filtering = group_filter(kwargs["sampler_kwargs"])
@@ -31,6 +40,12 @@ class PromptReplayBuffer(ReplayBuffer):
         if partition_id == "train" and batch.keys:
             metrics = {**metrics, **means(grades_of(batch))}
         return batch, metrics
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()
+        if time.monotonic() - self._counted >= COUNT_SECONDS:
+            self._counted = time.monotonic()
+            stages.count_rollouts(sum(map(len, self.partitions.values())))
 
 
 def group_filter(given: Mapping[str, Any]) -> dict[str, Any]:

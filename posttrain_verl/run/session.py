@@ -1,6 +1,6 @@
 """From a prepared run folder to its end: what dead runs left is cleared, the folder is held, the warm Python is up.
 
-`python -m posttrain_verl.run.session RUN_DIR` is the process that supervises a run: it imports as little as it can.
+`python -m posttrain_verl.run.session RUN_DIR [--detached]` is the process that supervises a run: it imports as little as it can.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Report = Callable[[str], None]
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 OUTPUT = "launch.txt"  # what a detached launch would have printed
 START_SECONDS = 60.0
+DETACHED = "--detached"
 
 
 @contextmanager
@@ -76,19 +77,19 @@ def hand_over(folder: RunFolder, detached: bool) -> int:
     return detach(folder)
 
 
-def conduct(folder: RunFolder, report: Report, show: Report | None = None) -> Status:
+def conduct(folder: RunFolder, report: Report, show: Report | None = None, detached: bool = False) -> Status:
     """Run a prepared folder to its end and return its status; what it needs to know stands in plan.json."""
     plan = folder.read_plan()
     variables = environment.of_run(folder, plan["hardware"], plan["local_model"])
     with held(folder, report), interrupts.noted(), warm_python(folder, variables):
-        status = attempts.run(folder, variables, report, show)
+        status = attempts.run(folder, variables, report, show, detached)
     report(conclusion(folder, status))
     return status
 
 
 def detach(folder: RunFolder) -> int:
     """Start `conduct` in a session of its own and return the exit code of the launch once it is known to live, or not to."""
-    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
+    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path), DETACHED]
     output = folder.path / OUTPUT
     with output.open("ab") as log:
         started = subprocess.Popen(
@@ -125,15 +126,15 @@ def conclusion(folder: RunFolder, status: Status) -> str:
 
 def main() -> int:
     interrupts.as_ctrl_c()
-    code = exit_code(lambda: followed(RunFolder(Path(sys.argv[1]))))
+    code = exit_code(lambda: followed(RunFolder(Path(sys.argv[1])), DETACHED in sys.argv[2:]))
     interrupts.ignore()  # one that comes while the interpreter ends would change the exit code
     return code
 
 
-def followed(folder: RunFolder) -> int:
+def followed(folder: RunFolder, detached: bool = False) -> int:
     """Conduct the run of a folder with its status line, to its exit code."""
     with live.line() as (report, show):
-        return EXIT_CODES.get(conduct(folder, report, show).state, 1)
+        return EXIT_CODES.get(conduct(folder, report, show, detached).state, 1)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,33 @@ def mark(stage: str) -> None:
             replace(Path(path), json.dumps({"stage": stage, "since": time.time()}) + "\n")
 
 
+def count_rollouts(finished: int) -> None:
+    """Write how many graded rollouts wait to be trained on; nothing where no run asks for it."""
+    path = os.environ.get(STAGE_FILE)
+    if path:
+        with suppress(OSError):
+            replace(_rollouts_beside(Path(path)), f"{finished}\n")
+
+
+def read_rollouts(path: Path) -> str:
+    """The count that `count_rollouts` wrote, beside the stage's file; empty before the first."""
+    with suppress(OSError):
+        return _rollouts_beside(path).read_text().strip()
+    return ""
+
+
+def forget(path: Path) -> None:
+    """Delete what an earlier attempt wrote."""
+    for file in (path, _rollouts_beside(path)):
+        file.unlink(missing_ok=True)
+
+
+def _rollouts_beside(path: Path) -> Path:
+    return path.with_name(".rollouts.txt")
+
+
 def read(path: Path) -> tuple[str, float]:
-    """The stage and when it began; empty before the first."""
+    """The stage and when it began, in seconds since the epoch; empty before the first."""
     try:
         found = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):

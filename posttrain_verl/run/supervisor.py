@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from posttrain_verl.run import environment, interrupts, leftovers, processes, record, roster
+from posttrain_verl.run import environment, interrupts, leftovers, processes, record, roster, stages
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RunFolder, Status
-from posttrain_verl.run.following import Follower, log_size
+from posttrain_verl.run.following import Follower
 from posttrain_verl.run.interrupts import Interrupts
-from posttrain_verl.run.logtail import first_error
-from posttrain_verl.run.processes import Census, Process
+from posttrain_verl.run.logtail import Log
+from posttrain_verl.run.processes import Census, Process, told_exit
 from posttrain_verl.watch.watch import Event, Watch
 
 POLL_SECONDS = 0.5
@@ -36,12 +36,12 @@ def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: W
     of the watch that stops the run is the reason of its failure, and so is a run folder that cannot be written any more.
     Nothing of the run stays but its folder; of a failed one Ray's own logs go there, too.
     """
-    with interrupts.noted() as noted, leftovers.temporary_folder() as temporary:
-        written = log_size(folder.log)
-        process = _start(folder, {**variables, **environment.of_temporary(temporary)})
+    with interrupts.noted() as noted, leftovers.temporary_folder() as temporary, folder.log.open("a+b") as file:
+        log = Log(file)
+        process = _start(folder, log, {**variables, **environment.of_temporary(temporary)})
         last_step = folder.read_status().last_step if attempt > 1 else None
-        status = folder.started(process.pid, attempt, last_step)
-        follower = _follower(folder, status, variables, temporary, watch or Watch(folder.events), report, show)
+        status, began = folder.started(process.pid, attempt, last_step), boot_seconds()
+        follower = _follower(folder, status, variables, temporary, watch or Watch(folder.events), log, report, show)
         event, seconds = None, STOP_SECONDS
         try:
             event = _follow(process, follower, noted)
@@ -55,8 +55,8 @@ def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: W
         if status.state == FAILED:
             keep_ray_logs(temporary, folder)
             with suppress(OSError):
-                _explain(status, event, follower, first_error(folder.log, written), process.returncode)
-    status.ended, status.stage = time.time(), ""
+                _explain(status, event, follower, log.first_error(), process.returncode)
+        status.ended, status.stage = status.started + boot_seconds() - began, ""
     try:
         folder.write_status(status)
         record.close(folder)
@@ -65,20 +65,24 @@ def train(folder: RunFolder, variables: dict[str, str], report: Report, watch: W
     return status
 
 
-def _start(folder: RunFolder, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+def boot_seconds() -> float:
+    """A clock that goes on while the machine sleeps and that nobody sets: durations of a run are by it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _start(folder: RunFolder, log: Log, variables: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start the driver. It holds the other end of its standard input open no longer than this process lives."""
     python = variables.get(environment.WARM_PYTHON, environment.python())
     command = [python, "-u", "-m", "posttrain_verl.run.driver", str(folder.path)]
-    for old in (folder.stage_file, folder.cluster_file):
-        old.unlink(missing_ok=True)
-    with folder.log.open("ab") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
-            env={**os.environ, **variables}, start_new_session=True,
-        )  # fmt: skip
+    stages.forget(folder.stage_file)
+    folder.cluster_file.unlink(missing_ok=True)
+    return subprocess.Popen(
+        command, stdout=log.file, stderr=subprocess.STDOUT, stdin=subprocess.PIPE,
+        env={**os.environ, **variables}, start_new_session=True,
+    )  # fmt: skip
 
 
-def _follower(folder: RunFolder, status: Status, variables: dict[str, str], temporary: Path, watch: Watch,
+def _follower(folder: RunFolder, status: Status, variables: dict[str, str], temporary: Path, watch: Watch, log: Log,
               report: Report, show: Report | None) -> Follower:  # fmt: skip
     assert status.pid is not None
     marker = f"VERL_FILE_LOGGER_PATH={variables['VERL_FILE_LOGGER_PATH']}"
@@ -90,7 +94,7 @@ def _follower(folder: RunFolder, status: Status, variables: dict[str, str], temp
     assert supervisor is not None
     known = record.Record(os.uname().nodename, processes.boot(), supervisor, [driver] if driver else [], folders)
     record.write(folder, known)
-    return Follower(folder, status, census, known, watch, report, show)
+    return Follower(folder, status, census, known, watch, log, report, show)
 
 
 def _follow(process: subprocess.Popen[bytes], follower: Follower, noted: Interrupts) -> Event | None:
@@ -133,11 +137,12 @@ def _own(census: Census) -> list[Process]:
 def _explain(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:
     """Say why a run failed: what the watch saw, else the first error of the log."""
     if event is None:
-        status.why = status.why or error or f"VeRL ended with exit code {code}"
+        status.why = status.why or error or f"VeRL ended without a word: {told_exit(code)}"
         event = follower.ended(status.why, roster.speaks_of_a_loss(status.why))
         if event.rule != "dead":
             return
-    status.why, status.rule = event.line, event.rule
+    said = f"; the log's first error: {error}" if event.rule == "dead" and error and error not in event.line else ""
+    status.why, status.rule = event.line + said, event.rule
 
 
 def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:

@@ -19,6 +19,7 @@ LOSSES = ("actor/loss", "actor/pg_loss", "critic/vf_loss", "train/loss", "val/lo
 REWARDS = ("critic/score/mean", "critic/rewards/mean")
 GRADIENTS = ("actor/grad_norm", "critic/grad_norm", "train/grad_norm")
 CORRELATION, KL = "training/rollout_actor_probs_pearson_corr", "rollout_corr/kl"
+TEACHER = "distillation/"  # a part of the names of VeRL's metrics of a step with a teacher
 
 
 class MetricRule(Protocol):
@@ -83,10 +84,15 @@ def number(metrics: Metrics, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def non_finite(metrics: Metrics) -> str | None:
-    present = [key for key in (*LOSSES, *REWARDS, *GRADIENTS) if key in metrics]
-    bad = [key for key in present if number(metrics, key) is None]
-    return f"{', '.join(bad)} not finite" if bad else FINE if present else None
+def non_finite(*keys: str) -> Callable[[Metrics], str | None]:
+    """One of the numbers is NaN or infinite."""
+
+    def sees(metrics: Metrics) -> str | None:
+        present = [key for key in keys if key in metrics]
+        bad = [key for key in present if number(metrics, key) is None]
+        return f"{', '.join(bad)} not finite" if bad else FINE if present else None
+
+    return sees
 
 
 def zero_gradient(metrics: Metrics) -> str | None:
@@ -95,7 +101,7 @@ def zero_gradient(metrics: Metrics) -> str | None:
     if not norms:
         return None
     zero = [key for key, norm in norms.items() if norm == 0]
-    return f"{', '.join(zero)} is exactly 0" if zero and not no_variance(metrics) else FINE
+    return f"{', '.join(zero)} is exactly 0" if zero and not no_advantage(metrics) else FINE
 
 
 def zero_loss(metrics: Metrics) -> str | None:
@@ -103,12 +109,27 @@ def zero_loss(metrics: Metrics) -> str | None:
     return None if loss is None else "train/loss is exactly 0" if loss == 0 else FINE
 
 
-def no_variance(metrics: Metrics) -> str | None:
-    """Every advantage is 0: within each group all rewards were equal."""
+def no_advantage(metrics: Metrics) -> bool | None:
+    """Whether every advantage is 0, since within each group all rewards were equal; None for metrics without advantages."""
     most, least = number(metrics, "critic/advantages/max"), number(metrics, "critic/advantages/min")
-    if most is None or least is None:
-        return None
-    return f"every advantage is 0 (reward {_shown(metrics, REWARDS[0])})" if most == least == 0 else FINE
+    return None if most is None or least is None else most == least == 0
+
+
+def no_variance(solved: float) -> Callable[[Metrics], str | None]:
+    """Nothing tells the rollouts of a group apart.
+
+    A mean reward of `solved` or more is the end of a task, not a fault: `reward_saturated` speaks of it. A step that learns
+    from a teacher needs no advantages.
+    """
+
+    def sees(metrics: Metrics) -> str | None:
+        empty, reward = no_advantage(metrics), number(metrics, REWARDS[0])
+        if empty is None or any(TEACHER in key for key in metrics):
+            return None
+        is_fault = empty and (reward is None or reward < solved)
+        return f"every advantage is 0 (reward {_shown(metrics, REWARDS[0])})" if is_fault else FINE
+
+    return sees
 
 
 def compared(key: str, bad: Callable[[float], bool], word: str) -> Callable[[Metrics], str | None]:
@@ -121,16 +142,19 @@ def compared(key: str, bad: Callable[[float], bool], word: str) -> Callable[[Met
     return sees
 
 
-def mismatch(correlation_below: float, kl_above: float) -> Callable[[Metrics], str | None]:
-    """Rollout and actor disagree on the probabilities of the same tokens."""
+def mismatch(correlation_below: float, kl_above: float, entropy_above: float) -> Callable[[Metrics], str | None]:
+    """Rollout and actor disagree on the probabilities of the same tokens.
+
+    Below an entropy of `entropy_above` nats a token nearly all probabilities are 1, and what correlates is their rounding.
+    """
 
     def sees(metrics: Metrics) -> str | None:
-        correlation, kl = number(metrics, CORRELATION), number(metrics, KL)
+        correlation, kl, entropy = (number(metrics, key) for key in (CORRELATION, KL, "actor/entropy"))
         if correlation is None and kl is None:
             return None
-        bad = (
-            [f"{CORRELATION} {correlation:.3f}"] if correlation is not None and correlation < correlation_below else []
-        )
+        is_rounding = entropy is not None and entropy <= entropy_above
+        low = correlation is not None and correlation < correlation_below and not is_rounding
+        bad = [f"{CORRELATION} {correlation:.3f}"] if low else []
         bad += [f"{KL} {kl:.3g}"] if kl is not None and abs(kl) > kl_above else []
         return ", ".join(bad)
 
@@ -166,15 +190,18 @@ def _below(key: str, threshold: float) -> Callable[[Metrics], str | None]:
 
 _RULES: dict[str, Callable[[Mapping[str, Any]], MetricRule]] = {
     "non_finite": lambda s: InARow(
-        s["steps"], non_finite, "update",
-        "the numbers are broken, or FSDP skips its steps: lower the learning rate, look at the data of this step"),
+        s["steps"], non_finite(*LOSSES, *REWARDS), "update",
+        "the numbers are broken: lower the learning rate, look at the data of this step"),
+    "non_finite_gradient": lambda s: InARow(
+        s["steps"], non_finite(*GRADIENTS), "update",
+        "VeRL skips such steps, so nothing is trained: lower the learning rate, look at the data of these steps"),
     "zero_gradient": lambda s: InARow(
         s["steps"], zero_gradient, "update", "nothing is trained: frozen weights, an all-masked batch, or clipping at 0"),
     "sft_zero_loss": lambda s: InARow(
         s["steps"], zero_loss, "update", "the loss mask leaves no token: look at the chat template and data.max_length"),
     "sft_not_falling": lambda s: NotFalling(s["window"]),
     "no_variance": lambda s: InARow(
-        s["steps"], no_variance, "reward",
+        s["steps"], no_variance(s["solved"]), "reward",
         "no group has two different rewards, so nothing is learned: too hard or too easy a task, or a constant grader"),
     "reward_zero": lambda s: InARow(
         s["steps"], _at_most(REWARDS[0], s["at_most"]), "reward",
@@ -188,7 +215,7 @@ _RULES: dict[str, Callable[[Mapping[str, Any]], MetricRule]] = {
         s["steps"], _at_least("response_length/clip_ratio", s["at_least"]), "generation",
         "most responses are cut off: raise data.max_response_length, or see whether the model emits its end token"),
     "mismatch": lambda s: InARow(
-        s["steps"], mismatch(s["correlation_below"], s["kl_above"]), "weight sync",
+        s["steps"], mismatch(s["correlation_below"], s["kl_above"], s["entropy_above"]), "weight sync",
         "the rollouts do not come from the policy that is trained: weights not updated, or precisions too far apart"),
     "verifier_errors": lambda s: InARow(
         s["steps"], _above("reward/verifier_error/mean", s["above"]), "reward",

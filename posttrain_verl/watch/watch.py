@@ -14,6 +14,7 @@ from posttrain_verl.watch.machine import Seen, Situation
 
 # What a restart heals. A run whose numbers or whose config are wrong would only go wrong again.
 HEALED_BY_RESTART = frozenset({"dead", "stopped", "silence"})
+UNATTENDED_RETRIES = 1  # of a run that nobody looks on, where `retries` is null
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Watch:
         return events
 
     def ended(self, step: int | None, stage: str, error: str, dead: str) -> Event:
-        """Record that VeRL ended with an error; `dead` is what Ray says died, where that is why."""
-        saw, why = (dead, error) if dead else (error, "VeRL ended by itself")
-        return self._append(Event(time.time(), "dead" if dead else "exit", "stop", step, stage, saw, why))
+        """Record that VeRL ended with an error; `dead` says what died, where that is why."""
+        why = error if dead not in ("", error) else "VeRL ended by itself"
+        return self._append(Event(time.time(), "dead" if dead else "exit", "stop", step, stage, dead or error, why))
 
     def note(self, rule: str, step: int | None, stage: str, saw: str, why: str) -> Event:
         """Record something that is no alarm."""
@@ -106,6 +107,11 @@ class Watch:
 
 def _is_worker(name: str) -> bool:
     return name.startswith(("ray::", "VLLM::")) and name != "ray::IDLE"
+
+
+def words_unattended(settings: Mapping[str, Any]) -> list[str]:
+    """The words that a launch gets which nobody looks on: a pipeline's, or a cluster's; `settings` is `posttrain.watch`."""
+    return [f"posttrain.watch.retries={UNATTENDED_RETRIES}"] if settings["retries"] is None else []
 
 
 def stopping(events: list[Event]) -> Event | None:

@@ -61,7 +61,8 @@ def test_it_runs_the_launch_on_as_many_nodes_with_a_token(composed):
     spec = job["spec"]["rayClusterSpec"]
     assert job["spec"]["entrypoint"] == (
         "cd /posttrain && python -m posttrain_verl.launch recipe=math_sft base_model=tiny mix=embedded hardware=8xh100 "
-        "trainer.nnodes=4 optim.lr=3e-6 posttrain.run_id=it posttrain.runs_dir=/shared/runs posttrain.data_dir=/shared/data"
+        "trainer.nnodes=4 optim.lr=3e-6 posttrain.watch.retries=1 posttrain.run_id=it posttrain.runs_dir=/shared/runs "
+        "posttrain.data_dir=/shared/data"
     )
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["workerGroupSpecs"][0]["replicas"] == 3

@@ -11,7 +11,8 @@ def test_the_users_words_go_along_but_for_those_of_the_place(composed):
                       "+posttrain.cluster.env.A=1", "hardware=cpu")  # fmt: skip
     there = words.there(launch, "it", {"posttrain.runs_dir": "/shared/runs", "posttrain.data_dir": "files/data"})
     assert there == ["recipe=math_sft", "base_model=tiny", "mix=embedded", "optim.lr=3e-6", "hardware=cpu",
-                     "posttrain.run_id=it", "posttrain.runs_dir=/shared/runs", "posttrain.data_dir=files/data"]  # fmt: skip
+                     "posttrain.watch.retries=1", "posttrain.run_id=it", "posttrain.runs_dir=/shared/runs",
+                     "posttrain.data_dir=files/data"]  # fmt: skip
 
 
 def test_address_is_short_for_the_key_of_the_cluster(composed):

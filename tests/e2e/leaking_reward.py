@@ -1,4 +1,4 @@
-"""A reward that answers for the first step and then takes memory, until less than a share of the machine's is left."""
+"""A reward that answers for the first step and then takes memory, until less than so many GiB of the machine's are left."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl.watch.machine import memory_left
+from posttrain_verl.watch.machine import GIB, memory_left
 
 FIRST_STEP = 16  # rollouts
 MIB = 1 << 20
@@ -27,7 +27,7 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, **_: A
 def leak() -> None:
     """Writes when it had enough to `leaked` in the run folder, and never returns."""
     with _lock:
-        while memory_left() >= float(os.environ["POSTTRAIN_TEST_UNTIL"]):
+        while memory_left()[0].left / GIB >= float(os.environ["POSTTRAIN_TEST_UNTIL"]):
             _kept.append(b"0" * (64 * MIB))
         folder = Path(os.environ["VERL_FILE_LOGGER_PATH"]).parent
         (folder / "leaked").write_text(f"{os.getpid()} {time.time()}")

@@ -55,7 +55,9 @@ def test_a_log_that_falls_silent(launch, go_on, bound):
     assert run.code == 1, run.explained()
     event = run.events[-1]
     assert event["rule"] == run.status.rule == "silence"
-    assert 12 <= event["time"] - struck[0] + 1 <= bound(12 + 10)
+    assert 12 <= event["time"] - struck[0] + 1 <= bound(12 + 20), (
+        "it is busy until a window of 10 s says that it is not"
+    )
     assert event["stage"] in ("generation", "reward", "log-prob", "update", "weight sync", "checkpoint")
     assert (
         "ray::TaskRunnerV1" in event["why"] and "== ray::TaskRunnerV1" in (run.folder.path / "stacks.txt").read_text()

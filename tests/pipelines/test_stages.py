@@ -46,13 +46,22 @@ def started(monkeypatch) -> list[list[str]]:
 def test_a_run_is_launched_gone_on_with_or_left(it, monkeypatch):
     commands = started(monkeypatch)
     stages.sft(it)
-    assert commands.pop()[0] == "recipe=demo_sft"
+    launched = commands.pop()
+    assert launched[0] == "recipe=demo_sft"
+    assert launched[-1] == "posttrain.watch.retries=1", "nobody looks on"
     stages.sft(it)
     assert not commands, "it is done"
     it.run_of("sft").write_config(OmegaConf.create({}))
     it.run_of("sft").write_status(Status(INTERRUPTED))
     stages.sft(it)
     assert commands.pop() == [f"run={it.run_of('sft').path}"]
+
+
+def test_retries_that_the_user_named_stay(it, monkeypatch):
+    commands = started(monkeypatch)
+    it.spec.words["all"].append("posttrain.watch.retries=0")
+    stages.sft(it)
+    assert [word for word in commands.pop() if word.startswith("posttrain.watch.")] == ["posttrain.watch.retries=0"]
 
 
 def test_a_run_that_its_plateau_ended_is_done(it, monkeypatch):

@@ -1,7 +1,9 @@
 """How the driver starts Ray, without starting it."""
 
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import ray
@@ -60,9 +62,34 @@ def test_a_node_that_takes_longer_than_ray_waits(monkeypatch):
         return {"node": node}
 
     monkeypatch.setattr(services, "get_node", registers_late)
+    monkeypatch.setattr(driver, "own_raylets", lambda: ["one"])
     with driver.patient_start(poll=0.01):
         assert services.get_node("127.0.0.1:1", "n") == {"node": "n"}
     assert services.get_node is registers_late, "a cluster that is joined is asked as Ray asks it"
     asked.clear()
     with driver.patient_start(seconds=0), pytest.raises(RuntimeError):
         services.get_node("127.0.0.1:1", "n")
+    asked.clear()
+    monkeypatch.setattr(driver, "own_raylets", list)
+    with driver.patient_start(poll=0.01), pytest.raises(RuntimeError):
+        services.get_node("127.0.0.1:1", "n")
+    assert len(asked) == 1, "a raylet that is gone will not register"
+
+
+@pytest.mark.parametrize(("failures", "done"), [(2, True), (3, False)])
+def test_a_ray_that_does_not_come_up_is_started_again(monkeypatch, capsys, failures, done):
+    left = []
+
+    def init(**_):
+        left.append(subprocess.Popen(["sleep", "600"]))  # what a failed start leaves
+        if len(left) <= failures:
+            raise RuntimeError("the raylet is gone")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(driver, "own_raylets", list)
+    with nullcontext() if done else pytest.raises(RuntimeError, match="the raylet is gone"):
+        driver.start_own_ray({})
+    assert [one.poll() is None for one in left] == [False, False, True]
+    assert capsys.readouterr().out.count("starting it again") == 2
+    left[-1].kill()
+    left[-1].wait()

@@ -1,13 +1,14 @@
 """Who belongs to a run, as its supervisor sees it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
-from posttrain_verl.run.processes import Census
+from posttrain_verl.run.processes import Census, Process, process, told_exit
 
 MARKER = "POSTTRAIN_TEST_RUN=census"
 # As Ray starts a worker: under the raylet's environment first, then an exec with the run's.
@@ -62,6 +63,49 @@ def test_a_fork_whose_record_is_half_written_or_gone_is_none(worker, tmp_path):
         census.look()
         assert set(census.members) == {worker.pid, fork.pid}
         fork.kill()
+
+
+@pytest.mark.parametrize(("ending", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9)])
+def test_how_a_process_ended_is_known_until_its_parent_has_waited_for_it(ending, code):
+    with subprocess.Popen(["sh", "-c", f"read line; {ending}"], stdin=subprocess.PIPE) as child:
+        census = Census("POSTTRAIN_TEST_RUN=none", driver=os.getsid(child.pid))
+        one = process(child.pid)
+        assert census.exit_code(one) is None
+        child.stdin.close()
+        until(lambda: not one.is_alive)
+        assert census.exit_code(one) == code
+        child.wait()
+        assert census.exit_code(one) is None
+
+
+def test_the_warm_python_says_how_its_fork_ended(tmp_path):
+    (tmp_path / "exits").mkdir()
+    (tmp_path / "exits" / "7").write_text("-11")
+    census = Census("POSTTRAIN_TEST_RUN=none", driver=-1, forks=tmp_path / "forks")
+    assert census.exit_code(Process(7, 1)) == -11
+    assert census.exit_code(Process(8, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(None, "not known"), (0, "exit status 0"), (-9, "ended by SIGKILL"), (-60, "ended by signal 60")],
+)
+def test_how_a_process_ended_is_told(code, told):
+    assert told in told_exit(code)
+
+
+def test_a_fork_bears_the_title_of_its_parent(tmp_path):
+    """Before it becomes something else, for a moment or for good; it is not the process that the title means."""
+    program = "import os, time; os.fork() or os.fork(); time.sleep(60)"
+    with subprocess.Popen(
+        ["VLLM::EngineCore", "-c", program], executable=sys.executable, start_new_session=True
+    ) as engine:
+        census = Census("POSTTRAIN_TEST_RUN=none", driver=engine.pid)
+        until(lambda: census.look() is not None and len(census.members) == 3)
+        census.refresh_names()
+        assert {census.name(pid) for pid in census.members} == {"VLLM::EngineCore"}
+        assert [pid for pid in census.members if census.named_itself(pid)] == [engine.pid]
+        os.killpg(engine.pid, signal.SIGKILL)
 
 
 def test_what_is_old_is_not_read_again(worker, monkeypatch):

@@ -50,6 +50,15 @@ def test_it_goes_on_by_itself_after_what_a_restart_heals(training, steps):
     assert not list(folder.path.glob(".metrics.*")) or steps(folder) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(("detached", "attempts"), [(True, 2), (False, 1)])
+def test_a_run_that_nobody_looks_on_goes_on_by_itself_once(training, detached, attempts):
+    folder = training(KILLED)
+    told = []
+    status = session.conduct(folder, told.append, detached=detached)
+    assert (status.state, status.attempt) == (DONE if detached else FAILED, attempts)
+    assert any("starting again; 0 more retries are left" in line for line in told) == detached
+
+
 @pytest.mark.parametrize(("program", "retries"), [(KILLED, 0), (WRONG, 3)])
 def test_it_does_not_without_retries_or_after_what_stays_wrong(training, program, retries):
     status, _ = conduct(training(program, retries=retries))
@@ -127,10 +136,10 @@ def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
         (Status(FAILED, rule="silence"), True),
         (Status(FAILED, rule="non_finite"), False),
         (Status(FAILED, why="ray.exceptions.ActorDiedError: The actor died unexpectedly"), True),
-        (Status(FAILED, why="VeRL ended with exit code -9"), True),
+        (Status(FAILED, why="VeRL ended without a word: it was ended by SIGKILL"), True),
         (Status(FAILED, why="OSError: [Errno 98] Address already in use"), True),
         (Status(FAILED, why="ValueError: this grader cannot grade"), False),
-        (Status(FAILED, why="VeRL ended with exit code 1"), False),
+        (Status(FAILED, why="VeRL ended without a word: it ended with exit status 1"), False),
     ],
 )
 def test_what_a_restart_heals(status, healed):

@@ -2,8 +2,10 @@
 
 import socket
 import traceback
+from types import SimpleNamespace
 
 import pytest
+import ray
 from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.core.generated.gcs_pb2 import ActorTableData
@@ -23,7 +25,7 @@ def facts(state, reason=None, message=""):
         context = data.death_cause.actor_died_error_context
         context.reason, context.error_message = ActorDiedErrorContext.Reason.Value(reason), message
     return {"ActorID": "a", "ActorClassName": "made_by.<locals>.WorkerDict", "Pid": 7, "State": state,
-            "Address": {"IPAddress": "10.0.0.2"}, "DeathCause": data.death_cause}  # fmt: skip
+            "Address": {"IPAddress": "10.0.0.2", "NodeID": "n2"}, "DeathCause": data.death_cause}  # fmt: skip
 
 
 def test_an_actor_that_lives():
@@ -43,6 +45,22 @@ def test_an_actor_that_died(reason):
 )
 def test_an_actor_whose_end_was_asked_for(reason, message):
     assert roster.actor(facts("DEAD", reason, message)).died == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "blamed"),
+    [("ALIVE", None, True), ("DEAD", "NODE_DIED", True), ("DEAD", "RAY_KILL", False)],
+)
+def test_only_the_nodes_of_the_run_count(monkeypatch, state, reason, blamed):
+    """Ray's table keeps the nodes that died long ago, and another job's may die at any time."""
+    node = {"Alive": False, "DeathReasonMessage": "it left", "NodeManagerAddress": "10.0.0.2", "NodeManagerPort": 1}
+    nodes = [node | {"NodeID": "n1", "Alive": True}, node | {"NodeID": "n2"}, node | {"NodeID": "n3"}]
+    table = SimpleNamespace(actor_table=lambda *_: {"a": facts(state, reason)}, node_table=lambda: nodes)
+    monkeypatch.setattr("ray._private.state.state", table)
+    context = SimpleNamespace(get_job_id=lambda: "01000000", get_node_id=lambda: "n1")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    found = {one.id: one.died for one in roster.members() if one.kind == "node"}
+    assert found == {"n1": ""} | ({"n2": "it left"} if blamed else {})
 
 
 def test_a_roster_that_is_not_there_or_half_there(tmp_path):

@@ -9,6 +9,18 @@ from pathlib import Path
 from posttrain_verl.run import stages
 
 
+def test_rollouts_are_counted_for_the_watch(tmp_path, monkeypatch):
+    stages.count_rollouts(3)  # no run asks for it
+    file = tmp_path / "stage.json"
+    monkeypatch.setenv(stages.STAGE_FILE, str(file))
+    assert stages.read_rollouts(file) == ""
+    stages.count_rollouts(3)
+    assert stages.read_rollouts(file) == "3"
+    stages.mark("generation")
+    stages.forget(file)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_thread_is_followed(tmp_path, monkeypatch):
     file = tmp_path / "stage.json"
     monkeypatch.setenv(stages.STAGE_FILE, str(file))

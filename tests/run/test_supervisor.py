@@ -68,7 +68,7 @@ def test_failed_with_the_reason_from_the_log(folder, tmp_path):
 
 def test_failed_without_a_word(folder, tmp_path):
     status = train(folder, "import os; os._exit(3)", tmp_path)
-    assert (status.state, status.why) == ("failed", "VeRL ended with exit code 3")
+    assert (status.state, status.why) == ("failed", "VeRL ended without a word: it ended with exit status 3")
 
 
 def test_a_failed_run_keeps_the_logs_of_ray(folder, tmp_path):

@@ -39,13 +39,26 @@ def test_a_good_run_is_left_alone():
 
 def test_a_loss_of_zero_is_no_alarm_in_grpo_and_one_in_sft():
     assert fired([GRPO | {"actor/loss": 0.0}] * 5) == {}
-    assert fired([SFT | {"train/loss": 0.0}]) == {"sft_zero_loss": [1]}
+    assert fired([SFT | {"train/loss": 0.0}] * 3) == {"sft_zero_loss": [3]}
+    assert fired([SFT, SFT | {"train/loss": 0.0}] * 5) == {}, "a batch without an answer that fits"
 
 
-@pytest.mark.parametrize("key", ["actor/loss", "actor/grad_norm", "critic/score/mean"])
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+BROKEN = pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+
+
+@pytest.mark.parametrize("key", ["actor/loss", "critic/score/mean"])
+@BROKEN
 def test_what_is_not_finite(key, value):
     assert fired([GRPO, GRPO | {key: value}, GRPO]) == {"non_finite": [2]}
+
+
+@pytest.mark.parametrize("good", [GRPO, SFT])
+@BROKEN
+def test_a_gradient_that_is_not_finite_is_skipped_by_verl_and_ends_a_run_only_if_it_stays(good, value):
+    key = next(key for key in good if key.endswith("grad_norm"))
+    bad = good | {key: value}
+    assert fired([good, bad, bad, good] * 5) == {}
+    assert fired([good, bad, bad, bad]) == {"non_finite_gradient": [4]}
 
 
 def test_nan_in_sft_and_in_a_validation():
@@ -63,6 +76,15 @@ def test_groups_without_variance():
     flat = GRPO | {"critic/advantages/max": 0.0, "critic/advantages/min": 0.0, "actor/grad_norm": 0.0}
     assert fired([flat] * 10) == {"no_variance": [10]}
     assert fired([flat] * 9 + [GRPO] + [flat] * 9) == {}
+    solved = flat | {"critic/score/mean": 1.0}
+    assert fired([solved] * 30) == {"reward_saturated": [20]}, "a warning: a solved task is the end of a good run"
+    assert fired([flat | {"distillation/loss": 0.3, "actor/grad_norm": 0.2}] * 30) == {}, "it learns from a teacher"
+
+
+def test_a_policy_that_is_sure_correlates_by_its_rounding_only():
+    sure = GRPO | {"actor/entropy": 0.03, "training/rollout_actor_probs_pearson_corr": 0.4}
+    assert fired([sure] * 10) == {}
+    assert fired([sure | {"rollout_corr/kl": 0.9}] * 3) == {"mismatch": [3]}
 
 
 def test_a_line_that_says_nothing_does_not_break_the_row():
