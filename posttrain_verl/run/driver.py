@@ -54,7 +54,7 @@ def start_own_ray(options: dict[str, Any], tries: int = 3) -> None:
             with patient_start():
                 ray.init(**options)
             return
-        except (RuntimeError, OSError, ray.exceptions.RaySystemError) as error:
+        except Exception as error:  # of no class of its own (ray._private.node)
             tries -= 1
             if not tries or own_raylets():
                 raise
