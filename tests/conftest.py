@@ -1,8 +1,56 @@
 """Property tests draw the same examples in every run: a change is not blamed for an example of chance.
 
-`pytest --hypothesis-profile=search` draws new ones, thirty times as many, and prints how to repeat a failure."""
+`pytest --hypothesis-profile=search` draws new ones, thirty times as many, and prints how to repeat a failure.
 
+What lay in the home and the caches is noted before the first test, because tests fill them: test_fresh_machine.py asks."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False, max_examples=3000)
 settings.load_profile("ci")
+
+# The variables that may name a folder where something is kept from one run to the next: `.ci/run` unsets them.
+KEEPS = re.compile(
+    r"HOME|TMPDIR|(?!PIP_)\w*CACHE\w*|XDG_\w+_HOME|(HF|HUGGINGFACE|TRANSFORMERS|VLLM|TRITON|NUMBA|FLASHINFER|POSTTRAIN)_\w+"
+    r"|TORCH\w+|MPL\w+|RAY_TMPDIR"
+)
+SHOWN = 3  # files of each folder
+
+
+def warm(environ: Mapping[str, str]) -> dict[str, list[str]]:
+    """The first files of each folder that is not empty, by the variable that names it; folders without files are nothing.
+
+    A cache that no variable names lies in the home or among the temporary files, and both are searched whole. What pip
+    downloaded may stay.
+    """
+    environ = {"HOME": os.path.expanduser("~"), "TMPDIR": "/tmp", **environ}
+    pip = Path(environ.get("XDG_CACHE_HOME") or Path(environ["HOME"], ".cache"), "pip")
+    named = {name: os.path.expanduser(value) for name, value in environ.items() if value and KEEPS.fullmatch(name)}
+    found = {name: list(islice(_files(place, pip), SHOWN)) for name, place in named.items()}
+    return {name: files for name, files in found.items() if files}
+
+
+def _files(place: str, exempt: Path) -> Iterator[str]:
+    """Files and links; a pipe or socket is no cache: make may have one in TMPDIR."""
+    for folder, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if Path(folder, name) != exempt]
+        paths = [Path(folder, name) for name in names + folders]
+        yield from (str(path) for path in paths if path.is_symlink() or path.is_file())
+
+
+AT_START = warm(os.environ) if os.environ.get("CI") else None  # elsewhere the home is a developer's own
+
+
+@pytest.fixture(scope="session")
+def machine() -> ModuleType:
+    """This file, which tests cannot import by a name."""
+    return sys.modules[__name__]
