@@ -22,7 +22,7 @@ LATE_SECONDS = 25  # for each of the two sets of data
 ROLLOUTS = 16  # of one step
 IN_THIRD_STEP = f"{2 * ROLLOUTS} < calls <= {3 * ROLLOUTS}"
 CHILDREN = """import ray
-        tasks = [ray.remote(num_cpus=0)(os.getpid).remote() for _ in range(2)]
+        tasks = [ray.remote(num_cpus=0)(lambda: os.getpid()).remote() for _ in range(2)]
         for code in (0, 1):
             subprocess.run([sys.executable, "-c", f"import time; time.sleep(0.3); raise SystemExit({code})"])
         subprocess.run(["git", "--version"], stdout=subprocess.DEVNULL)
@@ -120,14 +120,14 @@ def container(trial: Trial) -> Iterator[None]:
 
 @contextmanager
 def slow_disk(trial: Trial) -> Iterator[None]:
-    """A disk of 128 KiB/s that each write waits for: checkpoints take long, without a word."""
+    """A disk of 64 KiB/s that each write waits for: checkpoints take long, without a word."""
     with (
         machine.disk(trial, ["-O", "^has_journal"], ["sync"]) as device,
-        machine.throttled(device, 128 << 10) as written,
+        machine.throttled(device, 64 << 10) as written,
     ):
-        trial.words += ["trainer.save_freq=1"]
+        trial.words += ["trainer.save_freq=1", "trainer.total_training_steps=2"]
         yield
-        trial.proof = f"{written():.1f} MiB written at 128 KiB/s"
+        trial.proof = f"{written():.1f} MiB written at 64 KiB/s"
 
 
 @contextmanager

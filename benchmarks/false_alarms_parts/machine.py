@@ -199,7 +199,12 @@ def throttled(device: str, bytes_a_second: int) -> Iterator[Callable[[], float]]
     if not THROTTLE.exists():
         raise Skipped("no blkio controller of version 1: the root of version 2 has no limit")
     THROTTLE.write_text(f"{device} {bytes_a_second}")
+    before = _mib_written(device)
     try:
-        yield lambda: int(Path(f"/sys/dev/block/{device}/stat").read_text().split()[6]) * 512 / 2**20
+        yield lambda: _mib_written(device) - before
     finally:
         THROTTLE.write_text(f"{device} 0")
+
+
+def _mib_written(device: str) -> float:
+    return int(Path(f"/sys/dev/block/{device}/stat").read_text().split()[6]) * 512 / 2**20

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl.run import environment, resume, roster, supervisor
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
-from posttrain_verl.watch.watch import HEALED_BY_RESTART, UNATTENDED_RETRIES, Watch
+from posttrain_verl.watch.watch import HEALED_BY_RESTART, UNATTENDED_RETRIES, Watch, settings_of
 
 Report = Callable[[str], None]
 
@@ -24,10 +24,11 @@ def run(folder: RunFolder, variables: Mapping[str, str], report: Report, show: R
     """
     plan = folder.read_plan()
     attempt = folder.read_status().attempt if folder.status.exists() else 1
-    retries = plan.get("watch", {}).get("retries")
+    settings = settings_of(plan)
+    retries = (settings or {}).get("retries")
     retries = (UNATTENDED_RETRIES if unattended else 0) if retries is None else int(retries)
     while True:
-        watch = Watch(folder.events, plan.get("watch"), grader_of(folder))
+        watch = Watch(folder.events, settings, grader_of(folder))
         own = {**variables, "VERL_FILE_LOGGER_PATH": str(folder.metrics_of(attempt)),
                environment.STAGE_FILE: str(folder.stage_file)}  # fmt: skip
         status = supervisor.train(folder, own, report, watch, attempt, show)

@@ -64,15 +64,18 @@ def start_own_ray(options: dict[str, Any], tries: int = 3) -> None:
 
 def own_raylets() -> list[psutil.Process]:
     """The raylets that this process started and that run."""
-    children = psutil.Process().children()
-    return [one for one in children if one.name() == "raylet" and one.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # gone meanwhile
+            found += [child] if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE else []
+    return found
 
 
 def end_children() -> None:
     """End what a Ray that did not come up has left, and wait until it is gone."""
     left = psutil.Process().children(recursive=True)
     for one in left:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             one.kill()
     psutil.wait_procs(left, timeout=10)
 
@@ -199,6 +202,7 @@ def main() -> None:
     end_with_supervisor()
     stages.follow_this_thread()
     start_ray(config, environment.runtime_env(config))
+    stages.mark("starting the trainer")
     roster.follow(folder.cluster_file)
     try:
         wait_for_devices(config)
@@ -207,7 +211,7 @@ def main() -> None:
         roster.write_deaths(folder.cluster_file, LOST_NODE_SECONDS if roster.speaks_of_a_loss(format_exc()) else 0.0)
         raise
     finally:
-        stages.mark(ENDING)
+        stages.mark_last(ENDING)
         ray.shutdown()
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from posttrain_verl.run import roster, stages
 from posttrain_verl.run.folder import RunFolder, Status
@@ -22,10 +27,15 @@ from posttrain_verl.watch.watch import Event, Watch, stopping
 LOOK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 20.0
 # What a run cannot do without beside Ray's actors, which are in the roster: Ray's own two, and what vLLM calls its processes.
-_NEEDED = ("raylet", "gcs_server", "VLLM::EngineCore", "VLLM::Worker", "VLLM::DPCoordinator")
+_OF_RAY = ("raylet", "gcs_server")
+_NEEDED = ("VLLM::EngineCore", "VLLM::Worker", "VLLM::DPCoordinator")
+_SERVER = "HttpServer"
 _TRAINERS = ("TaskRunner", "TaskRunnerV1")
-GENERATION = "generation"
-STARTING_RAY = "starting Ray"  # in which the driver looks after its Ray itself
+_POLLING = ("generation", "validation")  # stages in which the trainer only asks whether rollouts are done
+_STARTING_RAY = "starting Ray"  # in which the driver looks after its Ray itself
+_QUIET_SECONDS = 5.0  # after which the files under checkpoints/ are counted, taking this share of the time at most
+_SHARE = 0.05
+_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class Follower:
@@ -40,13 +50,17 @@ class Follower:
         self._tail = MetricsTail(folder.metrics_of(status.attempt))
         self._clock = AwakeClock()
         self._progress, self._activity = Changes(), Activity()
-        self._measured = -WINDOW_SECONDS
+        self._next_count = 0.0
         self._told = self._looked = 0.0
         self._stepped: float | None = None
         self._longest_step = 0.0
         self._step_seconds: float | None = None
         self._last: dict[str, Any] = {}
-        self._lost: list[Process] = []  # needed processes that ended, in the order in which they did
+        config = OmegaConf.load(folder.config) if folder.config.exists() else OmegaConf.create()
+        self._checkpoints = Path(OmegaConf.select(config, "trainer.default_local_dir") or folder.checkpoints)
+        self._most_rollouts = 0
+        self._lost: dict[Process, int | None] = {}  # needed processes that ended, in that order, with their exit codes
+        self._failed: set[str] = set()  # errors of looks that were skipped
 
     def poll(self) -> Event | None:
         """Look once; return the event that must end the run, if there is one."""
@@ -55,26 +69,44 @@ class Follower:
         self._progress.note("log", self._log.size, now)
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            events += self.look()
+            events += self._look_if_possible()
         for event in events:
             self._report(f"  {event.level}: {event.line}")
         self._tell(now)
         return stopping(events)
+
+    def _look_if_possible(self) -> list[Event]:
+        """One look that fails is no fault of the run: /proc and Ray's table change while they are read.
+
+        Raises:
+            OSError: the run folder cannot be written.
+        """
+        try:
+            return self.look()
+        except Exception as error:
+            inside = isinstance(error, OSError) and str(error.filename or "").startswith(str(self._folder.path))
+            if inside or (isinstance(error, OSError) and error.errno in _FOLDER_ERRORS):
+                raise
+            text = f"{type(error).__name__}: {error}"
+            if text not in self._failed:
+                self._failed.add(text)
+                self._watch.note("look", self._status.last_step, self._status.stage, text, "this look was skipped")
+            return []
 
     def look(self) -> list[Event]:
         """Look at the processes, record them, and ask the rules on the machine."""
         now = self._clock()
         gone = self.census.look()
         stage = self._read_stage(now)  # after it: what a run that ends takes down with it is no cause
-        self._lost += [one for one in gone if stage not in (ENDING, STARTING_RAY) and self._is_needed(one.pid)]
+        found = roster.read(self._folder.cluster_file)
+        here = {one.pid: one for one in found if one.kind == "actor" and one.here and one.pid in self.census.members}
+        self._note_lost(gone, stage, {one.pid for one in found if one.name.endswith(_SERVER) and not one.ended})
         self.census.refresh_names()
         self.segments.look(self.census.members)
         self._write_record()
-        found = roster.read(self._folder.cluster_file)
-        here = {one.pid: one for one in found if one.kind == "actor" and one.pid in self.census.members}
         names = self.census.names | {pid: f"ray::{one.name}" for pid, one in here.items()}
         trainer = next((pid for pid, one in here.items() if one.name in _TRAINERS), self._driver())
-        self._look_for_life(now, names, trainer if stage == GENERATION else None)
+        self._look_for_life(now, names, trainer if stage in _POLLING else None)
         return self._watch.look(
             Situation(
                 now=now,
@@ -88,7 +120,7 @@ class Follower:
                 deaths=(*self._deaths(), *_of_roster(found)),
                 members=self.census.members,
                 names=names,
-                checkpoints=self._folder.checkpoints,
+                checkpoints=self._checkpoints,
                 trainer=trainer,
             )
         )
@@ -108,26 +140,46 @@ class Follower:
         stage, _ = stages.read(self._folder.stage_file)
         if stage != self._status.stage:
             self._status.stage = stage
+            self._most_rollouts = 0
             self._folder.write_status(self._status)
         self._progress.note("stage", stage, now)
-        if rollouts := stages.read_rollouts(self._folder.stage_file):
+        if (rollouts := stages.read_rollouts(self._folder.stage_file)) > self._most_rollouts:
+            self._most_rollouts = rollouts  # fewer are no progress: DAPO throws groups away, maybe all of them for ever
             self._progress.note("rollouts", rollouts, now)
         return stage
 
     def _look_for_life(self, now: float, names: dict[int, str], polls: int | None) -> None:
         self._activity.look(self.census.members, names, now, polls)
-        if now - self._measured >= WINDOW_SECONDS:
-            self._measured = now
-            self._progress.note("files under checkpoints", folder_size(self._folder.checkpoints), now)
+        if now - self._progress.last >= _QUIET_SECONDS and now >= self._next_count:
+            began = time.monotonic()
+            self._progress.note("files under checkpoints", folder_size(self._checkpoints), now)
+            self._next_count = now + max(WINDOW_SECONDS, (time.monotonic() - began) / _SHARE)
 
-    def _is_needed(self, pid: int) -> bool:
-        return self.census.name(pid).startswith(_NEEDED) and self.census.named_itself(pid)
+    def _note_lost(self, gone: list[Process], stage: str, servers: set[int]) -> None:
+        """Remember the needed ones of the processes that ended, and how they did as soon as that is known."""
+        self._lost = {one: self.census.exit_code(one) if code is None else code for one, code in self._lost.items()}
+        for one in gone if stage != ENDING else []:
+            code = self.census.exit_code(one)
+            if self._is_needed(one.pid, stage, code is not None, servers):
+                self._lost[one] = code
+
+    def _is_needed(self, pid: int, stage: str, is_known: bool, servers: set[int]) -> bool:
+        """Whether the run cannot do without a process that ended; `is_known` is whether its exit status is.
+
+        An engine that ended nobody knows how counts below one of the rollout `servers` only: a judge that a reward starts, and
+        closes when it is done, has one, too.
+        """
+        name = self.census.name(pid)
+        if name in _OF_RAY:
+            return stage != _STARTING_RAY and self.census.named_itself(pid)
+        if not name.startswith(_NEEDED) or not self.census.named_itself(pid):
+            return False
+        return is_known or self.census.is_below(pid, servers)
 
     def _deaths(self) -> list[Death]:
         """The needed processes that ended, and not by themselves: exit status 0 is no crash."""
-        ended = [(one, self.census.exit_code(one)) for one in self._lost]
         return [Death(f"pid {one.pid}", f"{self.census.name(one.pid)} (pid {one.pid}) died: {told_exit(code)}")
-                for one, code in ended if code != 0]  # fmt: skip
+                for one, code in self._lost.items() if code != 0]  # fmt: skip
 
     def _driver(self) -> int | None:
         """The pid of the process that runs the driver's Python: the fork, where the warm Python made one."""
@@ -145,6 +197,7 @@ class Follower:
                 self._longest_step = max(self._longest_step, self._step_seconds)
             self._progress.note("metrics", self._tail.offset, now)
             self._stepped = self._told = now
+            self._most_rollouts = 0
             self._status.last_step = step
             self._last = self._last | metrics
             self._folder.write_status(self._status)

@@ -70,7 +70,9 @@ def step_line(step: int, metrics: dict[str, Any]) -> str:
     """One line for a reader: the step and what of `SHOWN` it measured."""
     parts = [f"{word} {metrics[key]:.4g}" for key, word in SHOWN.items() if isinstance(metrics.get(key), int | float)]
     parts += [
-        f"{key.removeprefix('val-core/')} {value:.4g}" for key, value in metrics.items() if key.startswith("val-core/")
+        f"{key.removeprefix('val-core/')} {value:.4g}"
+        for key, value in metrics.items()
+        if key.startswith("val-core/") and isinstance(value, int | float)  # VeRL's logger writes NaN as null
     ]
     return f"step {step}: " + ", ".join(parts)
 

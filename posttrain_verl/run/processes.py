@@ -11,9 +11,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -71,7 +71,9 @@ def stat_of(pid: int) -> Stat | None:
     """The facts of a process, None if there is none of this pid."""
     try:
         fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
+    except OSError:
+        return None
+    if len(fields) < 50:  # it ended while it was read
         return None
     return Stat(
         state=fields[0], parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]),
@@ -156,6 +158,15 @@ class Census:
                 return int((self._forks / str(client)).read_text())
         return client
 
+    def is_below(self, pid: int, ancestors: Container[int]) -> bool:
+        """Whether one of the `ancestors` started a member, or who started it."""
+        seen = {pid}
+        while (pid := self._parents.get(pid, 0)) and pid not in seen:
+            if pid in ancestors:
+                return True
+            seen.add(pid)
+        return False
+
     def exit_code(self, one: Process) -> int | None:
         """How a member ended, negative for a signal; None where it cannot be known.
 
@@ -196,7 +207,7 @@ class Census:
             fork = self.fork_of(client) if client in self.members else client
             found = stat_of(fork) if fork not in (client, *self.members) else None
             if found and found.state != "Z":
-                self._add(fork, found)
+                self._add(fork, replace(found, parent=client))  # and not the warm Python
 
 
 def kill(processes: Iterable[Process], seconds: float = 5.0) -> list[Process]:

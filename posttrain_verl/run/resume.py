@@ -19,6 +19,7 @@ from posttrain_verl.run import record
 from posttrain_verl.run.checkpoints import Choice, choose
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import is_whole, parse
+from posttrain_verl.watch.watch import settings_of
 
 
 def prepare(folder: RunFolder, report: Callable[[str], None], words: DictConfig | None = None) -> Choice:
@@ -87,7 +88,7 @@ class Words:
             InputError: the watch has no such key.
         """
         plan = folder.read_plan()
-        watch = OmegaConf.create(plan.get("watch") or {})
+        watch = OmegaConf.create(settings_of(plan) or {})
         new = OmegaConf.select(self.given, "posttrain.watch") or OmegaConf.create({})
         unknown = [key for key in _leaves(new) if OmegaConf.select(watch, key, default=_MISSING) is _MISSING]
         if unknown:

@@ -19,6 +19,11 @@ from typing import Any
 from posttrain_verl.run.folder import replace
 
 SECONDS = 2.0
+_USERS_CODE = (
+    "RewardLoopWorker",
+    "AgentLoopWorkerTQ",
+    "SharedLoopWorker",
+)  # VeRL's actors, and ours, that call the user's code
 _UNEXPECTED = ("WORKER_DIED", "NODE_DIED")
 _INTENDED = "INTENDED_"  # a part of Ray's exit types of workers that were asked to end
 _ADVICE = " Some common causes include"  # after which Ray's message goes on at length
@@ -33,7 +38,10 @@ _LOSS = re.compile(
 
 @dataclass(frozen=True)
 class Member:
-    """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for; `ended` says either."""
+    """An actor or a node. `died` is Ray's reason, empty while it lives or where its end was asked for; `ended` says either.
+
+    `here` is whether it is on the driver's machine: processes of other machines may have the same pids.
+    """
 
     kind: str  # "actor" or "node"
     id: str
@@ -42,6 +50,7 @@ class Member:
     pid: int = 0
     died: str = ""
     ended: bool = False
+    here: bool = True
 
 
 def speaks_of_a_loss(error: str) -> bool:
@@ -63,7 +72,7 @@ def read(path: Path) -> list[Member]:
     """The roster as it was written last; empty before the first time."""
     try:
         return [Member(**one) for one in json.loads(path.read_text())]
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, TypeError):  # half of it, or another version's
         return []
 
 
@@ -98,24 +107,41 @@ def _follow(path: Path) -> None:
 
 
 def members(ask: bool = False) -> list[Member]:
-    """Every actor of this job, and every node that one of them is on.
+    """Every actor that VeRL made in this job, and every node that one of them is on.
 
-    Other nodes of a cluster come, go and die without harm to the run: Ray's table keeps those that died long before it began.
-    With `ask`, a node that Ray counts as alive is asked too: Ray's health check takes 15 to 20 s to find one gone.
+    Those that a reward or an agent loop made, a pool of sandboxes say, may come, go and crash. Other nodes of a cluster, too:
+    Ray's table keeps those that died long before the run began. With `ask`, a node that Ray counts as alive is asked too:
+    Ray's health check takes 15 to 20 s to find one gone.
     """
     import ray
     from ray._private.state import state
 
     context = ray.get_runtime_context()
-    table = [
-        (facts, actor(facts)) for facts in state.actor_table(None, ray.JobID.from_hex(context.get_job_id())).values()
-    ]
-    used = {facts["Address"]["NodeID"] for facts, one in table if one.died or not one.ended} | {context.get_node_id()}
-    nodes = [_node(facts, ask) for facts in state.node_table() if facts["NodeID"] in used]
-    return [one for _, one in table] + nodes
+    nodes, own = {facts["NodeID"]: facts for facts in state.node_table()}, context.get_node_id()
+    table = of_verl(list(state.actor_table(None, ray.JobID.from_hex(context.get_job_id())).values()))
+    actors = [actor(facts, _is_here(nodes, facts["Address"]["NodeID"], own)) for facts in table]
+    pairs = zip(table, actors, strict=True)
+    used = {facts["Address"]["NodeID"] for facts, one in pairs if one.died or not one.ended} | {own}
+    return actors + [_node(facts, ask) for node, facts in nodes.items() if node in used]
 
 
-def actor(facts: dict[str, Any]) -> Member:
+def of_verl(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of Ray's actor table that no reward worker and no agent loop owns."""
+    users = [_place(one["Address"]) for one in table if one["ActorClassName"].rpartition(".")[2] in _USERS_CODE]
+    return [one for one in table if _place(one["OwnerAddress"]) not in users]
+
+
+def _place(address: dict[str, Any]) -> tuple[str, int]:
+    """Where a process of Ray listens."""
+    return address["IPAddress"], address["Port"]
+
+
+def _is_here(nodes: dict[str, Any], node: str, own: str) -> bool:
+    """Whether a node is on the machine of the node `own`; one that Ray knows no more is taken for that."""
+    return node not in nodes or nodes[node]["NodeManagerAddress"] == nodes[own]["NodeManagerAddress"]
+
+
+def actor(facts: dict[str, Any], here: bool = True) -> Member:
     """One entry of Ray's actor table."""
     address, name = (
         facts["Address"],
@@ -123,7 +149,7 @@ def actor(facts: dict[str, Any]) -> Member:
     )  # of a class within a function its own name
     ended = facts["State"] == "DEAD"
     died = _reason(facts["DeathCause"]) if ended else ""
-    return Member("actor", facts["ActorID"], name, address["IPAddress"], facts["Pid"], died, ended)
+    return Member("actor", facts["ActorID"], name, address["IPAddress"], facts["Pid"], died, ended, here)
 
 
 def _reason(cause: Any) -> str:

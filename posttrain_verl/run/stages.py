@@ -44,6 +44,8 @@ STAGES = {
     "wait_for_devices": "waiting for devices",
     "start_ray": "starting Ray",
 }
+_writing = threading.Lock()
+_last: str | None = None  # the stage that no other follows
 AROUND = {"_setup": "loading the model and starting the rollouts"}  # where no function of `STAGES` runs inside
 
 
@@ -51,8 +53,16 @@ def mark(stage: str) -> None:
     """Write that this stage began; nothing where no run asks for it, or on a node that does not have the run's folder."""
     path = os.environ.get(STAGE_FILE)
     if path:
-        with suppress(OSError):
-            replace(Path(path), json.dumps({"stage": stage, "since": time.time()}) + "\n")
+        with _writing, suppress(OSError):
+            if _last is None or stage == _last:
+                replace(Path(path), json.dumps({"stage": stage, "since": time.time()}) + "\n")
+
+
+def mark_last(stage: str) -> None:
+    """As `mark`, and no other stage follows: the thread that looks at the stack may be about to write an older one."""
+    global _last
+    _last = stage
+    mark(stage)
 
 
 def count_rollouts(finished: int) -> None:
@@ -63,11 +73,11 @@ def count_rollouts(finished: int) -> None:
             replace(_rollouts_beside(Path(path)), f"{finished}\n")
 
 
-def read_rollouts(path: Path) -> str:
-    """The count that `count_rollouts` wrote, beside the stage's file; empty before the first."""
-    with suppress(OSError):
-        return _rollouts_beside(path).read_text().strip()
-    return ""
+def read_rollouts(path: Path) -> int:
+    """The count that `count_rollouts` wrote, beside the stage's file; 0 before the first."""
+    with suppress(OSError, ValueError):
+        return int(_rollouts_beside(path).read_text())
+    return 0
 
 
 def forget(path: Path) -> None:

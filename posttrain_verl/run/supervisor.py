@@ -121,7 +121,10 @@ def end(process: subprocess.Popen[bytes], follower: Follower, noted: Interrupts,
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until and noted.count < 2:
         time.sleep(WAIT_SECONDS)
-    while True:  # what was being started while its parent was killed
+    until = time.monotonic() + STOP_SECONDS
+    while (
+        time.monotonic() < until
+    ):  # what was being started while its parent was killed; what no signal reaches is left
         census.look()
         if not processes.kill(_own(census)) and not census.look() and not _own(census):
             break

@@ -69,11 +69,15 @@ class Changes:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used since it began: CPU in seconds, bytes read and written, pages from a disk."""
+    """What a process has used since it began: CPU in seconds, bytes read and written, pages from a disk.
+
+    `waits` is whether it waits for a disk or a file system now (state D).
+    """
 
     cpu: float
     bytes: float
     faults: float
+    waits: bool = False
 
 
 class Activity:
@@ -118,30 +122,31 @@ def _usage(pid: int) -> Usage | None:
     if found is None:
         return None
     moved = 0
-    with suppress(OSError, ValueError):  # another user's
+    with suppress(OSError, ValueError, KeyError):  # another user's, or it ended while it was read
         lines = (PROC / str(pid) / "io").read_text().splitlines()
         facts = {name: int(value) for name, value in (line.split(": ") for line in lines)}
         moved = facts["rchar"] + facts["wchar"]
-    return Usage(found.cpu / TICKS, moved, found.faults)
+    return Usage(found.cpu / TICKS, moved, found.faults, found.state == "D")
 
 
 def _rates(now: Usage, before: Usage, seconds: float) -> Usage:
-    return Usage(*((getattr(now, name) - getattr(before, name)) / seconds for name in ("cpu", "bytes", "faults")))
+    cpu, moved, faults = now.cpu - before.cpu, now.bytes - before.bytes, now.faults - before.faults
+    return Usage(cpu / seconds, moved / seconds, faults / seconds, now.waits)
 
 
 def _is_busy(rate: Usage) -> bool:
     fair_share = (os.cpu_count() or 1) / max(os.getloadavg()[0], 1.0)
     cores = max(STARVED_CORES, min(BUSY_CORES, fair_share / 2))
-    return rate.cpu >= cores or rate.bytes >= BUSY_BYTES or rate.faults >= BUSY_FAULTS
+    return rate.waits or rate.cpu >= cores or rate.bytes >= BUSY_BYTES or rate.faults >= BUSY_FAULTS
 
 
 def _highest(rates: Iterable[Usage]) -> Usage:
-    every = list(rates)
-    return Usage(*(max((getattr(one, name) for one in every), default=0.0) for name in ("cpu", "bytes", "faults")))
+    every = list(rates) or [Usage(0.0, 0.0, 0.0)]
+    return Usage(max(one.cpu for one in every), max(one.bytes for one in every), max(one.faults for one in every))
 
 
 def _told(rate: Usage) -> str:
-    return f"{rate.cpu:.2f} cores, {rate.bytes / 1000:.0f} kB/s"
+    return f"{rate.cpu:.2f} cores, {rate.bytes / 1000:.0f} kB/s{', waits for a disk' if rate.waits else ''}"
 
 
 def folder_size(folder: Path) -> tuple[int, int]:

@@ -24,6 +24,7 @@ GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")
 # The files of a control group of memory, versions 2 and 1: a limit and what is used of it; of version 1 swap is counted together
 # with memory.
+_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
 _MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 _SWAP_FILES = (
     ("memory.swap.max", "memory.swap.current"),
@@ -137,7 +138,7 @@ class Silence:
         starting = self.starting if situation.step is None else 0.0
         usual = self.longest_steps * situation.longest_step
         idle_limit = starting or max(self.seconds, usual)
-        busy_limit = max(self.busy, starting, usual)
+        busy_limit = max(self.busy, starting, self.seconds, usual)
         if situation.idle >= idle_limit and not situation.unseen:
             saw = f"no sign of life for {situation.idle:.0f} s (limit {idle_limit:.0f} s)"
             why = "something waits for an answer that does not come"
@@ -278,7 +279,7 @@ def _left_in(group: Path, swap_free: float) -> Memory | None:
             limit, used = (float((group / name).read_text()) for name in memory)
             lines = (group / "memory.stat").read_text().splitlines()
             facts = {name.removeprefix("total_"): int(value) for name, value in map(str.split, lines)}
-            left = limit - used + facts.get("active_file", 0) + facts.get("inactive_file", 0)
+            left = limit - used + sum(facts.get(name, 0) for name in _RECLAIMABLE)
             return Memory(left + min(swap_free, _swap_left(group, *swap)), limit)
     return None
 

@@ -7,8 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from omegaconf import OmegaConf
+
+from posttrain_verl import paths
 from posttrain_verl.watch import machine, metrics, stacks
 from posttrain_verl.watch.machine import Seen, Situation
 
@@ -49,6 +52,7 @@ class Watch:
         self._grader = grader
         self._metrics = metrics.rules(settings) if settings else {}
         self._machine = machine.rules(settings) if settings else {}
+        self._blind: set[str] = set()  # machine rules that could not look
         self._quiet: set[str] = set()  # machine rules that warned and whose reason has not passed
 
     def step(self, step: int, data: Mapping[str, Any]) -> list[Event]:
@@ -60,7 +64,7 @@ class Watch:
         """What the rules on the machine say; one that warned speaks again after its reason has passed."""
         events = []
         for name, rule in self._machine.items():
-            seen = rule.see(situation)
+            seen = self._ask(name, rule, situation)
             if seen is None:
                 self._quiet.discard(name)
             elif name not in self._quiet:
@@ -69,6 +73,18 @@ class Watch:
                 stage, why = self._located(seen, situation)
                 events.append(self._write(name, situation.step, stage, Seen(seen.saw, why), noticed))
         return events
+
+    def _ask(self, name: str, rule: machine.MachineRule, situation: Situation) -> Seen | None:
+        """What a rule sees; one that cannot look (a file system that is gone for a moment) sees nothing, and says so once."""
+        try:
+            return rule.see(situation)
+        except Exception as error:
+            if name not in self._blind:
+                self._blind.add(name)
+                self.note(
+                    name, situation.step, situation.stage, f"{type(error).__name__}: {error}", "the rule cannot look"
+                )
+            return None
 
     def ended(self, step: int | None, stage: str, error: str, dead: str) -> Event:
         """Record that VeRL ended with an error; `dead` says what died, where that is why."""
@@ -107,6 +123,14 @@ class Watch:
 
 def _is_worker(name: str) -> bool:
     return name.startswith(("ray::", "VLLM::")) and name != "ray::IDLE"
+
+
+def settings_of(plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`posttrain.watch` of a plan.json, with defaults for what it lacks where it is older; None where it has none."""
+    if plan.get("watch") is None:
+        return None
+    shipped = OmegaConf.load(paths.conf_dir() / "watch" / "default.yaml")
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(shipped, plan["watch"])))
 
 
 def words_unattended(settings: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Faults of a run with a driver of the test's own: detected within their bound, named, and nothing left."""
 
+import errno
 import json
 import os
 import re
@@ -102,12 +103,14 @@ for line in range(20):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [COMPUTES, SAVES, ROTATED])
 def test_a_silent_run_that_shows_life_goes_on(prepared, program):
     status, _ = conduct(prepared(program, silence={"seconds": 14}))
     assert status.state == DONE, status.why
 
 
+@pytest.mark.slow
 def test_a_thread_that_spins_is_ended_after_its_own_limit(prepared):
     spins = COMPUTES.replace("+ 25", "+ 600")
     status, _ = conduct(prepared(spins, silence={"seconds": 14, "busy": 24}))
@@ -115,6 +118,7 @@ def test_a_thread_that_spins_is_ended_after_its_own_limit(prepared):
     assert re.search(r"no progress for \d+ s \(limit 24 s\); looked for: log .*cores", status.why)
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_was_stopped_does_not_blame_the_run(prepared):
     """As on a laptop that slept, or where Ctrl-Z stopped the launch and its run: the time in between does not count."""
     folder = prepared("log(1, **{'train/loss': 1.0}); time.sleep(25)", silence={"seconds": 14}, stopped={"seconds": 5})
@@ -165,10 +169,89 @@ def test_a_second_supervisor_with_another_cache_is_kept_out(prepared, monkeypatc
     assert folder.read_status().state == INTERRUPTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [CHILDREN, FORK])
 def test_children_that_come_and_go_are_no_deaths(prepared, program):
     status, _ = conduct(prepared(WORKERS + program))
     assert status.state == DONE, status.why
+
+
+CLOSED = """
+judge = subprocess.Popen(["VLLM::EngineCore", "4"], executable="/bin/sleep", process_group=0)
+judge.wait()  # its status is then gone
+time.sleep(12)
+for one in (server, engine):
+    one.terminate()
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_of_a_judge_that_is_closed_is_no_death(prepared):
+    status, _ = conduct(prepared(WORKERS + CLOSED))
+    assert status.state == DONE, status.why
+
+
+SERVER = """
+import subprocess, time
+engine = subprocess.Popen(["VLLM::EngineCore", "601"], executable="/bin/sleep")
+time.sleep(4)
+engine.kill()
+engine.wait()
+time.sleep(600)
+"""
+
+
+def test_an_engine_below_its_server_is_missed_whatever_its_status(prepared):
+    """On a GPU vLLM itself waits for it at once, and nobody else learns how it ended."""
+    workers = WORKERS.replace('["sh", "-c", "sleep 600"]', f"[sys.executable, '-c', {SERVER!r}]")
+    status, _ = conduct(prepared(workers + "time.sleep(600)"))
+    assert status.rule == "dead"
+    assert "VLLM::EngineCore" in status.why and "its exit status is not known" in status.why
+
+
+REFILLS = """
+log(1, **{'train/loss': 1.0})
+file = pathlib.Path(os.environ["POSTTRAIN_STAGE_FILE"]).with_name(".rollouts.txt")
+for count in range(60):  # groups are thrown away as they come, as where all rewards are equal
+    file.write_text(str(8 + count % 6))
+    time.sleep(1)
+"""
+
+
+@pytest.mark.slow
+def test_rollouts_that_come_and_go_for_ever_are_no_progress(prepared):
+    status, _ = conduct(prepared(REFILLS, silence={"seconds": 14, "busy": 20}))
+    assert status.rule == "silence", status.state
+
+
+@pytest.mark.slow
+def test_rollouts_that_become_more_are_progress(prepared):
+    more = REFILLS.replace("range(60)", "range(25)").replace("8 + count % 6", "8 + count")
+    status, _ = conduct(prepared(more, silence={"seconds": 14}))
+    assert status.state == DONE, status.why
+
+
+def test_a_look_that_fails_is_skipped_and_said_once(prepared, monkeypatch):
+    looks = []
+
+    def busy_table(self):
+        looks.append(1)
+        raise OSError(errno.ENFILE, "Too many open files in system", "/proc")
+
+    monkeypatch.setattr("posttrain_verl.run.processes.Census.refresh_names", busy_table)
+    folder = prepared("log(1, **{'train/loss': 1.0}); time.sleep(9)")
+    status, _ = conduct(folder)
+    assert status.state == DONE, status.why
+    assert len(looks) > 1
+    assert [(one["rule"], one["level"]) for one in events(folder)] == [("look", "info")]
+
+
+def test_a_plan_of_an_older_version_gets_the_rules_it_lacks(prepared):
+    folder = prepared("log(1, **{'train/loss': None}); time.sleep(600)")
+    plan = folder.read_plan()
+    plan["watch"] = {"non_finite": {"do": "stop", "steps": 1}, "silence": {"do": "stop", "seconds": 600.0}}
+    folder.write_plan(plan)
+    assert conduct(folder)[0].rule == "non_finite"
 
 
 def test_an_actor_that_ray_says_is_dead(prepared):

@@ -6,6 +6,10 @@ from posttrain_verl.run.folder import Status
 from posttrain_verl.run.metrics import MetricsTail, duration, progress_line, step_line
 
 
+def test_a_validation_that_is_not_a_number():
+    assert step_line(3, {"val-core/gsm8k/acc/mean@1": None, "val-core/other": 0.5}) == "step 3: other 0.5"
+
+
 def test_only_whole_lines_are_read_and_each_once(tmp_path):
     file = tmp_path / "metrics.jsonl"
     tail = MetricsTail(file)

@@ -108,6 +108,14 @@ def test_a_fork_bears_the_title_of_its_parent(tmp_path):
         os.killpg(engine.pid, signal.SIGKILL)
 
 
+def test_facts_of_a_process_that_ends_while_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("posttrain_verl.run.processes.PROC", tmp_path)
+    (tmp_path / "7").mkdir()
+    for text in ("", "7 (python) R 1"):
+        (tmp_path / "7" / "stat").write_text(text)
+        assert process(7) is None
+
+
 def test_what_is_old_is_not_read_again(worker, monkeypatch):
     monkeypatch.setattr("posttrain_verl.run.processes._SETTLED_SECONDS", -1000.0)
     census = Census(MARKER, driver=-1)

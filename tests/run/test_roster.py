@@ -25,7 +25,8 @@ def facts(state, reason=None, message=""):
         context = data.death_cause.actor_died_error_context
         context.reason, context.error_message = ActorDiedErrorContext.Reason.Value(reason), message
     return {"ActorID": "a", "ActorClassName": "made_by.<locals>.WorkerDict", "Pid": 7, "State": state,
-            "Address": {"IPAddress": "10.0.0.2", "NodeID": "n2"}, "DeathCause": data.death_cause}  # fmt: skip
+            "Address": {"IPAddress": "10.0.0.2", "Port": 2, "NodeID": "n2"},
+            "OwnerAddress": {"IPAddress": "10.0.0.1", "Port": 1}, "DeathCause": data.death_cause}  # fmt: skip
 
 
 def test_an_actor_that_lives():
@@ -54,19 +55,34 @@ def test_an_actor_whose_end_was_asked_for(reason, message):
 def test_only_the_nodes_of_the_run_count(monkeypatch, state, reason, blamed):
     """Ray's table keeps the nodes that died long ago, and another job's may die at any time."""
     node = {"Alive": False, "DeathReasonMessage": "it left", "NodeManagerAddress": "10.0.0.2", "NodeManagerPort": 1}
-    nodes = [node | {"NodeID": "n1", "Alive": True}, node | {"NodeID": "n2"}, node | {"NodeID": "n3"}]
+    nodes = [
+        node | {"NodeID": "n1", "Alive": True, "NodeManagerAddress": "10.0.0.1"},
+        node | {"NodeID": "n2"},
+        node | {"NodeID": "n3"},
+    ]
     table = SimpleNamespace(actor_table=lambda *_: {"a": facts(state, reason)}, node_table=lambda: nodes)
     monkeypatch.setattr("ray._private.state.state", table)
     context = SimpleNamespace(get_job_id=lambda: "01000000", get_node_id=lambda: "n1")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     found = {one.id: one.died for one in roster.members() if one.kind == "node"}
+    assert [one.here for one in roster.members() if one.kind == "actor"] == [False], (
+        "its pid may be another process's here"
+    )
     assert found == {"n1": ""} | ({"n2": "it left"} if blamed else {})
+
+
+def test_actors_of_the_users_code_are_not_the_runs():
+    """A pool of sandboxes, made by a reward, may lose one and go on."""
+    worker = facts("ALIVE") | {"ActorClassName": "RewardLoopWorker"}
+    sandbox = facts("DEAD", "WORKER_DIED") | {"ActorClassName": "Sandbox", "OwnerAddress": worker["Address"]}
+    assert roster.of_verl([worker, sandbox]) == [worker]
 
 
 def test_a_roster_that_is_not_there_or_half_there(tmp_path):
     assert roster.read(tmp_path / "missing") == []
-    (tmp_path / "half").write_text("[{")
-    assert roster.read(tmp_path / "half") == []
+    for text in ("[{", '[{"kind": "actor", "id": "a", "name": "n", "host": "h", "of another version": 1}]'):
+        (tmp_path / "half").write_text(text)
+        assert roster.read(tmp_path / "half") == []
 
 
 def test_a_node_that_answers_no_more_is_waited_for(tmp_path, monkeypatch):

@@ -13,12 +13,22 @@ def test_rollouts_are_counted_for_the_watch(tmp_path, monkeypatch):
     stages.count_rollouts(3)  # no run asks for it
     file = tmp_path / "stage.json"
     monkeypatch.setenv(stages.STAGE_FILE, str(file))
-    assert stages.read_rollouts(file) == ""
+    assert stages.read_rollouts(file) == 0
     stages.count_rollouts(3)
-    assert stages.read_rollouts(file) == "3"
+    assert stages.read_rollouts(file) == 3
     stages.mark("generation")
     stages.forget(file)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_stage_follows_the_last_one(tmp_path, monkeypatch):
+    """The thread that looks at the trainer's stack may be about to write when the run ends."""
+    file = tmp_path / "stage.json"
+    monkeypatch.setenv(stages.STAGE_FILE, str(file))
+    monkeypatch.setattr(stages, "_last", None)
+    stages.mark_last("ending")
+    stages.mark("update")
+    assert stages.read(file)[0] == "ending"
 
 
 def test_a_thread_is_followed(tmp_path, monkeypatch):

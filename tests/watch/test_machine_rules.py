@@ -88,6 +88,11 @@ def test_what_is_busy_without_progress_has_longer():
     assert seen.saw.startswith("no progress for 3600 s (limit 3600 s)") and "spins" in seen.why
 
 
+def test_a_longer_limit_of_the_user_holds_for_what_is_busy_too():
+    patient = machine.Silence(seconds=7200.0, busy=3600.0, starting=1800.0, longest_steps=3.0)
+    assert patient.see(Situation(idle=0.0, silent=7000.0, step=1)) is None
+
+
 def test_processes_on_other_machines_may_be_busy():
     assert at(3599.0, step=1, unseen=8) is None
     assert "8 processes on other machines" in at(3600.0, step=1, unseen=8).why
@@ -158,6 +163,7 @@ NO_SWAP = {"memory.swap.max": "0", "memory.swap.current": "0"}
             "anon 290\nactive_file 500\ninactive_file 200",
             710,
         ),  # pages of files that were read are not in use
+        (V2 | NO_SWAP, "anon 590\nslab_reclaimable 400", 410),
         (V2 | NO_SWAP, "anon 990", 10),
         (V2 | {"memory.swap.max": "max", "memory.swap.current": "9"}, "anon 990", 60),  # 50 of swap are free
         (V2 | {"memory.swap.max": "30", "memory.swap.current": "10"}, "anon 990", 30),
