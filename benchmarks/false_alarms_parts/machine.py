@@ -172,19 +172,21 @@ def _swapped_in() -> float:
 
 @contextmanager
 def disk(trial: Trial, making: list[str], mounting: list[str]) -> Iterator[str]:
-    """An ext4 of its own for the run folder; yields the numbers of its device, as `7:0`. What is on it is kept."""
+    """An ext4 of its own for the run folder; yields the numbers of its device, as `7:0`. The run folder is kept."""
     need_root()
     image, folder = trial.folder / "image", trial.folder / "disk"
     folder.mkdir()
     subprocess.run(["truncate", "-s", "8G", image], check=True)
-    subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", *making, image], check=True, stderr=subprocess.DEVNULL)
+    make = ["mkfs.ext4", "-q", "-E", "nodiscard", *making, image]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if subprocess.run(["mount", "-o", ",".join(["loop", "noinit_itable", *mounting]), image, folder]).returncode:
         raise Skipped("a loop device cannot be mounted here")
     kept, trial.runs = trial.runs, folder / "runs"
     try:
         number = folder.stat().st_dev
         yield f"{os.major(number)}:{os.minor(number)}"
-        shutil.copytree(trial.runs, kept, symlinks=True)
+        if trial.runs != kept:
+            shutil.copytree(trial.runs, kept, symlinks=True)
     finally:
         subprocess.run(["umount", folder], check=True)
         image.unlink()

@@ -82,9 +82,12 @@ def test_groups_without_variance():
 
 
 def test_a_policy_that_is_sure_correlates_by_its_rounding_only():
-    sure = GRPO | {"actor/entropy": 0.03, "training/rollout_actor_probs_pearson_corr": 0.4}
-    assert fired([sure] * 10) == {}
+    sure = GRPO | {"actor/entropy": 0.005, "training/rollout_actor_probs_pearson_corr": 0.4}
+    assert fired([sure] * 10) == {"entropy_collapse": [5]}, "a warning"
     assert fired([sure | {"rollout_corr/kl": 0.9}] * 3) == {"mismatch": [3]}
+    assert fired([sure | {"actor/entropy": 0.02}] * 3) == {"mismatch": [3]}, (
+        "the demo's policy, which correlates by 0.99999"
+    )
 
 
 def test_a_line_that_says_nothing_does_not_break_the_row():
