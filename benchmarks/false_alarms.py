@@ -26,16 +26,17 @@ from false_alarms_parts.conditions import CONDITIONS
 from false_alarms_parts.trial import RL, SFT, Result, Skipped, Trial, lines_of
 
 # The watch's limits on silence, made small so that a minute shows what hours would. `busy`, which conf/watch/default.yaml may
-# not know yet, is left as it is: what only computes here does so for a minute.
+# not know yet, is left as it is: what only computes here does so for a minute. `starting` is above what the warm Python's imports
+# take on a busy machine.
 SILENCE = {
     "slow disk": {"seconds": 10},
-    "suspended": {"seconds": 30, "starting": 30},
-    "stopped": {"seconds": 30, "starting": 30},
-    "late start": {"seconds": 20, "starting": 20},
+    "suspended": {"seconds": 30, "starting": 60},
+    "stopped": {"seconds": 30, "starting": 60},
+    "late start": {"seconds": 20, "starting": 60},
     "long step": {"seconds": 20},
     "long computed step": {"seconds": 20},
     "slow reward": {"seconds": 10},
-    "rotated log": {"seconds": 15, "starting": 30},
+    "rotated log": {"seconds": 10, "starting": 60},
 }
 TINY = {
     RL: ["data.train_batch_size=4", "data.max_prompt_length=48", "data.max_response_length=16",
@@ -103,7 +104,7 @@ def started(words: list[str], variables: dict[str, str], output: Path) -> Iterat
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # it ends all that it started
+            process.send_signal(signal.SIGTERM)  # it ends all that it started; a background job may ignore SIGINT
             process.wait(timeout=120)
 
 

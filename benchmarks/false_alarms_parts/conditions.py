@@ -17,8 +17,8 @@ GIB = 1 << 30
 # A run takes, page cache left aside, about 2.3 GiB (GRPO) and 1.2 GiB (SFT).
 CONTAINER_BYTES = {RL: 4 * GIB, SFT: 3 * GIB}
 SWAPPING_BYTES = {RL: 3 * GIB // 2, SFT: 3 * GIB // 4}
-SUSPENDED_SECONDS = 45
-LATE_SECONDS = 25  # for each of the two sets of data
+SUSPENDED_SECONDS = 75
+LATE_SECONDS = 40  # for each of the two sets of data
 ROLLOUTS = 16  # of one step
 IN_THIRD_STEP = f"{2 * ROLLOUTS} < calls <= {3 * ROLLOUTS}"
 CHILDREN = """import ray

@@ -81,6 +81,7 @@ def warm(variables: dict[str, str], log: IO[bytes]) -> Iterator[Path]:
             [sys.executable, "-c", code], stdin=subprocess.PIPE, env={**os.environ, **variables, "TMPDIR": str(folder)},
             stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True,
         )  # fmt: skip
+        pid_file(address).write_text(str(process.pid))
         try:
             yield write_python(folder, address)
         finally:
@@ -285,6 +286,11 @@ class Zygote:
 def forks_folder(beside: Path) -> Path:
     """Where a zygote records its forks: a file named by the client's pid, with the fork's in it."""
     return beside.with_name("forks")
+
+
+def pid_file(beside: Path) -> Path:
+    """Where the pid of the zygote stands: it is busy with imports while a run that starts waits for its first fork."""
+    return beside.with_name("pid")
 
 
 def exits_folder(beside: Path) -> Path:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 PROC = Path("/proc")
 # A process gets its environment with its last exec: Ray starts a worker under the raylet's, and on a busy machine imports for
 # many seconds before it puts the run's in its place. What is older than this is what it will be.
@@ -157,6 +159,16 @@ class Census:
             with suppress(OSError, ValueError):
                 return int((self._forks / str(client)).read_text())
         return client
+
+    def warm_pythons(self) -> dict[int, Process]:
+        """The warm Python and its children that are no members: what a run waits for while these still import."""
+        if self._forks is None:
+            return {}
+        with suppress(OSError, ValueError, psutil.Error):
+            warm = psutil.Process(int(self._forks.with_name("pid").read_text()))
+            pids = {warm.pid, *(child.pid for child in warm.children())} - self.members.keys()
+            return {pid: one for pid in pids if (one := process(pid))}
+        return {}
 
     def is_below(self, pid: int, ancestors: Container[int]) -> bool:
         """Whether one of the `ancestors` started a member, or who started it."""

@@ -86,6 +86,19 @@ def test_the_warm_python_says_how_its_fork_ended(tmp_path):
     assert census.exit_code(Process(8, 1)) is None
 
 
+def test_the_warm_python_that_imports_is_looked_at_for_signs_of_life(tmp_path):
+    census = Census("POSTTRAIN_TEST_RUN=none", driver=-1, forks=tmp_path / "forks")
+    assert census.warm_pythons() == {}, "none, or one that writes its pid at this moment"
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as warm:
+        (tmp_path / "pid").write_text(str(warm.pid))
+        until(lambda: len(census.warm_pythons()) == 2)
+        assert warm.pid in census.warm_pythons()
+        census.members[warm.pid] = process(warm.pid)
+        assert warm.pid not in census.warm_pythons()
+        for pid in [*census.warm_pythons(), warm.pid]:
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [(None, "not known"), (0, "exit status 0"), (-9, "ended by SIGKILL"), (-60, "ended by signal 60")],
