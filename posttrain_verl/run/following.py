@@ -149,7 +149,8 @@ class Follower:
         return stage
 
     def _look_for_life(self, now: float, names: dict[int, str], polls: int | None) -> None:
-        self._activity.look(self.census.members | self.census.warm_pythons(), names, now, polls)
+        if self._activity.is_due:
+            self._activity.look(self.census.members | self.census.warm_pythons(), names, now, polls)
         if now - self._progress.last >= _QUIET_SECONDS and now >= self._next_count:
             began = time.monotonic()
             self._progress.note("files under checkpoints", folder_size(self._checkpoints), now)

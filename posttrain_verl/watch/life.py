@@ -90,13 +90,18 @@ class Activity:
         self.last = 0.0  # of the watch's clock: when something was last busy
         self.seen = "no window measured yet"
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a window has passed since the last look."""
+        return self._before is None or self._clock() - self._began >= WINDOW_SECONDS
+
     def look(
         self, members: Mapping[int, Process], names: Mapping[int, str], now: float, polls: int | None = None
     ) -> None:
         """Measure, if a window has passed. `now` is the watch's clock, `polls` who only asks if others are done."""
-        seconds = self._clock() - self._began
-        if self._before is not None and seconds < WINDOW_SECONDS:
+        if not self.is_due:
             return
+        seconds = self._clock() - self._began
         working = [one for pid, one in members.items() if names.get(pid, "") not in _HOUSEKEEPING and pid != polls]
         usage = {one: found for one in working if (found := _usage(one.pid))}
         if self._before is not None:
