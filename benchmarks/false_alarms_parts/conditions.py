@@ -45,20 +45,18 @@ import time
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-def compute():
-    until = time.monotonic() + {seconds}
-    while time.monotonic() < until:
-        pass
-
-class LateRL(RLHFDataset):
+class Late:
     def __init__(self, *args, **kwargs):
-        compute()
+        until = time.monotonic() + {seconds}
+        while time.monotonic() < until:
+            pass
         super().__init__(*args, **kwargs)
 
-class LateSFT(MultiTurnSFTDataset):
-    def __init__(self, *args, **kwargs):
-        compute()
-        super().__init__(*args, **kwargs)
+class LateRL(Late, RLHFDataset):
+    pass
+
+class LateSFT(Late, MultiTurnSFTDataset):
+    pass
 """
 
 
@@ -123,10 +121,8 @@ def slow_disk(trial: Trial) -> Iterator[None]:
     """A disk of 64 KiB/s that each write waits for: checkpoints take long, without a word."""
     trial.words += ["trainer.save_freq=1", "trainer.total_training_steps=3"]
     fast = trial.runs
-    with (
-        machine.disk(trial, ["-O", "^has_journal"], ["sync"]) as device,
-        machine.throttled(device, 64 << 10) as written,
-    ):
+    disk = machine.disk(trial, ["-O", "^has_journal"], ["sync"])
+    with disk as device, machine.throttled(device, 64 << 10) as written:
         if trial.number % 2 == 0:  # the checkpoints alone; else the supervisor has to wait for the disk, too
             slow, trial.runs = trial.runs, fast
             slow.mkdir()

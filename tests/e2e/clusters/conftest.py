@@ -42,12 +42,12 @@ def cluster(shared: dict[str, str]) -> Iterator[Cluster]:
         head = ["--head", f"--port={ports[0]}", f"--temp-dir={folder}/ray", "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
                 f"--dashboard-agent-listen-port={ports[3]}"]  # fmt: skip
-        stack.enter_context(raylet(head, made.client | shared))
-        wait_until_listening(ports[0])
+        first = stack.enter_context(raylet(head, made.client | shared))
+        wait_until_listening(ports[0], [first])
         worker = [f"--address={made.address}", f"--dashboard-agent-listen-port={ports[4]}"]
-        stack.enter_context(raylet(worker, made.client | shared))
-        wait_for_nodes(made, 2)
-        wait_until_listening(ports[1])
+        second = stack.enter_context(raylet(worker, made.client | shared))
+        wait_for_nodes(made, 2, [first, second])
+        wait_until_listening(ports[1], [first])
         yield made
     assert_nothing_knows(token)
 
@@ -69,19 +69,37 @@ def environment_of(process: Path) -> bytes:
         return b""
 
 
+@dataclass
+class Node:
+    """`ray start --block` of one node. On a busy machine Ray ends it where its agents take more than 15 s to come up."""
+
+    command: list[str]
+    environ: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, env=self.environ, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def start_again_if_it_ended(self) -> None:
+        if self.process.poll() is not None:
+            self.start()
+
+
 @contextmanager
-def raylet(words: list[str], variables: dict[str, str]) -> Iterator[None]:
+def raylet(words: list[str], variables: dict[str, str]) -> Iterator[Node]:
     # Two raylets that hand out workers' ports of one range take a port from each other now and then: the kernel chooses them.
     command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-gpus=1", "--num-cpus=16",
                "--min-worker-port=0", "--max-worker-port=0", *words]  # fmt: skip
-    with subprocess.Popen(
-        command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as node:
-        try:
-            yield
-        finally:
-            node.terminate()  # `ray start --block` ends its node's processes
-            node.wait(timeout=60)
+    node = Node(command, {**os.environ, **variables})
+    try:
+        yield node
+    finally:
+        node.process.terminate()  # `ray start --block` ends its node's processes
+        node.process.wait(timeout=60)
 
 
 def free_ports(count: int) -> list[int]:
@@ -95,9 +113,11 @@ def free_ports(count: int) -> list[int]:
     return list(found)
 
 
-def wait_until_listening(port: int, seconds: float = 90) -> None:
+def wait_until_listening(port: int, nodes: list[Node], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
+        for node in nodes:
+            node.start_again_if_it_ended()
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -105,11 +125,13 @@ def wait_until_listening(port: int, seconds: float = 90) -> None:
     pytest.fail(f"nothing listens at 127.0.0.1:{port} after {seconds:.0f} s")
 
 
-def wait_for_nodes(cluster: Cluster, count: int, seconds: float = 120) -> None:
+def wait_for_nodes(cluster: Cluster, count: int, nodes: list[Node], seconds: float = 300) -> None:
     """Wait until so many nodes are alive: the second raylet registers some seconds after its process started."""
     environ = {**os.environ, **cluster.client, "RAY_ADDRESS": cluster.address}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
+        for node in nodes:
+            node.start_again_if_it_ended()
         asked = subprocess.run([sys.executable, "-c", ALIVE], env=environ, capture_output=True, text=True, check=False)
         if asked.stdout.split()[-1:] == [str(count)]:
             return
