@@ -28,6 +28,7 @@ from posttrain_verl.pipelines import stages
 from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.stages import Pipeline
 from posttrain_verl.problem import InputError, exit_code
+from posttrain_verl.run import interrupts
 from posttrain_verl.statistics import Share
 
 
@@ -80,6 +81,7 @@ def table(results: dict[str, Result]) -> Table:
 
 def main() -> int:
     """The verb."""
+    interrupts.as_ctrl_c()  # a scheduler's stop ends the launch within as it should, and not under its feet
     words = options.parser("pipeline", __doc__).parse_args().words
     return exit_code(lambda: run_and_show(specs.read(words)), goes_on="the same command goes on from there")
 
