@@ -50,6 +50,11 @@ class Trial:
         return stages.read(self.run.stage_file)[0]
 
     @property
+    def stage_since(self) -> float:
+        """By the driver's clock."""
+        return stages.read(self.run.stage_file)[1]
+
+    @property
     def steps(self) -> int:
         """How many steps were measured."""
         return len(lines_of(self.run.metrics))

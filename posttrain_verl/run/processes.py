@@ -1,8 +1,8 @@
 """The processes of a run on this machine, by their ids and not by their names.
 
 A process is its pid and the time it started: a pid alone is used again. It belongs to a run if its environment names the
-run's metrics file, if it is in the driver's session, if its parent belongs to the run, or if it is the fork that the warm
-Python made for one that does.
+run's metrics file, if it is in the driver's session, if its parent or the leader of its process group belongs to the run,
+or if it is the fork that the warm Python made for one that does.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Stat:
 
     state: str
     parent: int
+    group: int
     session: int
     started: int
     faults: int
@@ -78,8 +79,8 @@ def stat_of(pid: int) -> Stat | None:
     if len(fields) < 50:  # it ended while it was read
         return None
     return Stat(
-        state=fields[0], parent=int(fields[1]), session=int(fields[3]), started=int(fields[19]),
-        faults=int(fields[9]), cpu=sum(map(int, fields[11:15])), exit_status=int(fields[49]),
+        state=fields[0], parent=int(fields[1]), group=int(fields[2]), session=int(fields[3]),
+        started=int(fields[19]), faults=int(fields[9]), cpu=sum(map(int, fields[11:15])), exit_status=int(fields[49]),
     )  # fmt: skip
 
 
@@ -130,6 +131,7 @@ class Census:
         self.members: dict[int, Process] = {}
         self.names: dict[int, str] = {}
         self._parents: dict[int, int] = {}
+        self._just_gone: set[int] = set()
 
     def look(self) -> list[Process]:
         """Look at every process of the machine; return the members that ended since the last look."""
@@ -138,6 +140,7 @@ class Census:
         gone = [one for one in self.members.values() if not one.is_alive]
         for one in gone:
             del self.members[one.pid]
+        self._just_gone = {one.pid for one in gone}
         self._strangers = {pid: self._strangers[pid] for pid in present if pid in self._strangers}
         for pid in present:
             if pid not in self.members and now < self._strangers.get(pid, math.inf):
@@ -198,13 +201,21 @@ class Census:
         if found is None or found.state == "Z":
             return
         self._strangers[pid] = found.started / TICKS + _SETTLED_SECONDS
-        if found.session == self._driver or found.parent in self.members or self._is_marked(pid):
+        if found.session == self._driver or found.parent in self.members or self._is_marked(pid) or self._is_led(found):
             self._add(pid, found)
 
     def _add(self, pid: int, found: Stat) -> None:
         self.members[pid] = Process(pid, found.started)
         self.names[pid] = name_of(pid)
         self._parents[pid] = found.parent
+
+    def _is_led(self, found: Stat) -> bool:
+        """Whether a member leads its group, or led it until this look.
+
+        What a fork of the warm Python started just before it was killed has another parent then, and no mark in /proc. The
+        number of a group that is not empty is given to nobody else.
+        """
+        return found.group in self.members or found.group in self._just_gone
 
     def _is_marked(self, pid: int) -> bool:
         try:

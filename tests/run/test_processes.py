@@ -65,6 +65,27 @@ def test_a_fork_whose_record_is_half_written_or_gone_is_none(worker, tmp_path):
         fork.kill()
 
 
+def test_what_a_fork_of_the_warm_python_started_just_before_it_was_killed(worker, tmp_path):
+    """Its session is that of the warm Python, its environment in /proc too, and its parent is gone: the group is left."""
+    worker.stdin.write(b"x")  # the client that the fork stands for
+    worker.stdin.flush()
+    census = Census(MARKER, driver=-1, forks=tmp_path)
+    until(lambda: census.look() is not None and worker.pid in census.members)
+    program = "import os; os.read(0, 1); child = os.fork(); child and os.write(1, b'%d\\n' % child); os.read(0, 1)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], process_group=0, **pipes) as fork:
+        (tmp_path / str(worker.pid)).write_text(str(fork.pid))
+        census.look()
+        fork.stdin.write(b"x")
+        fork.stdin.flush()
+        child = int(fork.stdout.readline())
+        fork.kill()
+        fork.wait()
+        assert [one.pid for one in census.look()] == [fork.pid]
+        assert child in census.members
+        os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("ending", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9)])
 def test_how_a_process_ended_is_known_until_its_parent_has_waited_for_it(ending, code):
     with subprocess.Popen(["sh", "-c", f"read line; {ending}"], stdin=subprocess.PIPE) as child:

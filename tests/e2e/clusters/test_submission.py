@@ -48,6 +48,7 @@ def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster,
              f"posttrain.cluster.python={sys.executable}", f"posttrain.cluster.runs_dir={tmp_path}/there",
              f"+posttrain.cluster.env.POSTTRAIN_CACHE={shared['POSTTRAIN_CACHE']}", "trainer.n_gpus_per_node=1",
              f"posttrain.runs_dir={tmp_path}/runs", "posttrain.run_id=s", f"posttrain.data_dir={tmp_path}/data",
+             "posttrain.watch.retries=0",  # by default a job starts again by itself; here the sweep is to go on
              "trainer.total_training_steps=30", "trainer.save_freq=10", "trainer.test_freq=30", "data.train_batch_size=8",
              "trainer.total_epochs=100", "data.max_length=96", "posttrain.skip=[values]", "optim.lr=1e-5,1e-2,1e38"]  # fmt: skip
     folders = [RunFolder(tmp_path / f"there/math_sft/s-{number}") for number in range(3)]
