@@ -24,11 +24,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from posttrain_verl.cpu.forked import run_as_python, show_as, take_descriptors, title_of
 from posttrain_verl.run import leftovers
+from posttrain_verl.run.processes import process
 
 WITHOUT_RAY = (
     "torch.distributed.fsdp",
@@ -102,6 +104,15 @@ def write_python(folder: Path, address: Path) -> Path:
     return python
 
 
+@dataclass(frozen=True)
+class Fork:
+    """The socket of its client, and the `Process.id` of the fork and of the client that it `stands_for`."""
+
+    client: socket.socket
+    id: str
+    stands_for: str
+
+
 class Zygote:
     """The server: forks on request, watches each fork and the client that stands for it."""
 
@@ -110,8 +121,8 @@ class Zygote:
         self._address = Path(listener.getsockname())
         self._ray_loaded = ray_loaded
         self._by_raylet: dict[str, tuple[int, str]] = {}  # raylet and job -> pid and address of their zygote
-        self._started = 0
-        self._clients: dict[int, socket.socket] = {}  # pid of the fork -> its client
+        self._zygotes = 0
+        self._forks: dict[int, Fork] = {}  # by its pid
         self._wakeup_read, self._wakeup_write = os.pipe()
         forks_folder(self._address).mkdir(exist_ok=True)
         exits_folder(self._address).mkdir(exist_ok=True)
@@ -122,7 +133,7 @@ class Zygote:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
-            watched: list[Any] = [0, self._wakeup_read, self._listener, *self._clients.values()]
+            watched: list[Any] = [0, self._wakeup_read, self._listener, *self._sockets()]
             if self._ray_loaded and not has_raylet(os.environ):
                 self._end_all()
                 return self._wait_for_all()
@@ -156,15 +167,11 @@ class Zygote:
             os.close(descriptor)
 
     def _fork(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
-        record = self._record(client)
-        exits = exits_folder(self._address)  # which may have those of earlier processes with the same numbers
-        (exits / record.name).unlink(missing_ok=True)
         pid = os.fork()
         if pid == 0:
             self._become(request, descriptors, client)  # never returns
-        self._clients[pid] = client
-        (exits / str(pid)).unlink(missing_ok=True)
-        record.write_text(str(pid))
+        fork = self._forks[pid] = Fork(client, id_of(pid), id_of(peer_of(client)))
+        self._record(fork).write_text(fork.id)
 
     def _pass_on(self, key: str, request: dict, descriptors: list[int], client: socket.socket) -> None:
         """Let the zygote of this raylet and job answer; the client's own socket goes along with its descriptors."""
@@ -184,8 +191,8 @@ class Zygote:
 
         It gets the `first` client's descriptors like those of any other, by its socket: a copy would stay open for ever.
         """
-        address = f"{self._address}.{self._started}"
-        self._started += 1
+        address = f"{self._address}.{self._zygotes}"
+        self._zygotes += 1
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(address)
         listener.listen(64)
@@ -198,7 +205,7 @@ class Zygote:
     def _become_one_with_ray(self, listener: socket.socket, environment: dict[str, str], first: list[int]) -> None:
         os.setpgid(0, 0)
         show_as(*TITLE_WITH_RAY)
-        for one in [self._listener, *self._clients.values()]:
+        for one in [self._listener, *self._sockets()]:
             one.close()
         for descriptor in first:
             os.close(descriptor)
@@ -210,7 +217,7 @@ class Zygote:
 
     def _hear(self, client: socket.socket) -> None:
         """A signal to pass on, or the end of the client: then its fork ends too."""
-        pid = next((pid for pid, one in self._clients.items() if one is client), None)
+        pid = next((pid for pid, fork in self._forks.items() if fork.client is client), None)
         if pid is None:
             return
         data = b""
@@ -232,17 +239,16 @@ class Zygote:
 
     def _ended(self, pid: int, code: int) -> None:
         """Record how a fork ended, and then tell its client: who sees the client's end finds the record."""
-        client = self._clients.pop(pid, None)
-        if client is None:  # the zygote of a raylet that is gone
+        fork = self._forks.pop(pid, None)
+        if fork is None:  # the zygote of a raylet that is gone
             self._by_raylet = {key: one for key, one in self._by_raylet.items() if one[0] != pid}
             return
-        record = self._record(client)
-        for name in (str(pid), record.name):
+        for name in (fork.id, fork.stands_for):
             self._write_exit(name, code)
-        record.unlink(missing_ok=True)
+        self._record(fork).unlink(missing_ok=True)
         with suppress(OSError):
-            client.sendall(f"exit {code}\n".encode())
-        client.close()
+            fork.client.sendall(f"exit {code}\n".encode())
+        fork.client.close()
 
     def _write_exit(self, name: str, code: int) -> None:
         half = self._address.with_name(f"exit.{os.getpid()}")  # a name of its own: the zygotes share the folder
@@ -250,19 +256,21 @@ class Zygote:
             half.write_text(str(code))
             half.replace(exits_folder(self._address) / name)
 
-    def _record(self, client: socket.socket) -> Path:
+    def _record(self, fork: Fork) -> Path:
         """The file that says, for whoever watches a run, which fork a client stands for."""
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return forks_folder(self._address) / str(struct.unpack("3i", credentials)[0])
+        return forks_folder(self._address) / fork.stands_for
+
+    def _sockets(self) -> list[socket.socket]:
+        return [fork.client for fork in self._forks.values()]
 
     def _end_all(self) -> None:
-        for pid in self._clients:
+        for pid in self._forks:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _wait_for_all(self) -> None:
         """Record the last exits of a run whose zygotes' owner goes on; where that ends, nobody is left to read them."""
-        for pid in list(self._clients):
+        for pid in list(self._forks):
             self._ended(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     def _become(self, request: dict, descriptors: list[int], client: socket.socket) -> None:
@@ -271,7 +279,7 @@ class Zygote:
         show_as(*title_of(request["arguments"]))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for one in [client, self._listener, *self._clients.values()]:
+        for one in [client, self._listener, *self._sockets()]:
             one.close()
         os.close(self._wakeup_read)
         os.close(self._wakeup_write)
@@ -284,8 +292,19 @@ class Zygote:
 
 
 def forks_folder(beside: Path) -> Path:
-    """Where a zygote records its forks: a file named by the client's pid, with the fork's in it."""
+    """Where a zygote records its forks: a file named by the client's `Process.id`, with the fork's in it."""
     return beside.with_name("forks")
+
+
+def peer_of(client: socket.socket) -> int:
+    """The pid of the process at the other end."""
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])
+
+
+def id_of(pid: int) -> str:
+    found = process(pid)
+    return found.id if found else f"{pid}.gone"
 
 
 def pid_file(beside: Path) -> Path:
@@ -294,9 +313,9 @@ def pid_file(beside: Path) -> Path:
 
 
 def exits_folder(beside: Path) -> Path:
-    """Where a zygote records how its forks ended: a file named by the pid of the fork, and one by that of its client.
+    """Where a zygote records how its forks ended: a file named by the `Process.id` of the fork, and one by that of its client.
 
-    In it is the exit code, negative for a signal. It stays until another fork or client has the same pid.
+    In it is the exit code, negative for a signal.
     """
     return beside.with_name("exits")
 

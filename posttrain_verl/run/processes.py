@@ -33,6 +33,11 @@ class Process:
     started: int
 
     @property
+    def id(self) -> str:
+        """What no other process of this boot has: the warm Python's files are named by it."""
+        return f"{self.pid}.{self.started}"
+
+    @property
     def is_alive(self) -> bool:
         """Whether it runs; one that ended and was not waited for does not."""
         found = stat_of(self.pid)
@@ -157,11 +162,17 @@ class Census:
         return self.name(pid) != self.names.get(self._parents.get(pid, 0))
 
     def fork_of(self, client: int) -> int:
-        """The process that does the work of `client`: the fork that it stands for, or itself, also once the fork has ended."""
+        """The process that does the work of `client`: the fork that it stands for, or itself."""
+        one = self.members.get(client) or process(client)
+        fork = self._recorded_fork(one) if one else None
+        return fork.pid if fork else client
+
+    def _recorded_fork(self, client: Process) -> Process | None:
         if self._forks is not None:
             with suppress(OSError, ValueError):
-                return int((self._forks / str(client)).read_text())
-        return client
+                pid, started = (self._forks / client.id).read_text().split(".")
+                return Process(int(pid), int(started))
+        return None
 
     def warm_pythons(self) -> dict[int, Process]:
         """The warm Python and its children that are no members: what a run waits for while these still import."""
@@ -189,7 +200,7 @@ class Census:
         """
         if self._forks is not None:
             with suppress(OSError, ValueError):
-                return int((self._forks.with_name("exits") / str(one.pid)).read_text())
+                return int((self._forks.with_name("exits") / one.id).read_text())
         return one.exit_code
 
     def refresh_names(self) -> None:
@@ -226,11 +237,12 @@ class Census:
     def _add_forks(self) -> None:
         if self._forks is None or not self._forks.is_dir():
             return
-        for client in [int(entry.name) for entry in self._forks.iterdir()]:
-            fork = self.fork_of(client) if client in self.members else client
-            found = stat_of(fork) if fork not in (client, *self.members) else None
-            if found and found.state != "Z":
-                self._add(fork, replace(found, parent=client))  # and not the warm Python
+        clients = {one.id: one for one in self.members.values()}
+        for name in clients.keys() & {entry.name for entry in self._forks.iterdir()}:
+            fork = self._recorded_fork(clients[name])
+            found = stat_of(fork.pid) if fork and fork.pid not in self.members else None
+            if fork and found and found.started == fork.started and found.state != "Z":
+                self._add(fork.pid, replace(found, parent=clients[name].pid))  # and not the warm Python
 
 
 def kill(processes: Iterable[Process], seconds: float = 5.0) -> list[Process]:

@@ -116,8 +116,9 @@ def end(process: subprocess.Popen[bytes], follower: Follower, noted: Interrupts,
     census = follower.census
     census.look()
     follower.segments.look(census.members, at_once=True)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    if process.poll() is None:  # else its number may be another's by now
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until and noted.count < 2:
         time.sleep(WAIT_SECONDS)

@@ -80,10 +80,9 @@ class Pool:
         with ExitStack() as slot:
             self._slots.acquire()
             slot.callback(self._slots.release)
-            worker = self._take()
+            worker = self._begin(payload)
             deadline = time.monotonic() + WALL_FACTOR * limit
             try:
-                worker.begin(payload)
                 reply = receive(worker, min(limit, SLOW_SECONDS), deadline)
                 if reply is not None:
                     self._give_back(worker)
@@ -113,11 +112,22 @@ class Pool:
                 self._server.close()
                 self._server = None
 
-    def _take(self) -> Worker:
+    def _begin(self, payload: bytes) -> Worker:
+        """A worker that works on the request: an idle one, or a new one. One that was ended while it was idle is no error."""
+        with suppress(IndexError):
+            while True:
+                worker = self._idle.pop()
+                with suppress(OSError):
+                    worker.begin(payload)
+                    return worker
+                worker.close()
+        worker = self._fork()
         try:
-            return self._idle.pop()
-        except IndexError:
-            return self._fork()
+            worker.begin(payload)
+        except OSError as error:
+            worker.close()
+            raise VerifierError(f"the math worker died: {error}") from error
+        return worker
 
     def _give_back(self, worker: Worker) -> None:
         worker.calls += 1

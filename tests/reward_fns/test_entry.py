@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import reward_fns
 from reward_fns import registry
 from reward_fns.grades import Grade
+from reward_fns.math.grader import pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,6 +121,17 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
 def test_a_killed_worker_is_replaced():
     assert reward_fns.grade("math", r"\boxed{9^{9^{9^9}}}", "5", limit=0.3)["verifier_error"] == 1.0
     assert reward_fns.grade("math", r"\boxed{\sin x+2}", r"2+\sin x", limit=10.0)["score"] == 1.0
+
+
+def test_a_worker_that_was_ended_while_it_was_idle_is_replaced():
+    """By the kernel, for want of memory, say."""
+    reward_fns.grade("math", r"\boxed{\sin x+8}", r"8+\sin x", limit=60.0)
+    idle = list(pool()._idle)
+    for worker in idle:
+        os.kill(worker.pid, signal.SIGKILL)
+        assert worker.channel.recv(1) == b""  # it is gone
+    assert reward_fns.grade("math", r"\boxed{\sin x+9}", r"9+\sin x", limit=60.0)["score"] == 1.0
+    assert idle and not set(map(id, idle)) & set(map(id, pool()._idle))
 
 
 def descriptors():

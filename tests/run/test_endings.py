@@ -84,6 +84,7 @@ def test_a_closed_terminal_ends_the_run_as_ctrl_c_does(prepared):
     folder = prepared(FOREVER)
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and nohup is honoured
         os.execv(sys.executable, [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)])
     wait_for(lambda: trains(folder))
     os.close(terminal)
@@ -112,7 +113,9 @@ def nowhere(name):
 def test_a_closed_terminal_is_ctrl_c_to_what_starts_runs(words, code):
     waits = "from posttrain_verl.run import interrupts; interrupts.as_ctrl_c(); print(flush=True); time.sleep(3)"
     command = [*words, sys.executable, "-c", f"import time; {waits}"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGHUP, before)
     process.stdout.readline()
     process.send_signal(signal.SIGHUP)
     _, said = process.communicate(timeout=30)

@@ -50,7 +50,7 @@ def test_a_fork_whose_record_is_half_written_or_gone_is_none(worker, tmp_path):
     worker.stdin.write(b"x")
     worker.stdin.flush()
     census = Census(MARKER, driver=-1, forks=tmp_path)
-    record = tmp_path / str(worker.pid)
+    record = tmp_path / process(worker.pid).id
     record.write_text("")
     until(lambda: census.look() is not None and worker.pid in census.members)
     record.unlink()
@@ -59,10 +59,24 @@ def test_a_fork_whose_record_is_half_written_or_gone_is_none(worker, tmp_path):
     assert set(census.members) == {worker.pid}
     with subprocess.Popen(["sleep", "60"]) as fork:
         record.unlink()
-        record.write_text(str(fork.pid))
+        record.write_text(process(fork.pid).id)
         census.look()
         assert set(census.members) == {worker.pid, fork.pid}
         fork.kill()
+
+
+def test_a_stranger_with_the_number_of_an_earlier_fork_is_none(worker, tmp_path):
+    """Numbers of processes are used again, within minutes where there are 32,768; what belongs to a run is killed at its end."""
+    worker.stdin.write(b"x")
+    worker.stdin.flush()
+    census = Census(MARKER, driver=-1, forks=tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (tmp_path / process(worker.pid).id).write_text(f"{stranger.pid}.1")
+        (tmp_path / f"{worker.pid}.1").write_text(process(stranger.pid).id)
+        until(lambda: census.look() is not None and worker.pid in census.members)
+        census.look()
+        assert set(census.members) == {worker.pid}
+        stranger.kill()
 
 
 def test_what_a_fork_of_the_warm_python_started_just_before_it_was_killed(worker, tmp_path):
@@ -74,7 +88,7 @@ def test_what_a_fork_of_the_warm_python_started_just_before_it_was_killed(worker
     program = "import os; os.read(0, 1); child = os.fork(); child and os.write(1, b'%d\\n' % child); os.read(0, 1)"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], process_group=0, **pipes) as fork:
-        (tmp_path / str(worker.pid)).write_text(str(fork.pid))
+        (tmp_path / process(worker.pid).id).write_text(process(fork.pid).id)
         census.look()
         fork.stdin.write(b"x")
         fork.stdin.flush()
@@ -101,9 +115,10 @@ def test_how_a_process_ended_is_known_until_its_parent_has_waited_for_it(ending,
 
 def test_the_warm_python_says_how_its_fork_ended(tmp_path):
     (tmp_path / "exits").mkdir()
-    (tmp_path / "exits" / "7").write_text("-11")
+    (tmp_path / "exits" / "7.1").write_text("-11")
     census = Census("POSTTRAIN_TEST_RUN=none", driver=-1, forks=tmp_path / "forks")
     assert census.exit_code(Process(7, 1)) == -11
+    assert census.exit_code(Process(7, 2)) is None, "a later process with its number"
     assert census.exit_code(Process(8, 1)) is None
 
 
