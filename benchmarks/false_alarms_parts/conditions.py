@@ -79,7 +79,8 @@ def fresh_home(trial: Trial) -> Iterator[None]:
 @contextmanager
 def load(trial: Trial) -> Iterator[None]:
     """Eight busy processes beside it: everything takes several times as long, and imports are silent for a minute."""
-    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(8)]
+    loop = ["sh", "-c", "while :; do :; done"]  # in sessions of their own: Linux may share the cores out by session
+    busy = [subprocess.Popen(loop, start_new_session=True) for _ in range(8)]
     try:
         yield
         trial.proof = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
