@@ -52,7 +52,7 @@ def raylet_of(worker, shared):
     clients = {}
     for file in forks.iterdir():
         with suppress(OSError, ValueError):  # a fork of another process that begins or ends
-            clients[int(file.read_text())] = int(file.name)
+            clients[int(file.read_text().split(".")[0])] = int(file.name.split(".")[0])
     return psutil.Process(clients[worker]).parent()
 
 
