@@ -303,6 +303,7 @@ def peer_of(client: socket.socket) -> int:
 
 
 def id_of(pid: int) -> str:
+    """The `Process.id` of a fork, or of a client that may have left already."""
     found = process(pid)
     return found.id if found else f"{pid}.gone"
 
