@@ -18,6 +18,7 @@ from posttrain_verl.compose import verl_tree
 from posttrain_verl.plan import job as jobs
 from posttrain_verl.plan import memory, shape
 from posttrain_verl.plan.memory import Table
+from posttrain_verl.verl.context import fill_max_model_len
 
 ROWS = Path(__file__).with_name("plan_backtest.yaml")
 
@@ -52,6 +53,7 @@ def judge(row: dict[str, Any], book: dict[str, Any]) -> Table:
     config = base(stage).copy()
     for key, value in (keys | row.get("set", {})).items():
         OmegaConf.update(config, f"actor_rollout_ref{key}" if key.startswith(".") else key, value, force_add=True)
+    fill_max_model_len(config, frozenset())  # as VeRL did until 0.4, and our trunk does
     facts = OmegaConf.create({"memory_gb": row["gb"], "host_memory_gb": None})
     return memory.table(jobs.of_config(stage, config, model(row["model"], book), facts, row["fill"]))
 

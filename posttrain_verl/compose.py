@@ -28,6 +28,7 @@ from posttrain_verl.overrides import OUR_GROUPS, Overrides, read, recipe_folders
 from posttrain_verl.plan import adapt, hardware
 from posttrain_verl.plan.hardware import Change, Machine
 from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.verl.context import fill_max_model_len
 from posttrain_verl.verl_keys import generated_tree
 
 TRUNKS = {"rl": "ppo_trainer", "sft": "sft_trainer_engine"}
@@ -132,6 +133,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
             hardware.describe(tree.posttrain.hardware, found)
         kept = asked.keys if fixed is None else fixed
         changes = _replace_options(tree, asked) + hardware.apply(tree, kept, found)
+        fill_max_model_len(tree, kept)
         changes += adapt.apply(tree, kept, asked.options)
         return replace(_split(tree, overrides, asked.keys, changes), machine=found)
     except (HydraException, OmegaConfBaseException) as error:

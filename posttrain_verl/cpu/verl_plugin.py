@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from posttrain_verl.cpu import is_chosen
-from posttrain_verl.cpu.patching import Patch, apply_on_import, patch
+from posttrain_verl.verl.patching import Patch, apply_on_import, patch
 
 
 @patch(
@@ -26,27 +26,6 @@ def plain_gloo(original: Callable[..., None]) -> Callable[..., None]:
 
 
 @patch(
-    "verl.utils.model",
-    "load_valuehead_model",
-    parameters=("local_path", "torch_dtype", "model_config", "trust_remote_code"),
-    needed_by="verl 0.9.1 asks for flash_attention_2 whatever the model's override_config says",
-)
-def critic_with_configured_attention(original: Callable[..., Any]) -> Callable[..., Any]:
-    def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
-        from transformers import AutoModelForTokenClassification
-
-        return AutoModelForTokenClassification.from_pretrained(
-            local_path,
-            dtype=torch_dtype,
-            config=model_config,
-            attn_implementation=model_config._attn_implementation or "sdpa",
-            trust_remote_code=trust_remote_code,
-        )
-
-    return load_valuehead_model
-
-
-@patch(
     "verl.workers.engine.fsdp.transformer_impl",
     "CPUOffloadPolicy",
     parameters=("pin_memory",),
@@ -59,23 +38,7 @@ def unpinned_offload(original: Callable[..., Any]) -> Callable[..., Any]:
     return CPUOffloadPolicy
 
 
-@patch(
-    "verl.utils.torch_functional",
-    "logprobs_from_logits_v2",
-    parameters=("logits", "labels"),
-    needed_by="verl 0.9.1 takes the log-probabilities of padded batches one token at a time without flash-attn",
-)
-def batched_log_probabilities(original: Callable[..., Any]) -> Callable[..., Any]:
-    def logprobs_from_logits_v2(logits: Any, labels: Any) -> Any:
-        from torch.nn.functional import cross_entropy
-
-        flat = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-        return -flat.view(labels.shape)
-
-    return logprobs_from_logits_v2
-
-
-PATCHES: list[Patch] = [plain_gloo, critic_with_configured_attention, unpinned_offload, batched_log_probabilities]
+PATCHES: list[Patch] = [plain_gloo, unpinned_offload]
 
 
 def _answer_for_vllm_cpu() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from posttrain_verl.cpu import is_chosen
-from posttrain_verl.cpu.patching import Patch, apply_on_import, patch
+from posttrain_verl.verl.patching import Patch, apply_on_import, patch
 
 QUEUE_CHUNK = 1 << 20  # bytes; a queue has ten chunks
 

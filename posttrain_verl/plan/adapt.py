@@ -16,6 +16,7 @@ from posttrain_verl.plan.job import GIB, Job
 from posttrain_verl.plan.known import shape_of
 from posttrain_verl.plan.memory import Table, table
 from posttrain_verl.plan.readable import is_readable
+from posttrain_verl.verl import parallelism
 
 HOME = "8xh100"  # the machine of the recipes that name no other in posttrain.sized_for
 Wanted = list[tuple[str, Any, str]]
@@ -26,7 +27,7 @@ ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", 
 KEYS = {
     "rl": {
         "lora": f"{MODEL}.lora_rank",
-        "split": f"{ACTOR}.ulysses_sequence_parallel_size",
+        "split": parallelism.ACTOR_KEY,
         "param_offload": f"{ACTOR}.fsdp_config.param_offload",
         "optimizer_offload": f"{ACTOR}.fsdp_config.optimizer_offload",
         "shard": f"{ACTOR}.fsdp_config.fsdp_size",
@@ -36,7 +37,7 @@ KEYS = {
     },
     "sft": {
         "lora": "model.lora_rank",
-        "split": "engine.ulysses_sequence_parallel_size",
+        "split": parallelism.SFT_KEY,
         "param_offload": "engine.param_offload",
         "optimizer_offload": "engine.optimizer_offload",
         "shard": "engine.fsdp_size",

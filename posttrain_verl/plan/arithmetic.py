@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from posttrain_verl.compose import Composed
+from posttrain_verl.verl.parallelism import sequence_parallel_size
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,13 @@ def of(composed: Composed) -> Arithmetic:
 def of_config(stage: str, config: DictConfig) -> Arithmetic:
     """The same, of VeRL's config alone."""
     gpus, data = config.trainer.nnodes * config.trainer.n_gpus_per_node, config.data
+    split = sequence_parallel_size(stage, config)
     if stage == "sft":
-        split, role, n, updates, longest = config.engine.ulysses_sequence_parallel_size, data, 1, 1, data.max_length
+        role, n, updates, longest = data, 1, 1, data.max_length
         micro, tokens = data.micro_batch_size_per_gpu, data.max_token_len_per_gpu
     else:
         role, n = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout.n
-        split, updates = role.ulysses_sequence_parallel_size, max(data.train_batch_size // role.ppo_mini_batch_size, 1)
+        updates = max(data.train_batch_size // role.ppo_mini_batch_size, 1)
         longest = data.max_prompt_length + data.max_response_length
         micro, tokens = role.ppo_micro_batch_size_per_gpu, role.ppo_max_token_len_per_gpu
     dynamic = bool(role.use_dynamic_bsz)

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from posttrain_verl.plan import attention, facts
+from posttrain_verl.plan import facts
 from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.job import uses_critic
 
@@ -86,8 +86,6 @@ def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) ->
         entries += [entry for part in parts for entry in node.sizes[part]]
     entries = [entry for entry in entries if "value" in entry or OmegaConf.select(tree, entry.key) is not None]
     wanted = [(entry.key, _target(tree, entry), entry.why) for entry in entries] + _counts(node, found)
-    if found and found.name != "cpu":
-        wanted += attention.settings(tree.posttrain.stage)
     return put(tree, wanted, user_keys)
 
 

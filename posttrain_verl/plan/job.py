@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.plan.shape import Shape
+from posttrain_verl.verl.parallelism import critic_sequence_parallel_size, sequence_parallel_size
 
 GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -110,7 +111,7 @@ def micro_tokens(budget: int | None, micro: int | None, sequences: int, length: 
 
 
 def _sft_model(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
-    data, split = config.data, config.engine.ulysses_sequence_parallel_size
+    data, split = config.data, sequence_parallel_size("sft", config)
     budget = data.max_token_len_per_gpu if data.use_dynamic_bsz else None
     rows = data.train_batch_size * split // gpus
     tokens = micro_tokens(budget, data.micro_batch_size_per_gpu, rows, data.max_length, fill, split)
@@ -127,7 +128,7 @@ def _actor(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
         config.actor_rollout_ref.model,
     )
     split, length = (
-        actor.ulysses_sequence_parallel_size,
+        sequence_parallel_size("rl", config),
         config.data.max_prompt_length + config.data.max_response_length,
     )
     budget = actor.ppo_max_token_len_per_gpu if actor.use_dynamic_bsz else None
@@ -145,7 +146,7 @@ def _actor(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
 
 
 def _critic(config: DictConfig, shape: Shape, gpus: int, fill: float) -> Trained:
-    critic, split = config.critic, config.critic.ulysses_sequence_parallel_size
+    critic, split = config.critic, critic_sequence_parallel_size(config)
     length = config.data.max_prompt_length + config.data.max_response_length
     budget = critic.ppo_max_token_len_per_gpu if critic.use_dynamic_bsz else None
     sequences = critic.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n * split // gpus
@@ -188,7 +189,8 @@ def logit_bytes(engine: DictConfig, model: DictConfig, in_loss: float, entropy: 
 def _rollout(config: DictConfig, shape: Shape, lora: bool) -> Rollout:
     rollout = config.actor_rollout_ref.rollout
     bucket = OmegaConf.select(rollout, "checkpoint_engine.update_weights_bucket_megabytes") or 2048
-    length = rollout.max_model_len or config.data.max_prompt_length + config.data.max_response_length
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    length = rollout.max_model_len or max(shape.context or 0, longest)  # null: VeRL takes the model's whole context
     return Rollout(shape, rollout.tensor_model_parallel_size, rollout.gpu_memory_utilization, length,
                    max_num_seqs=rollout.max_num_seqs, batched_tokens=rollout.max_num_batched_tokens,
                    item=BYTES.get(str(rollout.dtype), 2), eager=bool(rollout.enforce_eager), bucket=bucket * 2**20,

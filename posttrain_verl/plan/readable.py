@@ -7,14 +7,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from posttrain_verl.verl import parallelism
+
 ACTOR, ROLLOUT, CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "critic"
 COUNTS = {
     "rl": ("data.max_prompt_length", "data.max_response_length", f"{ACTOR}.ppo_mini_batch_size",
-           f"{ACTOR}.ulysses_sequence_parallel_size", f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.n",
+           f"{ACTOR}.ulysses_sequence_parallel_size", parallelism.ACTOR_KEY, f"{ACTOR}.ppo_max_token_len_per_gpu", f"{ROLLOUT}.n",
            f"{ROLLOUT}.tensor_model_parallel_size", f"{ROLLOUT}.max_num_seqs", f"{ROLLOUT}.max_num_batched_tokens",
            f"{ROLLOUT}.log_prob_max_token_len_per_gpu", f"{CRITIC}.ppo_mini_batch_size",
-           f"{CRITIC}.ulysses_sequence_parallel_size", f"{CRITIC}.ppo_max_token_len_per_gpu"),
-    "sft": ("data.max_length", "data.max_token_len_per_gpu", "engine.ulysses_sequence_parallel_size"),
+           parallelism.CRITIC_KEY, f"{CRITIC}.ppo_max_token_len_per_gpu"),
+    "sft": ("data.max_length", "data.max_token_len_per_gpu", parallelism.SFT_KEY),
 }  # fmt: skip
 NUMBERS = {
     "rl": (f"{ACTOR}.optim.lr", f"{ACTOR}.entropy_coeff", f"{ACTOR}.fsdp_config.fsdp_size", f"{CRITIC}.fsdp.fsdp_size",

@@ -17,7 +17,8 @@ NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermedia
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one decoder. `experts` is 0 for a dense model; `mlp` is the width of one MLP, or of one expert."""
+    """Sizes of one decoder. `experts` is 0 for a dense model; `mlp` is the width of one MLP, or of one expert;
+    `context` the longest sequence in tokens, where it is known."""
 
     hidden: int
     layers: int
@@ -31,6 +32,7 @@ class Shape:
     qk_norm: bool = False
     experts: int = 0
     active_experts: int = 0
+    context: int | None = None
 
     @property
     def q_width(self) -> int:
@@ -95,6 +97,7 @@ def of_config(config: Mapping[str, Any]) -> Shape:
         qk_norm=kind.startswith("qwen3"),
         experts=experts,
         active_experts=config.get("num_experts_per_tok") or 0,
+        context=config.get("max_position_embeddings"),
     )  # fmt: skip
 
 

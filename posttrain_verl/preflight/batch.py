@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.problem import Problem
+from posttrain_verl.verl import parallelism
 
 RL_NUMBERS = (
     "data.train_batch_size",
@@ -22,7 +23,8 @@ RL_NUMBERS = (
     "actor_rollout_ref.actor.ppo_mini_batch_size",
     "actor_rollout_ref.rollout.n",
     "actor_rollout_ref.rollout.tensor_model_parallel_size",
-    "actor_rollout_ref.actor.ulysses_sequence_parallel_size",
+    parallelism.ACTOR_KEY,
+    parallelism.DEPRECATED_ACTOR_KEY,
     "trainer.n_gpus_per_node",
     "trainer.nnodes",
 )
@@ -30,7 +32,7 @@ SFT_NUMBERS = (
     "data.train_batch_size",
     "data.max_length",
     "data.micro_batch_size_per_gpu",
-    "engine.ulysses_sequence_parallel_size",
+    parallelism.SFT_KEY,
     "trainer.n_gpus_per_node",
     "trainer.nnodes",
 )
@@ -57,12 +59,12 @@ def _no_numbers(config: DictConfig, keys: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _sft(config: DictConfig) -> Iterator[Problem]:
-    ranks, uneven = _ranks(config, config.engine.ulysses_sequence_parallel_size)
+    ranks, uneven = _ranks(config, parallelism.sequence_parallel_size("sft", config))
     yield from uneven
     batch = config.data.train_batch_size
     yield from _divides("data.train_batch_size", batch, ranks, "data-parallel GPUs")
     if config.data.use_dynamic_bsz:
-        parallel = config.engine.ulysses_sequence_parallel_size
+        parallel = parallelism.sequence_parallel_size("sft", config)
         yield from _fits("data.max_token_len_per_gpu", config.data.max_token_len_per_gpu, parallel,
                          "data.max_length", config.data.max_length)  # fmt: skip
     elif batch % ranks == 0:
@@ -71,15 +73,19 @@ def _sft(config: DictConfig) -> Iterator[Problem]:
 
 
 def _rl(config: DictConfig) -> Iterator[Problem]:
-    ranks, uneven = _ranks(config, config.actor_rollout_ref.actor.ulysses_sequence_parallel_size)
+    split = parallelism.sequence_parallel_size("rl", config)
+    ranks, uneven = _ranks(config, split)
     yield from uneven
     yield from _deprecated(config)
     yield from _whole_batch(config)
     yield from _group(config)
-    yield from _mini("actor_rollout_ref.actor", config.actor_rollout_ref.actor, config, ranks)
+    yield from _mini("actor_rollout_ref.actor", config.actor_rollout_ref.actor, config, ranks, split)
     yield from _log_prob(config, ranks)
     if uses_critic(config):
-        yield from _mini("critic", config.critic, config, ranks)
+        split = parallelism.critic_sequence_parallel_size(config)
+        ranks, uneven = _ranks(config, split)
+        yield from uneven
+        yield from _mini("critic", config.critic, config, ranks, split)
 
 
 def _deprecated(config: DictConfig) -> Iterator[Problem]:
@@ -105,7 +111,7 @@ def _group(config: DictConfig) -> Iterator[Problem]:
         yield Problem(what, "set actor_rollout_ref.rollout.n to 4 or more")
 
 
-def _mini(name: str, role: DictConfig, config: DictConfig, ranks: int) -> Iterator[Problem]:
+def _mini(name: str, role: DictConfig, config: DictConfig, ranks: int, split: int) -> Iterator[Problem]:
     """Mini batches count prompts; each prompt is `rollout.n` sequences."""
     train, mini, n = config.data.train_batch_size, role.ppo_mini_batch_size, config.actor_rollout_ref.rollout.n
     key = f"{name}.ppo_mini_batch_size"
@@ -118,8 +124,7 @@ def _mini(name: str, role: DictConfig, config: DictConfig, ranks: int) -> Iterat
         yield Problem(what, f"make the product a multiple of {ranks}")
     elif role.use_dynamic_bsz:
         budget = role.ppo_max_token_len_per_gpu
-        parallel = role.get("ulysses_sequence_parallel_size", 1)
-        yield from _fits(f"{name}.ppo_max_token_len_per_gpu", budget, parallel, *_longest(config))
+        yield from _fits(f"{name}.ppo_max_token_len_per_gpu", budget, split, *_longest(config))
     else:
         yield from _micro(f"{name}.ppo_micro_batch_size_per_gpu", role.ppo_micro_batch_size_per_gpu,
                           mini * n // ranks, "sequences a GPU in a mini batch")  # fmt: skip
@@ -133,7 +138,7 @@ def _log_prob(config: DictConfig, ranks: int) -> Iterator[Problem]:
     for name in ("rollout", "ref") if needs_ref else ("rollout",):
         role, key = config.actor_rollout_ref[name], f"actor_rollout_ref.{name}.log_prob_micro_batch_size_per_gpu"
         if role.log_prob_use_dynamic_bsz:
-            parallel = actor.get("ulysses_sequence_parallel_size", 1)
+            parallel = parallelism.sequence_parallel_size("rl", config)
             budget = f"actor_rollout_ref.{name}.log_prob_max_token_len_per_gpu"
             yield from _fits(budget, role.log_prob_max_token_len_per_gpu, parallel, *_longest(config))
         elif sequences % ranks == 0:

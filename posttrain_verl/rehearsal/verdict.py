@@ -14,6 +14,7 @@ from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.rehearsal import derive
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.metrics import by_step
+from posttrain_verl.verl import parallelism
 
 Metrics = dict[int, dict[str, Any]]
 CORRELATION = 0.99  # of the log-probabilities of rollout and trainer; the end-to-end tests measure 0.999
@@ -102,8 +103,7 @@ def not_rehearsed(planned: Composed, facts: dict[str, Any], own_data: bool) -> l
     if facts["tokenizer"] == "byte-level":
         missing.append(f"the tokenizer and template of {planned.model} (not in the hub's cache)")
     missing.append(
-        "CUDA kernels: flash-attn, torch.compile"
-        + (", CUDA graphs, vLLM's sleep mode" if planned.stage == "rl" else "")
+        "CUDA kernels: attention, torch.compile" + (", CUDA graphs, vLLM's sleep mode" if planned.stage == "rl" else "")
     )
     if gpus > 1:
         missing.append(f"{gpus} GPUs: FSDP shards, NCCL")
@@ -115,14 +115,15 @@ def not_rehearsed(planned: Composed, facts: dict[str, Any], own_data: bool) -> l
 _ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 _OFF_ON_A_CPU = (
     (f"{_ROLLOUT}.tensor_model_parallel_size", 1, "tensor parallelism of vLLM"),
-    (f"{_ACTOR}.ulysses_sequence_parallel_size", 1, "sequence parallelism (Ulysses)"),
+    (parallelism.ACTOR_KEY, 1, "sequence parallelism (Ulysses)"),
+    (parallelism.DEPRECATED_ACTOR_KEY, 1, "sequence parallelism (Ulysses)"),
     (f"{_ACTOR}.use_dynamic_bsz", False, "dynamic batches of packed rows"),
     (f"{_ACTOR}.fsdp_config.param_offload", False, "offload of the actor"),
     (f"{_ACTOR}.fsdp_config.optimizer_offload", False, "offload of the optimizer"),
     ("actor_rollout_ref.ref.fsdp_config.param_offload", False, "offload of the reference"),
     (f"{_ROLLOUT}.quantization", None, "quantized rollouts (fp8)"),
     ("data.use_dynamic_bsz", False, "dynamic batches of packed rows"),
-    ("engine.ulysses_sequence_parallel_size", 1, "sequence parallelism (Ulysses)"),
+    (parallelism.SFT_KEY, 1, "sequence parallelism (Ulysses)"),
     ("engine.param_offload", False, "offload of the model"),
 )
 

@@ -24,6 +24,7 @@ from ray._private import services
 from posttrain_verl import cpu, paths
 from posttrain_verl.run import environment, roster, stages
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.verl import assert_plugin_loaded
 from posttrain_verl.watch.machine import ENDING
 
 ORPHAN_SECONDS = 10.0
@@ -199,6 +200,7 @@ def main() -> None:
         from posttrain_verl.cpu.verl_plugin import assert_active
 
         assert_active()
+    assert_plugin_loaded()
     end_with_supervisor()
     stages.follow_this_thread()
     start_ray(config, environment.runtime_env(config))

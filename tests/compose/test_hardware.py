@@ -75,7 +75,7 @@ def test_a_recipe_sized_for_the_cpu_keeps_its_sizes():
 
 def test_the_critic_is_set_only_where_there_is_one():
     assert not any(key.startswith("critic.") for key in changed(compose(["recipe=math_grpo", "hardware=cpu"])))
-    assert changed(compose(["recipe=math_ppo", "hardware=cpu"]))["critic.strategy"] == "fsdp2"
+    assert changed(compose(["recipe=math_ppo", "hardware=cpu"]))["critic.model.use_remove_padding"] is False
 
 
 H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from posttrain_verl.cpu import verl_plugin, vllm_plugin
-from posttrain_verl.cpu.patching import Patch, PatchTargetMoved, patch
+from posttrain_verl.verl.patching import Patch, PatchTargetMoved, patch
 
 
 def foreign(first, second):

@@ -74,6 +74,7 @@ def test_the_installed_package_is_the_one_that_runs(run):
     assert not [file for file in [*seen["modules"], seen["conf"]] if Path(file).is_relative_to(ROOT)]
     assert seen["recipes"] == RECIPES
     assert seen["points"] == [
+        ["verl.plugins", "posttrain_verl.verl.plugin"],
         ["verl.plugins", "posttrain_verl.cpu.verl_plugin"],
         ["vllm.general_plugins", "posttrain_verl.cpu.vllm_plugin:register"],
     ]

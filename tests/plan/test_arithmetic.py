@@ -13,7 +13,8 @@ def rl(gpus: int, split: int = 1, **actor: object):
             "trainer": {"nnodes": 1, "n_gpus_per_node": gpus},
             "data": {"train_batch_size": 64, "max_prompt_length": 512, "max_response_length": 512},
             "actor_rollout_ref": {
-                "actor": {"ppo_mini_batch_size": 32, "ulysses_sequence_parallel_size": split, "use_dynamic_bsz": False,
+                "actor": {"ppo_mini_batch_size": 32, "ulysses_sequence_parallel_size": 1,
+                          "fsdp_config": {"ulysses_sequence_parallel_size": split}, "use_dynamic_bsz": False,
                           "ppo_micro_batch_size_per_gpu": 8, "ppo_max_token_len_per_gpu": 16384, **actor},
                 "rollout": {"n": 8},
             },

@@ -2,8 +2,8 @@
 
 import pytest
 
+from posttrain_verl import paths
 from posttrain_verl.compose import compose
-from posttrain_verl.plan import attention
 from posttrain_verl.plan import hardware as machines
 from posttrain_verl.plan.facts import Device, Facts
 from posttrain_verl.plan.hardware import Machine
@@ -53,47 +53,60 @@ def test_the_planner_leaves_it_out_where_it_chooses_lora():
 @pytest.fixture
 def without_flash(monkeypatch):
     """A machine with GPUs where flash-attn was not compiled."""
-    monkeypatch.setattr(attention, "is_installed", lambda: False)
+    monkeypatch.setattr(attention_check, "find_spec", lambda package: None)
     monkeypatch.setattr(machine, "_has_driver", lambda: True)
+
+
+MODEL_ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
+SPLIT = f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("recipe=math_sft",), ["model.override_config.attn_implementation is flash_attention_2"]),
-        (("recipe=math_sft", "+model.override_config.attn_implementation=sdpa"), []),
-        (
-            ("recipe=math_ppo", "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"),
-            ["the critic needs"],
-        ),
-        (
-            ("recipe=math_dapo",),
-            ["attn_implementation is flash", "ulysses_sequence_parallel_size > 1 needs flash-attn"],
-        ),
+        (("recipe=math_sft", "model.override_config.attn_implementation=flash_attention_2"), ["model.override_config"]),
+        (("recipe=math_ppo", f"{MODEL_ATTENTION}=flash_attention_2"), [MODEL_ATTENTION, "critic.model"]),
+        (("recipe=math_ppo", f"{MODEL_ATTENTION}=sdpa"), []),
     ],
 )
-def test_flash_attention_that_is_not_there(without_flash, words, said):
-    found = whats(attention_check.check(compose([*words, "hardware=8xh100"])))
+def test_flash_attention_that_is_not_there(monkeypatch, without_flash, words, said):
+    one = compose([*words, "hardware=8xh100"])
+    found = whats(attention_check.check(one))
     assert len(found) == len(said)
-    assert all(part in what and "pip install" in what for part, what in zip(said, found, strict=True))
-
-
-def test_nothing_is_said_where_it_is_installed_or_not_needed(monkeypatch, without_flash):
-    assert attention_check.check(compose(["recipe=math_sft", "hardware=cpu"])) == []
-    monkeypatch.setattr(attention, "is_installed", lambda: True)
-    assert attention_check.check(compose(["recipe=math_dapo", "hardware=8xh100"])) == []
-
-
-@pytest.mark.parametrize("recipe", ["math_sft", "gsm8k_grpo", "math_grpo_lora"])
-def test_a_detected_gpu_without_it_takes_pytorchs_own(monkeypatch, without_flash, recipe):
-    seen = Facts(devices=(H100,) * 8, torch=8, host_memory_gb=512)
-    monkeypatch.setattr(machines, "detect", lambda: Machine("auto", "torch sees 8 devices", seen))
-    one = compose([f"recipe={recipe}", "base_model=qwen2_5_0_5b_instruct"])
-    change = {change.key: change for change in one.changes}[attention.key(one.stage)]
-    assert change.new == "sdpa" and "not installed" in change.why
+    assert all(part in what and "pip install --no-build" in what for part, what in zip(said, found, strict=True))
+    monkeypatch.setattr(attention_check, "find_spec", lambda package: package == "flash_attn")
     assert attention_check.check(one) == []
-    monkeypatch.setattr(attention, "is_installed", lambda: True)
-    assert attention.key(one.stage) not in {change.key for change in compose([f"recipe={recipe}"]).changes}
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in paths.recipes_dir().glob("*.yaml")])
+@pytest.mark.parametrize("hardware", ["8xh100", "1x80gb", "cpu"])
+def test_no_recipe_asks_for_what_the_set_up_does_not_install(without_flash, recipe, hardware):
+    assert attention_check.check(compose([f"recipe={recipe}", f"hardware={hardware}"])) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((f"{SPLIT}=2",), []),
+        ((f"{SPLIT}=2", f"{MODEL_ATTENTION}=sdpa"), [f"{SPLIT}=2 splits", "critic.fsdp.ulysses"]),
+        ((f"{ACTOR}.ulysses_sequence_parallel_size=2", f"{MODEL_ATTENTION}=sdpa"), [f"{SPLIT}=2 splits"]),
+        (("critic.fsdp.ulysses_sequence_parallel_size=2", "critic.model.override_config.attn_implementation=eager"),
+         ["critic.fsdp.ulysses"]),
+    ],
+)  # fmt: skip
+def test_sequence_parallelism_needs_an_attention_that_exchanges_the_parts(words, said):
+    found = whats(attention_check.check(compose(["recipe=math_ppo", "hardware=8xh100", *words])))
+    assert len(found) == len(said)
+    assert all(part in what for part, what in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(("name", "said"), [("varlen", 1), ("sdpa", 0)])
+def test_gpus_before_ampere_have_no_such_kernel(monkeypatch, name, said):
+    volta = Device("Tesla V100", 31.7, (7, 0))
+    monkeypatch.setattr(machines, "detect", lambda: Machine("auto", "torch sees 1", Facts((volta,), 1)))
+    one = compose(["recipe=math_sft", "mix=embedded", f"model.override_config.attn_implementation={name}"])
+    found = whats(attention_check.check(one))
+    assert len(found) == said and all("Ampere" in what for what in found)
 
 
 def test_a_weight_that_shared_memory_does_not_hold():

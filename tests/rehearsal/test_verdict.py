@@ -72,7 +72,7 @@ def test_a_resume_that_starts_over(tmp_path):
 
 def test_what_is_not_rehearsed(planned):
     missing = "\n".join(verdict.not_rehearsed(planned, BYTE_LEVEL, own_data=False))
-    for word in ("flash-attn", "NCCL", "CUDA graphs", "sleep mode", "tensor parallelism", "offload of the reference",
+    for word in ("attention", "NCCL", "CUDA graphs", "sleep mode", "tensor parallelism", "offload of the reference",
                  "real weights", "real lengths", "tokenizer and template", "prep mix=math"):  # fmt: skip
         assert word in missing
     assert "nodes" not in missing

@@ -1,0 +1,28 @@
+"""Which attention each trained model uses, by the keys that VeRL reads. Imports neither torch nor VeRL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig, OmegaConf
+
+VARLEN = "varlen"  # ours, posttrain_verl/verl/varlen.py
+FLASH = "flash_attention_2"  # what VeRL takes where the key is missing (verl.workers.config.model)
+MODELS = {"rl": "actor_rollout_ref.model", "sft": "model"}
+
+
+def attention_key(model: str) -> str:
+    """The key that names the attention of `model`, a node of VeRL's tree."""
+    return f"{model}.override_config.attn_implementation"
+
+
+def attention_of(config: DictConfig, model: str) -> str:
+    """The name of the attention of `model`, a node of VeRL's tree."""
+    return str(OmegaConf.select(config, attention_key(model)) or FLASH)
+
+
+def trained_models(stage: str, has_critic: bool) -> Iterator[str]:
+    """The nodes of VeRL's tree that describe a trained model."""
+    yield MODELS[stage]
+    if has_critic:
+        yield "critic.model"
