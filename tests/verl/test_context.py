@@ -8,7 +8,8 @@ from posttrain_verl.compose import compose
 from posttrain_verl.plan import summary
 
 KEY = "actor_rollout_ref.rollout.max_model_len"
-RL = [path.stem for path in sorted(paths.recipes_dir().glob("*.yaml")) if "/rl@_here_" in path.read_text() or "- /rl" in path.read_text()]  # fmt: skip
+RECIPES = sorted(paths.recipes_dir().glob("*.yaml"))
+RL = [path.stem for path in RECIPES if "rl@" in path.read_text() or "/rl" in path.read_text()]
 
 
 @pytest.mark.parametrize("recipe", RL)
