@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # tokens whose logits are in fp32 at a time
+# Logits that are in fp32 at a time: what a CPU's cache holds, and elsewhere 128 MiB, so that few kernels are started.
+CHUNK = {"cpu": 2**19}
+CHUNK_ELSEWHERE = 2**25
 
 
 def log_probabilities(logits: Tensor, labels: Tensor, inplace_backward: bool = True) -> Tensor:
@@ -27,7 +29,8 @@ def log_probabilities(logits: Tensor, labels: Tensor, inplace_backward: bool = T
 class _LogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, inplace_backward: bool) -> Tensor:
-        totals = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(CHUNK)])
+        ctx.rows = max(CHUNK.get(logits.device.type, CHUNK_ELSEWHERE) // logits.shape[-1], 1)
+        totals = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(ctx.rows)])
         ctx.save_for_backward(logits, labels, totals)
         ctx.inplace_backward = inplace_backward
         return logits.gather(-1, labels[:, None]).squeeze(-1).float() - totals
@@ -36,7 +39,7 @@ class _LogProbabilities(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, totals = ctx.saved_tensors
         target = logits if ctx.inplace_backward else torch.empty_like(logits)
-        parts = zip(*(one.split(CHUNK) for one in (logits, target, labels, totals, gradients[0])), strict=True)
+        parts = zip(*(one.split(ctx.rows) for one in (logits, target, labels, totals, gradients[0])), strict=True)
         for chunk, out, label, total, gradient in parts:
             probabilities = (chunk.float() - total[:, None]).exp_()
             probabilities.mul_(-gradient[:, None]).scatter_add_(-1, label[:, None], gradient[:, None].float())

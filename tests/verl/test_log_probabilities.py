@@ -10,7 +10,7 @@ from posttrain_verl.verl.log_probabilities import log_probabilities as ours
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("shape", [(5, 11), (2, 7, 11), (1, 1, 11)])
 def test_values_and_gradients(monkeypatch, shape, inplace):
-    monkeypatch.setattr(log_probabilities, "CHUNK", 3)
+    monkeypatch.setitem(log_probabilities.CHUNK, "cpu", 3 * shape[-1])
     torch.manual_seed(0)
     logits = (4 * torch.randn(shape)).requires_grad_()
     labels, weights = torch.randint(shape[-1], shape[:-1]), torch.randn(shape[:-1])
