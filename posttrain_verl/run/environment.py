@@ -19,6 +19,7 @@ RAY_START_SECONDS = 300.0  # for the processes of a Ray of our own to come up; R
 
 # VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
 LOGICAL_CPUS = 32
+LOGICAL_GPUS = 64  # the most that a run on the CPU backend may ask Ray for where CUDA_VISIBLE_DEVICES is set
 
 _CPU_BACKEND = {
     "VERL_PLATFORM": "cpu",
@@ -56,6 +57,8 @@ def of_processes(backend: str, local_model: bool) -> dict[str, str]:
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if backend == "cpu":
         variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
+        if "CUDA_VISIBLE_DEVICES" in os.environ:  # Ray starts no more logical GPUs than it names (ray 2.60)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(LOGICAL_GPUS)))
     return variables
 
 
