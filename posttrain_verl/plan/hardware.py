@@ -15,6 +15,7 @@ from posttrain_verl.plan import attention, drivers, facts
 from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.job import uses_critic
 from posttrain_verl.problem import Problem
+from reward_fns.code import cores
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) ->
     entries = [entry for entry in entries if "value" in entry or OmegaConf.select(tree, entry.key) is not None]
     wanted = [(entry.key, _target(tree, entry), entry.why) for entry in entries] + _counts(node, found)
     if found and found.name != "cpu":
-        wanted += attention.settings(tree.posttrain.stage)
+        wanted += attention.settings(tree.posttrain.stage) + _workers(tree)
     return put(tree, wanted, user_keys)
 
 
@@ -118,6 +119,13 @@ def _counts(node: DictConfig, found: Machine | None) -> list[tuple[str, int, str
     """Devices a node and nodes."""
     reason = found.reason if found else f"hardware={node.name}"
     return [("trainer.n_gpus_per_node", node.n_gpus_per_node, reason), ("trainer.nnodes", node.nnodes, reason)]
+
+
+def _workers(tree: DictConfig) -> list[tuple[str, Any, str]]:
+    """No more reward workers than the cores that run their programs; each runs one at least."""
+    key, count = "reward.num_workers", cores.allotted()
+    asked = OmegaConf.select(tree, key)
+    return [(key, count, f"this machine has {count} cores")] if isinstance(asked, int) and asked > count else []
 
 
 def _target(tree: DictConfig, entry: DictConfig) -> Any:

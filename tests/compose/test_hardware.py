@@ -100,3 +100,14 @@ def test_gpus_that_a_cuda_build_cannot_use_are_planned_for(monkeypatch):
     monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "driver 550.54.15 is too old", seen))
     composed = composing.compose(["recipe=math_sft", "base_model=tiny"])
     assert (composed.posttrain.hardware.name, composed.verl.trainer.n_gpus_per_node) == ("8x80gb", 8)
+
+
+def test_no_more_reward_workers_than_cores(monkeypatch):
+    seen = Facts((H100,), torch=1, usable=(H100,), host_memory_gb=512)
+    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "torch sees 1 devices", seen))
+    monkeypatch.setattr(hardware.cores, "allotted", lambda: 4)
+    words = ["recipe=code_grpo", "base_model=tiny"]
+    assert composing.compose(words).verl.reward.num_workers == 4
+    assert composing.compose([*words, "reward.num_workers=6"]).verl.reward.num_workers == 6
+    monkeypatch.setattr(hardware.cores, "allotted", lambda: 64)
+    assert composing.compose(words).verl.reward.num_workers == 8
