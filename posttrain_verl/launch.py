@@ -117,7 +117,8 @@ def introduction(composed: Composed) -> list[str]:
     lines = [f"recipe {composed.recipe} ({composed.stage}), model {composed.posttrain.base_model.name}, "
              f"mix {composed.posttrain.mix.name}, hardware {hardware}"]  # fmt: skip
     if hardware == "cpu":
-        lines.append("No accelerator: this runs the real VeRL, vLLM and Ray on the CPU backend. It changed:")
+        why = composed.machine.reason if composed.machine else "hardware=cpu"
+        lines.append(f"{why}: this runs the real VeRL, vLLM and Ray on the CPU backend. It changed:")
     elif composed.changes:
         lines.append(f"hardware={hardware} changed:")
     return lines + [f"  {change.key}: {change.old} -> {change.new} ({change.why})" for change in composed.changes]

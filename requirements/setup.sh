@@ -23,6 +23,16 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/de
 command -v cc >/dev/null || install_system_package gcc ||
     fail "a C compiler is needed to build one dependency (pycosat): install gcc"
 
+# Triton compiles C against Python.h when its first kernel runs on a GPU. A Python of uv, conda or pyenv brings it; Debian's
+# and Fedora's have a package of their own for it.
+header=$("$python" -c 'import sysconfig
+scheme = sysconfig.get_default_scheme()
+print(sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme))')/Python.h
+[ -f "$header" ] || { install_system_package "python$version-dev" && [ -f "$header" ]; } ||
+    echo "setup: there is no $header. On a GPU Triton needs it to compile its kernels, and building a dependency may:" \
+        "install python$version-dev (Debian) or python$version-devel (Fedora), or name a Python of uv, conda or pyenv:" \
+        "make setup PYTHON=/path/to/python3.11"
+
 command -v bwrap >/dev/null || install_system_package bubblewrap ||
     echo "setup: bubblewrap is missing and cannot be installed from here. Programs that code rewards grade cannot be" \
         "isolated without it, so code recipes refuse to run them; everything else works."

@@ -21,7 +21,9 @@ if ((workers > 0)); then
         kill -0 "$head"
         sleep 1
     done
+    # srun takes --cpus-per-task from sbatch no longer (Slurm 22.05), and would give each raylet one CPU.
     srun --nodes="$workers" --ntasks="$workers" --ntasks-per-node=1 --exclude="${nodes[0]}" \
+        ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         "$python" -m ray.scripts.scripts start --block --address="$address" "${ray_options[@]}" &
     export RAY_ADDRESS=$address
 fi

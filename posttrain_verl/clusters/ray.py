@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_verl import preflight
-from posttrain_verl.clusters import job, parcel, words
+from posttrain_verl.clusters import job, parcel, variables, words
 from posttrain_verl.clusters.job import Job
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.problem import InputError, Problem
@@ -45,6 +45,8 @@ def submit(composed: Composed, say: Say, dry_run: bool = False) -> int:
         raise InputError("nothing to print", [Problem("cluster=ray submits at once: there is no script", "")])
     client = job.connect(address_of(composed))
     preflight.require(preflight.check(composed), composed)
+    for line in variables.of_shell(composed).lines():
+        say(line)
     folder = RunFolder.create(composed.run_dir())
     try:
         status = Status(RUNNING, started=time.time(), job=_submit(composed, client, folder.path.name))
@@ -77,6 +79,8 @@ def go_on(folder: RunFolder, asked: Words, say: Say) -> int:
     resume.require_resumable(folder, asked)
     composed = compose([*json.loads((folder.path / SUBMISSION).read_text())["overrides"], *asked.own])
     preflight.require(preflight.check(composed, skip=("run_folder",)), composed)
+    for line in variables.of_shell(composed).lines():
+        say(line)
     named = _submit(composed, of_folder(folder).client, folder.path.name, asked.own)
     status = Status(RUNNING, started=time.time(), last_step=status.last_step, job=named, attempt=status.attempt + 1)
     folder.write_status(status)
@@ -151,13 +155,12 @@ def _submit(composed: Composed, client: Any, run_id: str, goes_on: list[str] | N
 
 def _variables(composed: Composed) -> dict[str, str]:
     cluster = composed.posttrain.cluster
-    forwarded = {name: os.environ[name] for name in cluster.forward if name in os.environ}
     return {
         "PYTHONUNBUFFERED": "1",
         "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # the driver repeats variables of the job, which Ray calls a conflict
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
         "POSTTRAIN_CACHE": f"{cluster.runs_dir}/cache",  # an embedded model is built where every node sees it
-        **forwarded,
+        **variables.of_shell(composed).sent,
         **words.setting(composed, "env"),
     }
 

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import Any
 from posttrain_verl.evaluation.answers import Answer
 from posttrain_verl.evaluation.engine import Work, answers
 from posttrain_verl.plan import hardware
-from posttrain_verl.problem import InputError, Problem, WorkFailed
+from posttrain_verl.problem import InputError, Problem, WorkFailed, warning, warning_lines
 from posttrain_verl.run import environment
 
 PATIENCE = 20  # seconds in which an engine ends when told to
@@ -45,9 +46,12 @@ def layout(replicas: int | None, tensor_parallel: int) -> Layout:
     """As many engines as the devices of the machine, or of the Ray cluster at RAY_ADDRESS, have room for; one on a CPU.
 
     Raises:
-        InputError: the cluster has too few devices for the engines asked for.
+        InputError: the cluster has too few devices for the engines asked for, or this environment is for GPUs and can use
+            none of those that are here.
     """
     on_ray = bool(os.environ.get("RAY_ADDRESS"))
+    if not on_ray:
+        _require_usable()
     on_cpu, devices = _cluster(tensor_parallel * (replicas or 1)) if on_ray else _here()
     return Layout(on_cpu, devices, replicas or max(1, devices // tensor_parallel), tensor_parallel, on_ray)
 
@@ -56,6 +60,16 @@ def _here() -> tuple[bool, int]:
     """Whether this machine has no accelerator, and how many devices it has."""
     machine = hardware.detect()
     return machine.name == "cpu", machine.devices
+
+
+def _require_usable() -> None:
+    """GPUs that are here and unused are named; an environment for GPUs has no vLLM that runs without them."""
+    machine = hardware.detect()
+    if (found := machine.trouble) is None:
+        return
+    if machine.facts.build.cuda:
+        raise InputError("nowhere to evaluate", [found])
+    print("\n".join(warning_lines([warning(found.what, found.remedy.splitlines()[0])])), file=sys.stderr, flush=True)
 
 
 def answer(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:

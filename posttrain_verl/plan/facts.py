@@ -1,4 +1,4 @@
-"""What this machine has. Several sources speak of its devices; what torch sees decides, and a disagreement is named.
+"""What this machine has. Several sources speak of its devices; what torch can use decides, and a disagreement is named.
 
 Nothing here needs a driver: without one the answer is a machine without devices. The sources are functions and modules
 that a caller may replace, so that a test can stand for a machine.
@@ -6,45 +6,68 @@ that a caller may replace, so that a test can stand for a machine.
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-GIB = 2**30
-NVLINKS = 18  # links that a Hopper GPU has (NVML_NVLINK_MAX_LINKS)
-BF16_SINCE, FP8_SINCE = (8, 0), (8, 9)  # compute capability: Ampere; Ada and Hopper (CUDA C++ Programming Guide)
-TORCH_COUNT = "import torch; print(torch.cuda.device_count())"
+from posttrain_verl.plan import nvidia
+from posttrain_verl.plan.nvidia import GIB, Device, Driver
+
 RAY_COUNT = "import ray; ray.init(log_to_driver=False); print(int(ray.cluster_resources().get('GPU', 0)))"
+# torch.cuda.device_count() answers from NVML, so it counts devices that a driver too old for this torch cannot give it;
+# is_available() asks CUDA itself, and warns with CUDA's reason.
+TORCH_DEVICES = """
+import json, warnings
+import torch
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    found = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    every = [torch.cuda.get_device_properties(number) for number in found]
+devices = [(one.name, one.total_memory, (one.major, one.minor)) for one in every]
+print(json.dumps({"devices": devices, "said": str(said[-1].message) if said else ""}))
+"""
+PATIENCE = 300  # seconds for an import of torch or Ray from a slow file system
 
 
 @dataclass(frozen=True)
-class Device:
-    """One GPU as the driver describes it; memory in GB of 2^30 bytes."""
+class TorchBuild:
+    """The installed torch: its version, and the release of CUDA that it was built for; None for a CPU build."""
 
-    name: str
-    memory_gb: float
-    capability: tuple[int, int]
-    nvlink: bool = False
+    version: str = ""
+    cuda: str | None = None
 
-    @property
-    def dtypes(self) -> list[str]:
-        """The low precisions that its matrix units take."""
-        found = [("bf16", BF16_SINCE), ("fp8", FP8_SINCE)]
-        return [name for name, since in found if self.capability >= since]
+
+@dataclass(frozen=True)
+class TorchDevices:
+    """The devices that torch can use, and what it said where it can use none; None where it did not answer in time."""
+
+    devices: tuple[Device, ...] | None = ()
+    said: str = ""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine. `ray` is None where no cluster was asked."""
+    """A machine.
+
+    `devices` are those that the driver lists, `torch` counts those that torch can use, and `usable` describes them.
+    `ray` is None where no cluster was asked.
+    """
 
     devices: tuple[Device, ...] = ()
     torch: int = 0
+    usable: tuple[Device, ...] = ()
+    torch_said: str = ""
+    build: TorchBuild = field(default_factory=TorchBuild)
+    driver: Driver = field(default_factory=Driver)
     visible: str | None = None
     ray: int | None = None
     host_memory_gb: float = 0.0
@@ -55,85 +78,97 @@ class Facts:
         """What the sources say that torch does not, with the numbers."""
         seen = f"this process sees {self.torch}"
         found = []
-        if len(self.devices) != self.torch:
+        if self.devices and len(self.devices) != self.torch:
             hidden = f" (CUDA_VISIBLE_DEVICES={self.visible})" if self.visible is not None else ""
             found.append(f"nvidia-smi lists {len(self.devices)}, {seen}{hidden}")
         if self.ray is not None and self.ray != self.torch:
             found.append(f"Ray has {self.ray} GPUs, {seen}")
         if configured is not None and configured != self.torch:
             found.append(f"trainer.n_gpus_per_node={configured}, {seen}")
-        if len({device.name for device in self.devices}) > 1:
-            found.append("the devices differ: " + ", ".join(device.name for device in self.devices))
+        if len(names := {device.name for device in self.described}) > 1:
+            found.append("the devices differ: " + ", ".join(sorted(names)))
         return found
+
+    @property
+    def described(self) -> tuple[Device, ...]:
+        """The devices of a run: as torch describes those that it can use, else as the driver describes all."""
+        return self.usable or self.devices
 
     @property
     def memory_gb(self) -> float:
         """Memory of the smallest device, since every rank holds as much as any other."""
-        return min((device.memory_gb for device in self.devices), default=0.0)
+        return min((device.memory_gb for device in self.described), default=0.0)
 
     @property
     def interconnect(self) -> str | None:
-        """How the devices of the node reach each other; None with fewer than two."""
+        """How the devices of the node reach each other; None with fewer than two, or where the driver lists none."""
         if len(self.devices) < 2:
             return None
         return "NVLink" if all(device.nvlink for device in self.devices) else "PCIe"
 
+    @property
+    def hidden(self) -> bool:
+        """Whether the user hides every device from this process, which is a choice of the CPU (CUDA C++ Programming Guide)."""
+        return self.visible is not None and self.visible.split(",")[0].strip() in ("", "-1")
+
 
 def look(
     nvml: Any = None,
-    torch_count: Callable[[], int | None] | None = None,
+    torch_devices: Callable[[], TorchDevices] | None = None,
     ray_count: Callable[[], int | None] | None = None,
+    build: TorchBuild | None = None,
     environ: Mapping[str, str] = os.environ,
+    root: Path = Path("/"),
 ) -> Facts:
-    """The facts of this machine. torch and Ray are asked in processes of their own, and only where there is a driver."""
-    host = Facts(host_memory_gb=_host_memory_gb(), shm_gb=_free_gb(Path("/dev/shm")), disk_gb=_free_gb(Path.cwd()))
-    devices = driver_devices(nvml)
-    if not devices:
-        return host
-    in_ray = (ray_count or _count_of(RAY_COUNT))() if environ.get("RAY_ADDRESS") else None
-    seen = (torch_count or _count_of(TORCH_COUNT))() or 0
-    return replace(host, devices=devices, torch=seen, visible=environ.get("CUDA_VISIBLE_DEVICES"), ray=in_ray)
+    """The facts of this machine. torch and Ray are asked in processes of their own, and only where there is a GPU to ask for."""
+    driver, build = nvidia.look(nvml, root), build or torch_build()
+    seen = Facts(devices=driver.devices, driver=driver, build=build, visible=environ.get("CUDA_VISIBLE_DEVICES"),
+                 host_memory_gb=_host_memory_gb(), shm_gb=_free_gb(Path("/dev/shm")), disk_gb=_free_gb(Path.cwd()))  # fmt: skip
+    if not driver.most or not build.cuda or seen.hidden:
+        return seen
+    in_ray = (ray_count or _count_in_ray)() if environ.get("RAY_ADDRESS") else None
+    answer = (torch_devices or (lambda: ask_torch(seen.visible)))()
+    usable = driver.devices if answer.devices is None else answer.devices
+    return replace(seen, torch=len(usable), usable=usable, torch_said=answer.said, ray=in_ray)
 
 
-def driver_devices(nvml: Any = None) -> tuple[Device, ...]:
-    """The GPUs that the NVIDIA driver lists, whatever this process may use; none without a driver."""
-    nvml = nvml or importlib.import_module("pynvml")
+def torch_build() -> TorchBuild:
+    """Read from torch's own version.py: importing torch would take seconds."""
+    spec = find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    if file is None or not file.is_file():
+        return TorchBuild()
+    found = runpy.run_path(str(file))
+    return TorchBuild(found["__version__"], found.get("cuda"))
+
+
+@cache
+def ask_torch(visible: str | None) -> TorchDevices:
+    """The devices that torch can use with this CUDA_VISIBLE_DEVICES, asked once in this process."""
+    environ = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "0"}  # 1 lets is_available() count by NVML, too
     try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return ()
+        answer = _answer(TORCH_DEVICES, environ)
+    except subprocess.TimeoutExpired:
+        return TorchDevices(None, f"torch did not answer within {PATIENCE} s")
+    lines = (answer.stdout if answer.returncode == 0 else answer.stderr).strip().splitlines()
+    if answer.returncode:
+        return TorchDevices((), lines[-1] if lines else f"torch ended with exit code {answer.returncode}")
+    told = json.loads(lines[-1])
+    devices = tuple(Device(name, memory / GIB, tuple(capability)) for name, memory, capability in told["devices"])
+    return TorchDevices(devices, told["said"])
+
+
+def _count_in_ray() -> int | None:
     try:
-        return tuple(_device(nvml, number) for number in range(nvml.nvmlDeviceGetCount()))
-    finally:
-        nvml.nvmlShutdown()
+        answer = _answer(RAY_COUNT, os.environ)
+    except subprocess.TimeoutExpired:
+        return None
+    return int(answer.stdout.split()[-1]) if answer.returncode == 0 and answer.stdout.split() else None
 
 
-def _device(nvml: Any, number: int) -> Device:
-    handle = nvml.nvmlDeviceGetHandleByIndex(number)
-    name = nvml.nvmlDeviceGetName(handle)
-    return Device(
-        name.decode() if isinstance(name, bytes) else str(name),
-        nvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
-        tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
-        any(_link_is_up(nvml, handle, link) for link in range(NVLINKS)),
-    )
-
-
-def _link_is_up(nvml: Any, handle: Any, link: int) -> bool:
-    try:
-        return bool(nvml.nvmlDeviceGetNvLinkState(handle, link))
-    except nvml.NVMLError:  # a device without this link
-        return False
-
-
-def _count_of(code: str) -> Callable[[], int | None]:
-    """Ask in a process of its own: importing torch or Ray here would cost seconds, and could hold the devices."""
-
-    def ask() -> int | None:
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        return int(answer.stdout.split()[-1]) if answer.returncode == 0 and answer.stdout.split() else None
-
-    return ask
+def _answer(code: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Of a process of its own: importing torch or Ray here would cost seconds, and could hold the devices."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, env=environ)
 
 
 def _host_memory_gb() -> float:

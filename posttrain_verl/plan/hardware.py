@@ -11,9 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from posttrain_verl.plan import facts
+from posttrain_verl.plan import drivers, facts
 from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.job import uses_critic
+from posttrain_verl.problem import Problem
+from reward_fns.code import cores
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,27 @@ class Machine:
 
     @property
     def devices(self) -> int:
-        """How many devices torch sees."""
+        """How many devices torch can use."""
         return self.facts.torch
+
+    @property
+    def trouble(self) -> Problem | None:
+        """What keeps torch from GPUs that are there."""
+        return drivers.trouble(self.facts)
 
 
 def detect() -> Machine:
-    """Look at this machine. Without an NVIDIA driver it is a CPU; with one, the number that torch sees decides."""
+    """Look at this machine. It is a CPU where there is no GPU of NVIDIA, where the user hides them, and where the
+    environment is the CPU's; `trouble` then says what is unused. GPUs that the driver lists and a CUDA build of torch
+    cannot use are planned for, and preflight refuses."""
     seen = facts.look()
-    if not seen.devices:
-        return Machine("cpu", "no NVIDIA driver", seen)
-    if not seen.torch:
-        return Machine("cpu", f"there is an NVIDIA driver, but {seen.disagreements()[0]}", seen)
-    return Machine("auto", "; ".join([f"torch sees {seen.torch} devices", *seen.disagreements()]), seen)
+    if seen.torch:
+        return Machine("auto", "; ".join([f"torch sees {seen.torch} devices", *seen.disagreements()]), seen)
+    if seen.hidden and seen.driver.most:
+        return Machine("cpu", f"CUDA_VISIBLE_DEVICES={seen.visible} hides every GPU", seen)
+    if (found := drivers.trouble(seen)) is None:
+        return Machine("cpu", "no GPU of NVIDIA", seen)
+    return Machine("auto" if seen.devices and seen.build.cuda else "cpu", found.what, seen)
 
 
 def describe(node: DictConfig, found: Machine) -> None:
@@ -59,9 +70,10 @@ def describe(node: DictConfig, found: Machine) -> None:
     if found.name == "cpu":
         node.host_memory_gb = round(seen.host_memory_gb, 1)
         return
-    node.update(name=f"{seen.torch}x{seen.memory_gb:.0f}gb", n_gpus_per_node=seen.torch, nnodes=1,
+    count = seen.torch or len(seen.devices)
+    node.update(name=f"{count}x{seen.memory_gb:.0f}gb", n_gpus_per_node=count, nnodes=1,
                 memory_gb=round(seen.memory_gb, 1), host_memory_gb=round(seen.host_memory_gb, 1),
-                interconnect=seen.interconnect, dtypes=seen.devices[0].dtypes)  # fmt: skip
+                interconnect=seen.interconnect, dtypes=seen.described[0].dtypes)  # fmt: skip
 
 
 def choices(node: DictConfig, chosen: DictConfig, user: set[str]) -> list[Change]:
@@ -86,6 +98,8 @@ def apply(tree: DictConfig, user_keys: frozenset[str], found: Machine | None) ->
         entries += [entry for part in parts for entry in node.sizes[part]]
     entries = [entry for entry in entries if "value" in entry or OmegaConf.select(tree, entry.key) is not None]
     wanted = [(entry.key, _target(tree, entry), entry.why) for entry in entries] + _counts(node, found)
+    if found and found.name != "cpu":
+        wanted += _workers(tree)
     return put(tree, wanted, user_keys)
 
 
@@ -105,6 +119,13 @@ def _counts(node: DictConfig, found: Machine | None) -> list[tuple[str, int, str
     """Devices a node and nodes."""
     reason = found.reason if found else f"hardware={node.name}"
     return [("trainer.n_gpus_per_node", node.n_gpus_per_node, reason), ("trainer.nnodes", node.nnodes, reason)]
+
+
+def _workers(tree: DictConfig) -> list[tuple[str, Any, str]]:
+    """No more reward workers than the cores that run their programs; each runs one at least."""
+    key, count = "reward.num_workers", cores.allotted()
+    asked = OmegaConf.select(tree, key)
+    return [(key, count, f"this machine has {count} cores")] if isinstance(asked, int) and asked > count else []
 
 
 def _target(tree: DictConfig, entry: DictConfig) -> Any:

@@ -39,7 +39,7 @@ def check(composed: Composed) -> list[Problem]:
 def _devices(composed: Composed) -> Iterator[Problem]:
     """More devices asked for than torch sees is a problem; any other disagreement is a warning."""
     machine, asked = composed.machine, composed.verl.trainer.n_gpus_per_node
-    if machine is None or not machine.facts.devices:
+    if machine is None or not machine.devices:  # preflight.machine speaks of devices that torch cannot use
         return
     for said in machine.facts.disagreements(asked if asked != machine.devices else None):
         too_many = said.startswith("trainer.") and asked > machine.devices

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import cpu
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.stages import STAGE_FILE
+from reward_fns.code.cores import SHARERS
 
 WARM_PYTHON = "POSTTRAIN_WARM_PYTHON"  # names the executable of `cpu.zygote.warm`
 
@@ -19,6 +21,7 @@ RAY_START_SECONDS = 300.0  # for the processes of a Ray of our own to come up; R
 
 # VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
 LOGICAL_CPUS = 32
+LOGICAL_GPUS = 64  # the most that a run on the CPU backend may ask Ray for where CUDA_VISIBLE_DEVICES is set
 
 _CPU_BACKEND = {
     "VERL_PLATFORM": "cpu",
@@ -56,6 +59,8 @@ def of_processes(backend: str, local_model: bool) -> dict[str, str]:
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if backend == "cpu":
         variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
+        if "CUDA_VISIBLE_DEVICES" in os.environ:  # Ray starts no more logical GPUs than it names (ray 2.60)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(LOGICAL_GPUS)))
     return variables
 
 
@@ -69,8 +74,15 @@ def of_temporary(folder: Path) -> dict[str, str]:
     return {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
 
 
-FORWARDED = ("PYTHONUNBUFFERED", "VERL_", "VLLM_", "HF_", "TRANSFORMERS_OFFLINE", "TQ_", "TOKENIZERS_", "TQDM_",
-             "POSTTRAIN_", "WANDB_", "OMP_NUM_THREADS", "TORCH_COMPILE_DISABLE")  # fmt: skip
+# Settings of the libraries that train and generate. Ray's workers on other nodes have the environment of their raylet, not
+# of the shell of the launch, and VeRL takes back its own value of what that shell sets.
+SETTINGS = ("CUDA_", "FLASHINFER_", "GLOO_", "HF_", "NCCL_", "PYTORCH_", "TORCH_", "UCX_", "VLLM_")
+OF_ONE_PLACE = (
+    "CUDA_VISIBLE_DEVICES",
+    "VLLM_HOST_IP",
+)  # Ray gives each worker its devices, and each node has its address
+FORWARDED = ("PYTHONUNBUFFERED", "VERL_", "TRANSFORMERS_OFFLINE", "TQ_", "TOKENIZERS_", "TQDM_", "POSTTRAIN_", "WANDB_",
+             "OMP_NUM_THREADS", *SETTINGS)  # fmt: skip
 
 
 def runtime_env(config: DictConfig) -> dict[str, Any]:
@@ -78,11 +90,21 @@ def runtime_env(config: DictConfig) -> dict[str, Any]:
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
     base = get_ppo_ray_runtime_env(config)
-    forwarded = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
-    base["env_vars"] = {**base["env_vars"], **forwarded, "TRANSFER_QUEUE_ENABLE": "1"}
+    base["env_vars"] = {**base["env_vars"], **forwarded(), **_reward_workers(config), "TRANSFER_QUEUE_ENABLE": "1"}
     if os.environ.get(WARM_PYTHON):
         base["py_executable"] = os.environ[WARM_PYTHON]
     return base
+
+
+def forwarded() -> dict[str, str]:
+    """The variables of this process that every worker of the run gets, on every node."""
+    return {key: value for key, value in os.environ.items() if key.startswith(FORWARDED) and key not in OF_ONE_PLACE}
+
+
+def _reward_workers(config: DictConfig) -> dict[str, str]:
+    """How many reward workers share the cores of a node: VeRL places them on the nodes in turn (verl 0.9.1, reward_loop)."""
+    workers = OmegaConf.select(config, "reward.num_workers")
+    return {SHARERS: str(math.ceil(workers / config.trainer.nnodes))} if workers else {}
 
 
 def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:

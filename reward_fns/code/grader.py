@@ -23,7 +23,7 @@ _pools_lock = threading.Lock()
 
 
 def pool(size: int | None = None, packages: Sequence[str] = ()) -> SandboxPool:
-    """The process-wide pool of `size` sandboxes (default: one per processor) that show `packages`.
+    """The process-wide pool of `size` sandboxes (default: this process's share of the cores) that show `packages`.
 
     Raises SandboxUnavailable, and ValueError for a package that no sandbox shows."""
     key = size, shown_packages.chosen(packages)

@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from reward_fns.code import cores
 from reward_fns.code import packages as shown_packages
 from reward_fns.forkserver import ForkServer
 
@@ -239,12 +240,14 @@ def isolation_here(packages: tuple[str, ...] = ()) -> str:
 
 
 class SandboxPool:
-    """Up to `size` warm sandboxes that show `packages`, started when needed. Thread-safe."""
+    """Up to `size` warm sandboxes that show `packages`, started when needed. Thread-safe.
+
+    Without a size it is this process's share of the cores: VeRL grades in several processes, and each has a pool."""
 
     def __init__(self, size: int | None = None, isolation: str | None = None, packages: tuple[str, ...] = ()):
         self.packages = packages
         self.isolation = isolation or isolation_here(packages)
-        self._slots = threading.BoundedSemaphore(size or os.cpu_count() or 1)
+        self._slots = threading.BoundedSemaphore(size or cores.share())
         self._idle: list[Sandbox] = []
 
     @contextmanager

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain_verl.clusters import job
+from posttrain_verl.clusters.job import Job
 from posttrain_verl.compose import Composed, compose
 
 WORDS = ["recipe=math_sft", "base_model=tiny", "mix=embedded"]
@@ -20,3 +22,30 @@ def composed(tmp_path: Path) -> Compose:
         return compose([*WORDS, *folders, *words])
 
     return make
+
+
+class Head:
+    """Stands for Ray's client: keeps what is submitted, and has forgotten every earlier job."""
+
+    submitted: dict
+
+    def submit_job(self, **words):
+        self.submitted = words
+        return words["submission_id"]
+
+    def get_address(self):
+        return "http://h:1"
+
+    def get_job_info(self, id: str):
+        raise RuntimeError(f"Request failed with status code 404: Job {id} does not exist.")
+
+    get_job_status = get_job_info
+
+
+@pytest.fixture
+def head(monkeypatch):
+    made = Head()
+    monkeypatch.setattr(Job, "client", made)
+    monkeypatch.setattr(Job, "fetch", lambda self, target: False)
+    monkeypatch.setattr(job, "connect", lambda address: made)
+    return made

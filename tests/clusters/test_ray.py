@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posttrain_verl import launch
-from posttrain_verl.clusters import job, ray
+from posttrain_verl.clusters import ray
 from posttrain_verl.clusters.job import Job
 from posttrain_verl.problem import InputError
 from posttrain_verl.run.folder import RUNNING, RunFolder, Status
@@ -96,33 +96,6 @@ def test_the_reason_of_a_job_that_was_refused_is_not_that_of_the_run_before(fold
     refused = Stub("failed", 2, ended("failed", "ValueError: of the first attempt"))
     ray._follow(refused, folder, folder.read_status(), print)
     assert folder.read_status().why == "Job entrypoint command failed with exit code 2"
-
-
-class Head:
-    """Stands for Ray's client: keeps what is submitted, and has forgotten every earlier job."""
-
-    submitted: dict
-
-    def submit_job(self, **words):
-        self.submitted = words
-        return words["submission_id"]
-
-    def get_address(self):
-        return "http://h:1"
-
-    def get_job_info(self, id: str):
-        raise RuntimeError(f"Request failed with status code 404: Job {id} does not exist.")
-
-    get_job_status = get_job_info
-
-
-@pytest.fixture
-def head(monkeypatch):
-    made = Head()
-    monkeypatch.setattr(Job, "client", made)
-    monkeypatch.setattr(Job, "fetch", lambda self, target: False)
-    monkeypatch.setattr(job, "connect", lambda address: made)
-    return made
 
 
 @pytest.fixture

@@ -91,6 +91,28 @@ def test_the_warning_of_slurm_reaches_the_launch(tmp_path, composed):
     assert "ended well" in output.read_text()
 
 
+@pytest.mark.parametrize("given", ["64", None])
+def test_the_raylets_of_other_nodes_get_the_cpus_of_the_allocation(tmp_path, composed, given):
+    """Since Slurm 22.05 srun does not take --cpus-per-task from sbatch."""
+    program(tmp_path / "bin/srun", f'printf "%s\\n" "$@" > {tmp_path}/seen')
+    program(
+        tmp_path / "bin/python",
+        'case "$*" in *"-c import socket"*) echo 10.0.0.1;; *"start --head"*) exec sleep 60;; esac',
+    )
+    program(tmp_path / "bin/scontrol", "echo node1; echo node2")
+    words = ("trainer.nnodes=2", f"posttrain.cluster.python={tmp_path}/bin/python")
+    (tmp_path / "script").write_text("\n".join(lines_of(composed, *words)))
+    environ = {name: value for name, value in os.environ.items() if name != "SLURM_CPUS_PER_TASK"}
+    environ |= {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": "7"}
+    environ |= {"SLURM_CPUS_PER_TASK": given} if given else {}
+    subprocess.run(["bash", str(tmp_path / "script")], env=environ, cwd=tmp_path, timeout=30, check=True)
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert [word for word in seen if "cpus" in word and "num" not in word] == (
+        [f"--cpus-per-task={given}"] if given else []
+    )
+    assert "--exclude=node1" in seen and "" not in seen
+
+
 def run(tmp_path: Path, composed, launch: str) -> subprocess.Popen[bytes]:
     """The script on an allocation of one node, with `launch` as the body of posttrain_verl.launch."""
     package = tmp_path / "stand_in/posttrain_verl"

@@ -5,9 +5,10 @@ import functools
 import pytest
 
 from posttrain_verl import compose as composing
-from posttrain_verl.plan import facts, hardware
-from posttrain_verl.plan.facts import Device, Facts
+from posttrain_verl.plan import hardware
+from posttrain_verl.plan.facts import Facts, TorchBuild
 from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.plan.nvidia import Device, Driver
 
 
 @functools.cache
@@ -92,17 +93,21 @@ def test_auto_is_the_machine_itself(monkeypatch):
     assert composed.machine.facts is seen
 
 
-@pytest.mark.parametrize(
-    ("seen", "name", "reason"),
-    [
-        (Facts(), "cpu", "no NVIDIA driver"),
-        (Facts(devices=(H100,) * 8, torch=0), "cpu", "nvidia-smi lists 8, this process sees 0"),
-        (Facts(devices=(H100,) * 8, torch=1, visible="3"), "auto", "sees 1 (CUDA_VISIBLE_DEVICES=3)"),
-        (Facts(devices=(H100,) * 8, torch=8), "auto", "torch sees 8 devices"),
-    ],
-)
-def test_torch_decides_what_the_machine_is(monkeypatch, seen, name, reason):
-    monkeypatch.setattr(facts, "look", lambda: seen)
-    machine = hardware.detect()
-    assert machine.name == name
-    assert reason in machine.reason
+def test_gpus_that_a_cuda_build_cannot_use_are_planned_for(monkeypatch):
+    """Not the CPU in their place: `preflight.machine` refuses, and what the user then reads is the plan for the GPUs."""
+    driver = Driver((H100,) * 8, "550.54.15", "", 8, 8)
+    seen = Facts(driver.devices, driver=driver, build=TorchBuild("2.11.0+cu130", "13.0"), host_memory_gb=512)
+    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "driver 550.54.15 is too old", seen))
+    composed = composing.compose(["recipe=math_sft", "base_model=tiny"])
+    assert (composed.posttrain.hardware.name, composed.verl.trainer.n_gpus_per_node) == ("8x80gb", 8)
+
+
+def test_no_more_reward_workers_than_cores(monkeypatch):
+    seen = Facts((H100,), torch=1, usable=(H100,), host_memory_gb=512)
+    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "torch sees 1 devices", seen))
+    monkeypatch.setattr(hardware.cores, "allotted", lambda: 4)
+    words = ["recipe=code_grpo", "base_model=tiny"]
+    assert composing.compose(words).verl.reward.num_workers == 4
+    assert composing.compose([*words, "reward.num_workers=6"]).verl.reward.num_workers == 6
+    monkeypatch.setattr(hardware.cores, "allotted", lambda: 64)
+    assert composing.compose(words).verl.reward.num_workers == 8

@@ -6,8 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl.compose import Composed, compose
-from posttrain_verl.plan.facts import Device, Facts
+from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.plan.nvidia import Device
 from posttrain_verl.preflight import effective_batch, memory
 from posttrain_verl.preflight.report import CannotTell
 

@@ -5,8 +5,9 @@ import pytest
 from posttrain_verl import paths
 from posttrain_verl.compose import compose
 from posttrain_verl.plan import hardware as machines
-from posttrain_verl.plan.facts import Device, Facts
+from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.plan.nvidia import Device
 from posttrain_verl.preflight import attention as attention_check
 from posttrain_verl.preflight import engine, machine, rewards, run_folder, training
 
