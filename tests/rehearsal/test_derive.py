@@ -62,7 +62,7 @@ def test_a_code_recipe_is_rehearsed_on_code(tmp_path):
     assert rehearsed(planned, tmp_path).posttrain.mix.name == "embedded_code"
 
 
-@pytest.mark.parametrize(("name", "updates"), [("math_grpo", 2), ("math_drgrpo", 1), ("math_dapo", 2), ("math_ppo", 2)])
+@pytest.mark.parametrize(("name", "updates"), [("math_grpo", 2), ("math_drgrpo", 2), ("math_dapo", 2), ("math_ppo", 2)])
 def test_several_optimizer_steps_a_batch_stay_several(name, updates, tmp_path):
     small = rehearsed(compose([f"recipe={name}", "hardware=8xh100", f"posttrain.data_dir={tmp_path}"]), tmp_path).verl
     assert small.data.train_batch_size // small.actor_rollout_ref.actor.ppo_mini_batch_size == updates
