@@ -84,7 +84,9 @@ def test_the_data_is_held_out_against_the_evaluations_of_the_recipe(name):
     """Preflight refuses a run whose data was never searched for what it is evaluated on, once the data is built."""
     posttrain = on_its_hardware(name).posttrain
     sources = posttrain.mix.sources
-    held_out = [(sources[key].get("from", key), sources[key].get("split")) for key in posttrain.mix.decontaminate.against]
+    held_out = [
+        (sources[key].get("from", key), sources[key].get("split")) for key in posttrain.mix.decontaminate.against
+    ]
     for evaluation in posttrain.evals:
         source = yaml.safe_load((paths.conf_dir() / "eval" / f"{evaluation}.yaml").read_text("utf-8"))["source"]
         assert (source["from"], source.get("split")) in held_out, evaluation
@@ -97,6 +99,14 @@ def test_the_header_names_hardware_and_evaluations(name):
     assert run.endswith(f"recipe={name} hardware={SETTINGS[name]['hardware']}")
     assert "GPU" in needs and "measured" in needs
     assert on_its_hardware(name).posttrain.evals
+
+
+@pytest.mark.parametrize("name", ["math_sft", "math_sft_lora", "code_sft"])
+def test_the_header_of_a_stage_says_how_many_steps_its_data_makes(name):
+    composed = on_its_hardware(name)
+    rows, verl = composed.posttrain.mix.splits.sft_train.rows, composed.verl
+    steps = rows // verl.data.train_batch_size * verl.trainer.total_epochs
+    assert f"a stage of {steps} steps" in (paths.recipes_dir() / f"{name}.yaml").read_text()
 
 
 ROWS = 12_000  # what the longest schedule asks for: 200 steps of 512 in ten epochs
