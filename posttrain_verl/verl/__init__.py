@@ -1,0 +1,1 @@
+"""What knows VeRL: its keys, its files, its trainers."""
