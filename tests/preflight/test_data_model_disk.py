@@ -158,6 +158,14 @@ def test_a_model_folder_without_weights(tmp_path, sft):
     assert f"model folder {folder} has no weights" in text and "no tokenizer" in text
 
 
+def test_the_folder_beside_the_shards_of_a_checkpoint_is_told_apart(tmp_path, sft):
+    folder = model_folder(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder.parent / "fsdp_config.json").write_text("{}")
+    (problem,) = model.check(launch(tmp_path, f"base_model={folder}"))
+    assert "posttrain_verl.export run=NAME step=N" in problem.remedy
+
+
 def test_a_shard_that_is_missing(tmp_path):
     folder = model_folder(tmp_path)
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
