@@ -32,11 +32,12 @@ def weights_of(run: RunFolder, stage: str, step: int | None = None, report: Call
     checkpoint = run.checkpoint(stage, step)
     if has_folder(checkpoint):
         return checkpoint / "huggingface"
-    if is_model(run.path / f"export-{step}"):
+    if is_export_of(run.path / f"export-{step}", checkpoint):
         return run.path / f"export-{step}"
     out = cache_of(run, step)
     with FileLock(out.with_name(f".{out.name}.lock")):
-        if not is_model(out):
+        if not is_export_of(out, checkpoint):
+            shutil.rmtree(out, ignore_errors=True)
             _export(run, step, checkpoint, out, report)
     _require_agreement(out)
     return out
@@ -71,6 +72,14 @@ def cache_of(run: RunFolder, step: int) -> Path:
 def is_model(folder: Path) -> bool:
     """Whether transformers finds a whole model there: an adapter is none, nor is the tokenizer beside the shards."""
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def is_export_of(folder: Path, checkpoint: Path) -> bool:
+    """Whether a whole model was exported there since the checkpoint was written: a resumed run may train a step again."""
+    if not is_model(folder) or not (proof_file := folder / "proof.json").is_file():
+        return False
+    written = [file.stat().st_mtime for file in checkpoint.glob("model_world_size_*.pt")]
+    return proof_file.stat().st_mtime >= max(written, default=0.0)
 
 
 def _export(run: RunFolder, step: int, checkpoint: Path, out: Path, report: Callable[[str], object]) -> None:

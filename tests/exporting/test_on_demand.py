@@ -1,8 +1,10 @@
 """Where the weights of a checkpoint come from: VeRL's folder, an export, or one that is made now."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 from collections import namedtuple
 
 import pytest
@@ -87,6 +89,17 @@ def test_an_export_is_taken_and_an_adapter_is_not(run, exports):
     assert weights_of(run, "rl") == run.path / "export-20"
     (run.path / "export-20" / "config.json").unlink()
     assert weights_of(run, "rl") == run.path / "weights-20"
+
+
+def test_a_step_that_was_trained_again_is_exported_again(run, exports):
+    asked = exports()
+    model(run.path / "export-20")
+    later = time.time() + 60
+    os.utime(run.checkpoints / "global_step_20/actor/model_world_size_1_rank_0.pt", (later, later))
+    assert weights_of(run, "rl") == run.path / "weights-20"
+    os.utime(run.path / "weights-20" / "proof.json", (later, later))
+    assert weights_of(run, "rl") == run.path / "weights-20"
+    assert len(asked) == 1
 
 
 def test_what_a_killed_run_was_writing_is_passed_over(run, exports):
