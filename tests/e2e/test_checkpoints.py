@@ -25,7 +25,8 @@ def written(folder, kind: str) -> int:
 
 
 def test_sft_of_two_ranks(launch, go_on):
-    first = launch("math_sft", "base_model=nano_2m", "trainer.n_gpus_per_node=2", *STEPS)
+    two = ("trainer.n_gpus_per_node=2", "data.micro_batch_size_per_gpu=4")
+    first = launch("math_sft", "base_model=nano_2m", *two, *STEPS)
     first.assert_done([1, 2, 3])
     assert left(first) == ["global_step_2", "global_step_3"]
     (part,) = planned(first)
