@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from posttrain_verl.exporting import proof
+from posttrain_verl.plan import shape as shapes
 from posttrain_verl.problem import InputError, Problem, WorkFailed
 from posttrain_verl.run.folder import RunFolder
 
@@ -82,17 +83,24 @@ def is_export_of(folder: Path, checkpoint: Path) -> bool:
     return proof_file.stat().st_mtime >= max(written, default=0.0)
 
 
+def size_of_export(checkpoint: Path) -> int:
+    """Bytes of an export in bf16; of a base in fp32 it is twice that."""
+    try:
+        return shapes.of_folder(checkpoint / "huggingface").parameters * 2
+    except (KeyError, OSError, ValueError):  # no decoder that the plan covers: half of the shards in fp32
+        return sum(file.stat().st_size for file in checkpoint.glob("model_world_size_*.pt")) // 2
+
+
 def _export(run: RunFolder, step: int, checkpoint: Path, out: Path, report: Callable[[str], object]) -> None:
     """Run the verb in a process of its own, whose memory is free again afterwards."""
-    most = sum(
-        file.stat().st_size for file in checkpoint.glob("model_world_size_*.pt")
-    )  # of fp32; mostly bf16 is written
-    free = shutil.disk_usage(run.path).free
-    if free < most:
-        what = f"{checkpoint} has no Hugging Face folder, and {run.path} has {free / GB:.3g} GB free for up to {most / GB:.3g}"
+    free, size = shutil.disk_usage(run.path).free, size_of_export(checkpoint)
+    if free < size:
+        what = (
+            f"{checkpoint} has no Hugging Face folder, and {run.path} has {free / GB:.3g} GB free for {size / GB:.3g}"
+        )
         remedy = f"free some, or: python -m posttrain_verl.export run={run.path} step={step} posttrain.out=FOLDER"
         raise InputError("the weights cannot be exported", [Problem(what, remedy)])
-    report(f"{checkpoint} holds shards only: exporting them to {out}, up to {most / GB:.3g} GB")
+    report(f"{checkpoint} holds shards only: exporting them to {out}, about {size / GB:.3g} GB")
     words = [f"run={run.path}", f"step={step}", "vllm=false", f"posttrain.out={out}"]
     command = [sys.executable, "-m", "posttrain_verl.export", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -125,7 +125,7 @@ def test_a_disk_without_room_is_told_before(run, exports, monkeypatch):
     asked = exports()
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 100))
-    with pytest.raises(InputError, match=r"free for up to(.|\n)*posttrain.out=FOLDER"):
+    with pytest.raises(InputError, match=r"1e-07 GB free for(.|\n)*posttrain.out=FOLDER"):
         weights_of(run, "rl")
     assert asked == []
 
@@ -133,3 +133,19 @@ def test_a_disk_without_room_is_told_before(run, exports, monkeypatch):
 def test_a_run_without_checkpoints(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         weights_of(RunFolder(tmp_path), "sft")
+
+
+def test_the_size_is_that_of_the_model_not_of_its_shards(run):
+    """Of a LoRA run the shards may be the adapter alone, and replicas write them several times."""
+    shards = run.checkpoints / "global_step_20/actor"
+    assert 0 < on_demand.size_of_export(shards) < 2000, "half of the shards, where the config says nothing"
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 1000,
+    }
+    (shards / "huggingface" / "config.json").write_text(json.dumps(sizes))
+    parameters = 2 * 8 * 1000 + 8 + 4 * 8 * 8 + 3 * 8 * 16 + 2 * 8  # embedding and output, norms, attention, MLP
+    assert on_demand.size_of_export(shards) == 2 * parameters
