@@ -15,7 +15,7 @@ from posttrain_verl import cli, preflight
 from posttrain_verl.compose import Composed
 from posttrain_verl.console import stdout
 from posttrain_verl.plan import arithmetic, show, summary
-from posttrain_verl.preflight import data, schedule
+from posttrain_verl.preflight import data, disk, schedule
 from posttrain_verl.preflight.report import Report
 from posttrain_verl.problem import blocking
 
@@ -58,6 +58,7 @@ def _facts(composed: Composed, report: Report) -> dict[str, Any]:
     }
     if _sound(report):
         facts |= {"batch": arithmetic.words(composed), "steps": schedule.steps(composed), **summary.of(composed)}
+        facts["disk"] = {"bytes": disk.needs(composed), "words": disk.words(composed)}
     return facts
 
 
@@ -80,6 +81,7 @@ def _print_plan(composed: Composed, report: Report) -> None:
         out.print(arithmetic.words(composed), soft_wrap=True, markup=False)
         out.print(f"{steps} steps" if steps is not None else "steps: as many as the data has, which is not here")
         out.print(show.memory(composed, out.width))
+        out.print(disk.words(composed), soft_wrap=True, markup=False)
 
 
 def _devices(composed: Composed) -> str:

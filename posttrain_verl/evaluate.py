@@ -1,9 +1,10 @@
 """Evaluate a model: `python -m posttrain_verl.evaluate base_model=NAME|FOLDER eval=NAME|FILE.parquet [key=value ...]`.
 
-`run=ID` takes the newest Hugging Face folder of a run. The set is one of conf/eval, or a Parquet in the RL schema. The whole
-set is answered greedily unless told otherwise: k=8 temperature=0.8 top_p= max_tokens= seed= for the sampling, rows=N or
-seconds=S for a stratified sample. Also: label= stratify=COLUMN path=FILE (the set's rows, offline) replicas= tensor_parallel=
-chat_template=FILE posttrain.out=FILE posttrain.data_dir= posttrain.runs_dir=. An evaluation that was killed goes on where it was.
+`run=ID` takes the newest checkpoint of a run, and exports its weights if that was not done yet. The set is one of conf/eval,
+or a Parquet in the RL schema. The whole set is answered greedily unless told otherwise: k=8 temperature=0.8 top_p= max_tokens=
+seed= for the sampling, rows=N or seconds=S for a stratified sample. Also: label= stratify=COLUMN path=FILE (the set's rows,
+offline) replicas= tensor_parallel= chat_template=FILE posttrain.out=FILE posttrain.data_dir= posttrain.runs_dir=. An evaluation
+that was killed goes on where it was.
 Exit codes: 0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted.
 """
 

@@ -79,7 +79,7 @@ def prove(folder: Path, form: str, dtype: str, base: str, expected: list[float],
     from posttrain_verl.exporting import model as models
 
     written = models.read_written(folder, form, base)
-    findings = [proof.agreement("transformers agrees with the checkpoint", expected,
+    findings = [proof.agreement(proof.AGREES, expected,
                                 proof.logprobs(written, texts), dtype)]  # fmt: skip
     if form == "merged" and vllm:
         of_vllm = proof.logprobs_of_vllm(folder, texts, dtype)

@@ -13,6 +13,7 @@ from posttrain_verl.evaluation import questions
 from posttrain_verl.evaluation.engine import has_chat_template
 from posttrain_verl.evaluation.questions import EvalSet, Report
 from posttrain_verl.evaluation.result import SamplingFields
+from posttrain_verl.exporting.on_demand import weights_of
 from posttrain_verl.problem import InputError, Problem, one_of
 from posttrain_verl.run.folder import RunFolder
 
@@ -63,7 +64,7 @@ def read(words: list[str], report: Report = print) -> Job:
     """
     given, keys = read_words(words)
     if given.get("run"):
-        model, label, folder = _of_run(given["run"], given.get("posttrain.runs_dir", "runs"))
+        model, label, folder = _of_run(given["run"], given.get("posttrain.runs_dir", "runs"), report)
     else:
         model = _of_name(given["base_model"], report)
         label, folder = "base", Path(given.get("posttrain.runs_dir", "runs")) / "eval" / Path(model).name
@@ -119,17 +120,13 @@ def _typed(key: str, value: str, problems: list[Problem]) -> Any:
     return found
 
 
-def _of_run(name: str, runs_dir: str) -> tuple[str, str, Path]:
-    """The newest Hugging Face folder of a run, the label of its stage, and the folder of its evaluations."""
+def _of_run(name: str, runs_dir: str, report: Report) -> tuple[str, str, Path]:
+    """The weights of a run's newest checkpoint, exported if need be; the label of its stage; the folder of its evaluations."""
     run = RunFolder.find(name, runs_dir)
     config = OmegaConf.load(run.config)
     assert isinstance(config, DictConfig)
     rl = "actor_rollout_ref" in config
-    try:
-        model = run.hf_folder("rl" if rl else "sft")
-    except FileNotFoundError as error:
-        remedy = "export it first, and evaluate base_model=FOLDER"
-        raise InputError(f"run {run.path} cannot be evaluated", [Problem(str(error), remedy)]) from None
+    model = weights_of(run, "rl" if rl else "sft", report=report)
     estimator = str(OmegaConf.select(config, "algorithm.adv_estimator")) if rl else "sft"
     return str(model), {"gae": "ppo"}.get(estimator, estimator), run.path / "eval"
 

@@ -18,6 +18,8 @@ from posttrain_verl.run import environment
 # in another order, and of bf16 weights, which moves a token of -20 nats by one.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 
+AGREES = "transformers agrees with the checkpoint"  # the line that says whether the folder is the model
+
 
 @dataclass(frozen=True)
 class Finding:

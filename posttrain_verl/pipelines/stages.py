@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from data_prep import manifest
 from posttrain_verl import compose as composing
 from posttrain_verl.compose import Composed
 from posttrain_verl.evaluation.result import read as read_result
+from posttrain_verl.exporting.on_demand import cache_of, has_folder, newest, weights_of
 from posttrain_verl.pipelines.journal import Journal
 from posttrain_verl.pipelines.spec import TEST, Spec, seeded, value_of
 from posttrain_verl.prep import told
 from posttrain_verl.problem import InputError, Problem, WorkFailed
 from posttrain_verl.run import environment
+from posttrain_verl.run.checkpoints import has_weights
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import MetricsTail
 from posttrain_verl.watch.watch import words_unattended
@@ -174,7 +177,7 @@ def choose(it: Pipeline) -> None:
         raise InputError(
             "nothing to go on from", [Problem(f"{run.checkpoints} holds no checkpoint", "set sft:trainer.save_freq")]
         )
-    folders = {step: hugging_face(it, run, step) for step in steps}
+    folders = {step: weights_of(run, "sft", step, it.say) for step in steps}
     scores = (
         {step: held_out(it, folder, step) for step, folder in folders.items()} if len(steps) > 1 else {steps[0]: None}
     )
@@ -182,6 +185,8 @@ def choose(it: Pipeline) -> None:
     if len(steps) > 1:
         it.say(f"SFT's checkpoints on held-out questions: {scores}; step {best} goes on")
     replace(file, json.dumps({"folder": str(folders[best]), "step": best, "held_out": scores}) + "\n")
+    for step in set(steps) - {best}:  # their checkpoints stay, and can be exported again
+        shutil.rmtree(cache_of(run, step), ignore_errors=True)
 
 
 def chosen(it: Pipeline) -> Path:
@@ -189,20 +194,9 @@ def chosen(it: Pipeline) -> Path:
 
 
 def saved(run: RunFolder) -> list[int]:
-    """The steps with whole shards."""
-    found = [path.parent for path in run.checkpoints.glob("global_step_*/fsdp_config.json")]
-    return sorted(int(path.name.rsplit("_", 1)[1]) for path in found)
-
-
-def hugging_face(it: Pipeline, run: RunFolder, step: int) -> Path:
-    """The weights of a step as transformers loads them: VeRL's own folder, or of a LoRA run an export."""
-    try:
-        return run.hf_folder("sft", step)
-    except FileNotFoundError:
-        out = it.home / f"sft-step-{step}"
-        if not out.is_dir():
-            call(it, "export", [f"run={run.path}", f"step={step}", "vllm=false", f"posttrain.out={out}"])
-        return out
+    """The steps of SFT with weights: a plateau may have ended it while it wrote one more."""
+    folders = {step: run.shards("sft", step) for step in run.checkpoint_steps()}
+    return [step for step, folder in folders.items() if has_weights(folder) or has_folder(folder)]
 
 
 def held_out(it: Pipeline, folder: Path, step: int) -> float:
@@ -228,12 +222,13 @@ def evaluate(it: Pipeline) -> None:
 
 
 def trained(it: Pipeline) -> Path:
-    """What RL left as transformers loads it."""
-    try:
-        return it.run_of("rl").hf_folder("rl")
-    except FileNotFoundError:
-        export(it)
-        return it.home / "export"
+    """What RL left as transformers loads it: VeRL's own folder of the newest checkpoint, or the export."""
+    run = it.run_of("rl")
+    checkpoint = run.shards("rl", newest(run, "rl"))
+    if has_folder(checkpoint):
+        return checkpoint / "huggingface"
+    export(it)
+    return it.home / "export"
 
 
 def accuracy_of(it: Pipeline, model: str, questions: str, label: str, out: Path) -> float:

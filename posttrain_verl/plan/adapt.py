@@ -151,22 +151,11 @@ def _lora(tree: DictConfig, stage: str, rank: int, why: str) -> Wanted:
     rate = float(OmegaConf.select(tree, f"{optim}.lr"))
     wanted = [(f"{model}.lora_rank", rank, why), (f"{model}.lora_alpha", rank, "as the rank, which leaves the scale at 1"),
               (f"{model}.target_modules", "all-linear", "adapters on every linear layer"),
-              (f"{optim}.lr", float(f"{10 * rate:.3g}"), "adapters learn at about ten times the rate"),
-              *_lora_checkpoint(tree, stage)]  # fmt: skip
+              (f"{optim}.lr", float(f"{10 * rate:.3g}"), "adapters learn at about ten times the rate")]  # fmt: skip
     if stage == "rl":
         wanted += [(f"{ROLLOUT}.load_format", "safetensors", "vLLM loads the base once, then adapters travel"),
                    (f"{ROLLOUT}.layered_summon", True, "adapters are gathered layer by layer")]  # fmt: skip
     return wanted
-
-
-def _lora_checkpoint(tree: DictConfig, stage: str) -> Wanted:
-    """Without the Hugging Face folder, where it is asked for."""
-    key = "checkpoint.save_contents" if stage == "sft" else f"{ACTOR}.checkpoint.save_contents"
-    contents = list(OmegaConf.select(tree, key) or [])
-    if "hf_model" not in contents:
-        return []
-    kept = [part for part in contents if part != "hf_model"]
-    return [(key, kept, "VeRL's Hugging Face folder of a LoRA run cannot be loaded; export merges the adapter")]
 
 
 def _tokens(tree: DictConfig, stage: str, setting: Setting, why: str) -> Wanted:

@@ -138,7 +138,9 @@ def check_folder(folder: Path) -> list[Problem]:
     lacking += [
         f"an unreadable {name}" for name in ("config.json", "tokenizer_config.json") if not _is_json(folder / name)
     ]
-    remedy = "give the folder that save_pretrained wrote; a checkpoint of ours has it in its huggingface/ folder"
+    remedy = "give the folder that save_pretrained wrote"
+    if (folder.parent / "fsdp_config.json").is_file():  # beside the shards lie config and tokenizer alone
+        remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder"
     return [Problem(f"model folder {folder} has {', '.join(lacking)}", remedy)] if lacking else []
 
 

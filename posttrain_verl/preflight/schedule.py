@@ -115,7 +115,7 @@ def _left_to_train(composed: Composed, step: int) -> list[Problem]:
             "loader exhausted and ends without training (upstream #7401)"
         )
         return [
-            Problem(what, "resume from an earlier checkpoint, or start from its huggingface/ folder as base_model=")
+            Problem(what, "resume from an earlier checkpoint, or export it and start from that folder as base_model=")
         ]
     return []
 

@@ -53,12 +53,12 @@ def defect_of(path: Path, stage: str, config: DictConfig) -> str:
         if _has_critic(config):
             parts[path / "critic"] = "critic.checkpoint"
         loader = path / "data.pt"
-    found = [_defect_of_part(part, OmegaConf.select(config, f"{key}.save_contents")) for part, key in parts.items()]
+    found = [defect_of_part(part, OmegaConf.select(config, f"{key}.save_contents")) for part, key in parts.items()]
     found.append("" if is_whole(loader) else f"{loader.name} is missing or cut short")
     return next((defect for defect in found if defect), "")
 
 
-def _defect_of_part(part: Path, contents: Any) -> str:
+def defect_of_part(part: Path, contents: Any) -> str:
     """What is wrong with the shards of one model: each rank has a file of each kind that is saved."""
     if not part.is_dir():
         return f"{part.name} is missing"
@@ -77,6 +77,11 @@ def _defect_of_part(part: Path, contents: Any) -> str:
     ]
     bad = [name for name in wanted if not is_whole(part / name)]
     return f"{bad[0]} is missing or cut short" if bad else ""
+
+
+def has_weights(part: Path) -> bool:
+    """Whether the model can be read from there: what a killed run was writing lacks a shard, or the end of one."""
+    return (part / "fsdp_config.json").is_file() and not defect_of_part(part, ["model"])
 
 
 def is_whole(file: Path) -> bool:

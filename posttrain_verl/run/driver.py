@@ -24,7 +24,7 @@ from ray._private import services
 from posttrain_verl import cpu, paths
 from posttrain_verl.run import environment, roster, stages
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.verl import assert_plugin_loaded
+from posttrain_verl.verl import assert_plugin_loaded, retention
 from posttrain_verl.watch.machine import ENDING
 
 ORPHAN_SECONDS = 10.0
@@ -161,6 +161,7 @@ def train_sft(config: DictConfig) -> None:
     auto_set_device(config)
     trainer = SFTTrainer(config)
     start_epoch_afresh(trainer)
+    retention.prune_after_saves(trainer.ckpt_handler, config)
     trainer.fit()
 
 

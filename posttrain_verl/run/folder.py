@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.run.checkpoints import has_weights
 
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
@@ -153,8 +154,7 @@ class RunFolder:
         Raises:
             InputError: there is none.
         """
-        steps = [int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*")]
-        saved = [step for step in sorted(steps) if (self._shards(stage, step) / "fsdp_config.json").is_file()]
+        saved = [step for step in self.checkpoint_steps() if has_weights(self.shards(stage, step))]
         if not saved:
             what = f"{self.checkpoints} holds no checkpoint"
             raise InputError("no checkpoint", [Problem(what, "set trainer.save_freq to a number of steps")])
@@ -166,35 +166,19 @@ class RunFolder:
         Raises:
             InputError: that step was not saved.
         """
-        folder = self._shards(stage, step)
+        folder = self.shards(stage, step)
         if not folder.is_dir():
-            steps = sorted(int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*"))
-            raise InputError("no checkpoint", [Problem(f"step {step} was not saved", f"there are: {steps}")])
+            steps = self.checkpoint_steps()
+            raise InputError("no checkpoint", [Problem(f"step {step} is not saved (any more)", f"there are: {steps}")])
         return folder
 
-    def _shards(self, stage: str, step: int) -> Path:
+    def checkpoint_steps(self) -> list[int]:
+        """The steps that have a folder, whole or not."""
+        return sorted(int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*"))
+
+    def shards(self, stage: str, step: int) -> Path:
+        """Where the shards of the trained model lie, if the step was saved."""
         return self.checkpoints / f"global_step_{step}" / ("actor" if stage == "rl" else "")
-
-    def hf_folder(self, stage: str, step: int | None = None) -> Path:
-        """The Hugging Face folder of a step, or the newest, as VeRL lays it out for the stage ("sft" or "rl").
-
-        Raises:
-            FileNotFoundError: no checkpoint was saved, or not with `hf_model` among its contents, or of a LoRA run.
-        """
-        steps = sorted(self.checkpoints.glob("global_step_*"), key=lambda p: int(p.name.rsplit("_", 1)[1]))
-        part = Path("actor/huggingface") if stage == "rl" else Path("huggingface")
-        wanted = [path for path in steps if step is None or path.name == f"global_step_{step}"]
-        if wanted and ((wanted[-1] / part).parent / "lora_train_meta.json").exists():
-            raise FileNotFoundError(
-                f"{wanted[-1]} is of a LoRA run, whose base and adapter VeRL 0.9.1 saves side by side: transformers would "
-                "replace them by random weights; merge the adapter first"
-            )
-        found = [path / part for path in wanted if list((path / part).glob("*.safetensors"))]
-        if not found:
-            raise FileNotFoundError(
-                f"{self.checkpoints} holds no Hugging Face weights: save with hf_model among the checkpoint's save_contents"
-            )
-        return found[-1]
 
 
 def _written(run: Path) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""What knows VeRL from the inside: what is plugged into its processes."""
+"""What knows VeRL: its keys, its files, its trainers, and what is plugged into its processes."""
 
 import sys
 

@@ -3,6 +3,8 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
+from posttrain_verl.exporting.on_demand import weights_of
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROLLOUT = "actor_rollout_ref.rollout.dtype"
 
@@ -12,7 +14,7 @@ def test_grpo_saves_and_resumes(launch):
     first.assert_done([1, 2])
     first.assert_rollouts_follow()
     assert not first.segments, "shared memory of the run is left"
-    AutoModelForCausalLM.from_pretrained(first.folder.hf_folder("rl"))
+    AutoModelForCausalLM.from_pretrained(weights_of(first.folder, "rl"))
 
     checkpoint = first.folder.checkpoints / "global_step_2"
     resumed = launch("math_grpo", "trainer.total_training_steps=3", "trainer.save_freq=3",

@@ -5,6 +5,8 @@ import math
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from posttrain_verl.exporting.on_demand import weights_of
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
@@ -13,7 +15,7 @@ def test_sft_exports_a_model_and_resumes(launch):
     first.assert_done([1, 2])
     assert all(math.isfinite(metrics["train/loss"]) and metrics["train/loss"] > 0 for metrics in first.metrics.values())
 
-    exported = first.folder.hf_folder("sft")
+    exported = weights_of(first.folder, "sft")
     tokenizer = AutoTokenizer.from_pretrained(exported)
     model = AutoModelForCausalLM.from_pretrained(exported)
     logits = model(**tokenizer("12+34=", return_tensors="pt")).logits

@@ -30,6 +30,7 @@ def test_a_run_is_its_newest_folder_under_the_name_of_its_method(tmp_path, sums,
         folder = run.checkpoints / f"global_step_{step}" / part
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"")
+        (folder / "config.json").write_text("{}")
         (folder / "chat_template.jinja").write_text("x")
     found = read("run=recipe/7", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}/runs")
     assert found.model == str(run.checkpoints / "global_step_10" / part)
@@ -39,7 +40,7 @@ def test_a_run_is_its_newest_folder_under_the_name_of_its_method(tmp_path, sums,
 
 def test_a_run_without_weights_is_told(tmp_path, sums):
     RunFolder.create(tmp_path / "r" / "1").write_config(OmegaConf.create({}))
-    with pytest.raises(InputError, match=r"no Hugging Face weights(.|\n)*export"):
+    with pytest.raises(InputError, match=r"holds no checkpoint(.|\n)*trainer.save_freq"):
         read("run=r/1", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}")
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from posttrain_verl.exporting.on_demand import weights_of
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.metrics import by_step
 
@@ -50,7 +51,7 @@ def test_sft_saves_a_model_that_transformers_reads(tmp_path):
 
     metrics, run = launch(tmp_path, "recipe=math_sft", "data.train_batch_size=16")
     assert all(step["train/loss"] > 0 for step in metrics.values())
-    AutoModelForCausalLM.from_pretrained(run.hf_folder("sft"))
+    AutoModelForCausalLM.from_pretrained(weights_of(run, "sft"))
 
 
 @pytest.mark.parametrize("recipe", ["gsm8k_grpo", "math_grpo_lora"])

@@ -25,7 +25,7 @@ def trained(run: RunFolder, state: str, steps=()) -> None:
     for step in steps:
         folder = run.checkpoints / f"global_step_{step}"
         (folder / "huggingface").mkdir(parents=True)
-        (folder / "fsdp_config.json").write_text("{}")
+        (folder / "huggingface" / "config.json").write_text("{}")
         (folder / "huggingface" / "model.safetensors").write_bytes(b"")
 
 
@@ -83,9 +83,26 @@ def test_the_checkpoint_with_most_right_answers_goes_on(it, monkeypatch):
     trained(it.run_of("sft"), DONE, steps=(10, 20, 30))
     monkeypatch.setattr(stages, "held_out", lambda it, folder, step: {10: 0.2, 20: 0.5, 30: 0.4}[step])
     stages.choose(it)
-    assert stages.chosen(it) == it.run_of("sft").hf_folder("sft", 20)
+    assert stages.chosen(it) == it.run_of("sft").checkpoints / "global_step_20" / "huggingface"
     monkeypatch.setattr(stages, "held_out", lambda *_: pytest.fail("it was chosen already"))
     stages.choose(it)
+
+
+def test_of_the_exported_checkpoints_the_chosen_one_stays(it, monkeypatch):
+    run = it.run_of("sft")
+    trained(run, DONE, steps=(10, 20))
+    (run.checkpoints / "global_step_30").mkdir()  # what a plateau ended in the middle of
+
+    def exported(run, stage, step, report):
+        folder = stages.cache_of(run, step)
+        folder.mkdir()
+        return folder
+
+    monkeypatch.setattr(stages, "weights_of", exported)
+    monkeypatch.setattr(stages, "held_out", lambda it, folder, step: {10: 0.5, 20: 0.2}[step])
+    stages.choose(it)
+    assert stages.chosen(it) == run.path / "weights-10"
+    assert [path.name for path in run.path.glob("weights-*")] == ["weights-10"]
 
 
 def test_rl_starts_from_the_chosen_checkpoint_whatever_model_was_named(it, monkeypatch):

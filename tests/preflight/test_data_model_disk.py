@@ -158,6 +158,14 @@ def test_a_model_folder_without_weights(tmp_path, sft):
     assert f"model folder {folder} has no weights" in text and "no tokenizer" in text
 
 
+def test_the_folder_beside_the_shards_of_a_checkpoint_is_told_apart(tmp_path, sft):
+    folder = model_folder(tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder.parent / "fsdp_config.json").write_text("{}")
+    (problem,) = model.check(launch(tmp_path, f"base_model={folder}"))
+    assert "posttrain_verl.export run=NAME step=N" in problem.remedy
+
+
 def test_a_shard_that_is_missing(tmp_path):
     folder = model_folder(tmp_path)
     index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
@@ -170,25 +178,73 @@ def test_a_model_folder_that_is_not_there(tmp_path, sft):
     assert "model folder /no/such/tinny does not exist" in text and "did you mean base_model=tiny?" in text
 
 
+MATRIX = 3_000_000  # parameters of the folder's safetensors
+
+
 def test_disk(tmp_path, sft, monkeypatch):
-    words = (f"base_model={model_folder(tmp_path)}", "trainer.save_freq=8")
+    words = (f"base_model={model_folder(tmp_path)}", "trainer.save_freq=4")
     composed = launch(tmp_path, *words)
-    # 3 M parameters x (4 + 8 + 4) bytes, saved at steps 8 and 16 of 16, both kept (max_ckpt_to_keep=2), over the floor
-    assert disk.needs(composed) == disk.FLOOR + 2 * 3_000_000 * 16
-    lora = launch(tmp_path, *words, "model.lora_rank=8")
-    assert disk.needs(lora) == disk.FLOOR + 2 * 3_000_000 * 8, "the moments are the adapter's alone"
+    # fp32 weights and two moments; saved at steps 4, 8, 12 and 16, two kept (max_ckpt_to_keep=2) and one being written
+    assert disk.needs(composed) == disk.FLOOR + 3 * MATRIX * 12
+    one = "36 MB: weights 12 MB + optimizer 24 MB"
+    assert f"108 MB for checkpoints (2 kept + 1 being written of {one})" in disk.words(composed)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, disk.FLOOR))
     text = whats(disk.check(composed))
-    assert "has 1.0 GB free, and the run needs about 1.1 GB" in text and "trainer.max_ckpt_to_keep=1" in text
+    assert "has 1 GB free, and the run needs about 1.11 GB" in text and "trainer.max_ckpt_to_keep=1" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "checkpoints"),
+    [
+        (("trainer.save_freq=8",), 2 * 12),  # saved twice
+        (("trainer.save_freq=-1",), 12),  # SFT saves at the end
+        (("trainer.save_freq=after_each_epoch", "trainer.total_epochs=1"), 12),
+        (("trainer.save_freq=4", "trainer.max_ckpt_to_keep=1"), 2 * 12),  # the new one is written first
+        (("trainer.save_freq=4", "trainer.max_ckpt_to_keep=null"), 4 * 12),
+        (("trainer.save_freq=8", "checkpoint.save_contents=[model,optimizer,extra,hf_model]"), 2 * 16),
+        (("trainer.save_freq=8", "checkpoint.save_contents=[model]"), 2 * 4),
+        (("trainer.save_freq=8", "engine.model_dtype=bf16"), 2 * 6),
+        (("trainer.save_freq=8", "trainer.n_gpus_per_node=4", "engine.fsdp_size=2"), 2 * 24),  # HSDP: two replicas
+    ],
+)
+def test_disk_by_what_is_saved(tmp_path, sft, words, checkpoints):
+    composed = launch(tmp_path, f"base_model={model_folder(tmp_path)}", *words)
+    assert disk.needs(composed) == disk.FLOOR + checkpoints * MATRIX
 
 
 def test_disk_of_a_critic_and_of_a_model_that_is_not_here(tmp_path):
-    words = ["hardware=cpu", "base_model=qwen2_5_0_5b_instruct", "trainer.save_freq=8", "trainer.max_actor_ckpt_to_keep=1",
+    words = ["hardware=cpu", "base_model=qwen2_5_0_5b_instruct", "trainer.save_freq=8", "trainer.total_training_steps=80",
+             "trainer.max_actor_ckpt_to_keep=1",
              f"posttrain.data_dir={tmp_path}", f"posttrain.runs_dir={tmp_path}"]  # fmt: skip
-    actor, critic = 494_032_768 * 16, 494_032_768 * 12  # parameters of its config.json; the critic has no hf_model
-    assert disk.needs(compose(["recipe=math_grpo", *words])) == disk.FLOOR + actor
-    assert disk.needs(compose(["recipe=math_ppo", *words])) == disk.FLOOR + actor + critic
+    actor = 494_032_768 * 12  # parameters of its config.json
+    critic = actor + 896 * 12  # the embedding is shared with the output layer, so only the value head is added
+    assert disk.needs(compose(["recipe=math_grpo", *words])) == disk.FLOOR + 2 * actor
+    assert disk.needs(compose(["recipe=math_ppo", *words])) == disk.FLOOR + 2 * actor + 3 * critic
+    assert "saves no checkpoint" in disk.words(compose(["recipe=math_grpo", *words, "trainer.save_freq=-1"]))
+
+
+def test_a_critic_has_no_output_layer():
+    composed = compose(["recipe=math_ppo", "hardware=8xh100", "base_model=qwen2_5_7b_instruct"])
+    actor, critic = disk.parts(composed)
+    assert actor.bytes - critic.bytes == 12 * (152_064 * 3584 - 3584)
+
+
+def test_disk_of_lora(tmp_path):
+    whole, alone = (compose(["recipe=math_sft_lora", "hardware=1x80gb", *words])
+                    for words in ((), ("+checkpoint.save_lora_only=true",)))  # fmt: skip
+    adapter = disk.shape_of(whole.model, whole.posttrain.base_model).lora_parameters(32)
+    assert disk.parts(whole)[0].bytes == 4 * (7_615_616_512 + adapter) + 8 * adapter
+    assert disk.parts(alone)[0].bytes == 12 * adapter
+
+
+@pytest.mark.parametrize(("words", "most"), [
+    (("recipe=math_grpo", "hardware=8xh100"), 300), (("recipe=math_dapo", "hardware=8x8xh100"), 300),
+    (("recipe=code_grpo", "hardware=8xh100"), 300), (("recipe=math_sft", "hardware=8xh100"), 300),
+    (("recipe=math_grpo", "hardware=8xh100", "base_model=llama3_1_8b_instruct"), 300),
+    (("recipe=math_grpo_32b", "hardware=8x8xh100"), 1200)])  # fmt: skip
+def test_what_a_run_needs_by_default(words, most):
+    assert disk.needs(compose(list(words))) < most * disk.GB
 
 
 def test_a_run_folder_is_used_once(tmp_path, sft):

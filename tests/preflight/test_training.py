@@ -27,7 +27,7 @@ def whats(problems) -> list[str]:
     ],
 )
 def test_lora_with_the_folder_of_verl_is_warned_of(words, key):
-    one = compose([*words, "hardware=8xh100"])
+    one = compose([*words, "hardware=8xh100", f"{key}=[model,optimizer,extra,hf_model]"])
     warned = [what for what in whats(training.check(one)) if key in what]
     assert len(warned) == 1 and warned[0].startswith("warning")
     assert f"{key}=[model,optimizer,extra]" in warned[0], "the remedy keeps the other parts"
@@ -35,20 +35,14 @@ def test_lora_with_the_folder_of_verl_is_warned_of(words, key):
     assert not [what for what in whats(training.check(remedied)) if "save_contents" in what]
 
 
-@pytest.mark.parametrize("recipe", ["math_grpo_lora", "math_sft_lora"])
+@pytest.mark.parametrize("recipe", ["math_grpo", "math_sft", "math_grpo_lora", "math_sft_lora"])
 @pytest.mark.parametrize("hardware", ["cpu", "1x80gb"])
-def test_recipes_with_lora_leave_it_out(recipe, hardware):
+def test_recipes_leave_it_out(recipe, hardware):
+    """With 1x80gb the planner makes LoRA of the first two."""
     one = compose([f"recipe={recipe}", f"hardware={hardware}"])
     owner = one.verl if one.stage == "sft" else one.verl.actor_rollout_ref.actor
     assert owner.checkpoint.save_contents == ["model", "optimizer", "extra"]
-
-
-def test_the_planner_leaves_it_out_where_it_chooses_lora():
-    one = compose(["recipe=math_grpo", "hardware=1x80gb"])
-    assert one.verl.actor_rollout_ref.model.lora_rank == 32
-    assert one.verl.actor_rollout_ref.actor.checkpoint.save_contents == ["model", "optimizer", "extra"]
-    kept = compose(["recipe=math_grpo", "hardware=1x80gb", f"{ACTOR}.checkpoint.save_contents=[model,hf_model]"])
-    assert kept.verl.actor_rollout_ref.actor.checkpoint.save_contents == ["model", "hf_model"]
+    assert not [what for what in whats(training.check(one)) if "save_contents" in what]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import paths, preflight
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.plan import arithmetic
+from posttrain_verl.preflight import disk
 from posttrain_verl.problem import blocking
 
 TABLE: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published_settings.yaml")))
@@ -107,6 +108,14 @@ def test_the_header_of_a_stage_says_how_many_steps_its_data_makes(name):
     rows, verl = composed.posttrain.mix.splits.sft_train.rows, composed.verl
     steps = rows // verl.data.train_batch_size * verl.trainer.total_epochs
     assert f"a stage of {steps} steps" in (paths.recipes_dir() / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_header_says_the_disk_that_is_planned(name, tmp_path):
+    header = (paths.recipes_dir() / f"{name}.yaml").read_text().splitlines()
+    needs = next(line for line in header if line.startswith("# Needs:"))
+    composed = on_its_hardware(name, f"posttrain.data_dir={tmp_path}")
+    assert f", {disk.size(disk.needs(composed))} of disk" in needs
 
 
 ROWS = 12_000  # what the longest schedule asks for: 200 steps of 512 in ten epochs

@@ -28,31 +28,20 @@ def test_what_is_written_is_read(tmp_path):
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plan.json", "status.json"]
 
 
-def checkpoint(folder, step, part, weights=True):
-    path = folder.checkpoints / f"global_step_{step}" / part
-    path.mkdir(parents=True)
-    if weights:
-        (path / "model.safetensors").write_bytes(b"")
-    return path
-
-
-def test_the_newest_checkpoint_with_weights_is_exported(tmp_path):
+def test_the_newest_checkpoint_is_the_one_whose_weights_are_whole(tmp_path, save):
     folder = RunFolder(tmp_path)
-    checkpoint(folder, 9, "actor/huggingface")
-    newest = checkpoint(folder, 10, "actor/huggingface")
-    checkpoint(folder, 11, "actor/huggingface", weights=False)
-    assert folder.hf_folder("rl") == newest
-    with pytest.raises(FileNotFoundError, match="hf_model"):
-        folder.hf_folder("sft")
-
-
-def test_weights_that_transformers_cannot_load_are_no_export(tmp_path):
-    folder = RunFolder(tmp_path)
-    (checkpoint(folder, 2, "actor/huggingface").parent / "lora_train_meta.json").write_text("{}")
-    (checkpoint(folder, 4, "actor/huggingface", weights=False).parent / "lora_train_meta.json").write_text("{}")
-    for step in (None, 2, 4):
-        with pytest.raises(FileNotFoundError, match="merge the adapter"):
-            folder.hf_folder("rl", step)
+    for step in (8, 9, 10):
+        shards = folder.checkpoints / f"global_step_{step}" / "actor"
+        save(shards, world=2)
+        (shards / "fsdp_config.json").write_text("{}")
+    (folder.checkpoints / "global_step_10/actor/model_world_size_2_rank_1.pt").write_bytes(b"cut short")
+    (folder.checkpoints / "global_step_11").mkdir()
+    assert folder.checkpoint_step("rl") == 9
+    assert folder.checkpoint_steps() == [8, 9, 10, 11]
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        folder.checkpoint_step("sft")
+    with pytest.raises(InputError, match=r"there are: \[8, 9, 10, 11\]"):
+        folder.checkpoint("rl", 12)
 
 
 def test_status_is_plain_json(tmp_path):

@@ -1,0 +1,121 @@
+"""Which checkpoints of a run stay, across its attempts."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from posttrain_verl.verl import retention
+from posttrain_verl.verl.retention import RL_PARTS, SFT_PARTS, PruneAfterSave, Retention
+
+
+@pytest.fixture
+def home(tmp_path):
+    """The checkpoints of a run folder."""
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def config(home, resumed=None, **trainer):
+    given = {"default_local_dir": str(home), "resume_mode": "resume_path" if resumed else "auto",
+             "resume_from_path": str(home / f"global_step_{resumed}") if resumed else None}  # fmt: skip
+    return OmegaConf.create({"trainer": given | trainer})
+
+
+def saved(home, step, *parts):
+    for part in parts or ("",):
+        (home / f"global_step_{step}" / part).mkdir(parents=True)
+    (home / f"global_step_{step}" / "data.pt").write_bytes(b"")
+
+
+def there(home):
+    return sorted(str(path.relative_to(home)) for path in home.glob("global_step_*"))
+
+
+def test_those_before_a_resume_count(home):
+    saved(home, 20)
+    saved(home, 40)
+    kept = Retention(config(home, resumed=40, max_ckpt_to_keep=2), SFT_PARTS)
+    for step, left in ((60, ["global_step_40", "global_step_60"]), (80, ["global_step_60", "global_step_80"])):
+        saved(home, step)
+        kept.after_save(step)
+        assert there(home) == left
+
+
+def test_what_a_killed_attempt_left_beyond_the_resumed_step_goes_once_a_newer_one_is_whole(home):
+    for step in (20, 40, 60):
+        saved(home, step)
+    kept = Retention(config(home, resumed=20, max_ckpt_to_keep=2), SFT_PARTS)
+    assert there(home) == ["global_step_20", "global_step_40", "global_step_60"], "nothing goes before a save"
+    saved(home, 30)
+    assert sorted(path.name for path in kept.after_save(30)) == ["global_step_40", "global_step_60"]
+    assert there(home) == ["global_step_20", "global_step_30"]
+
+
+def test_an_attempt_that_started_again_keeps_its_own(home):
+    saved(home, 20)
+    kept = Retention(config(home, max_ckpt_to_keep=2), SFT_PARTS)
+    saved(home, 15)
+    kept.after_save(15)
+    assert there(home) == ["global_step_15"]
+
+
+def test_all_stay_where_no_number_is_set(home):
+    for step in (20, 40, 60):
+        saved(home, step)
+    assert Retention(config(home, max_ckpt_to_keep=None), SFT_PARTS).after_save(60) == []
+    assert len(there(home)) == 3
+
+
+def test_actor_and_critic_have_numbers_of_their_own(home):
+    for step in (10, 20, 30):
+        saved(home, step, "actor", "critic")
+    kept = Retention(config(home, resumed=20, max_actor_ckpt_to_keep=2, max_critic_ckpt_to_keep=1), RL_PARTS)
+    kept.after_save(30)
+    models = sorted(str(path.relative_to(home)) for path in home.glob("*/*") if path.is_dir())
+    assert models == ["global_step_20/actor", "global_step_30/actor", "global_step_30/critic"]
+
+
+def test_what_verl_leaves_of_a_pruned_checkpoint_goes(home):
+    saved(home, 30, "actor")
+    (home / "global_step_20").mkdir()
+    (home / "global_step_20" / "data.pt").write_bytes(b"")  # VeRL deletes actor/ alone
+    callback = PruneAfterSave(config=config(home, max_actor_ckpt_to_keep=2))
+    callback.on_save(trainer=None, global_step=30, checkpoint_dir=str(home / "global_step_30"), async_save=False, new=1)
+    assert there(home) == ["global_step_30"]
+
+
+def test_a_folder_that_is_not_of_a_run_is_left_alone(tmp_path):
+    """It may hold checkpoints of other runs."""
+    for step in (20, 40, 60):
+        saved(tmp_path / "checkpoints", step)
+    kept = Retention(config(tmp_path / "checkpoints", max_ckpt_to_keep=1), SFT_PARTS)
+    assert kept.after_save(60) == []
+    assert len(there(tmp_path / "checkpoints")) == 3
+
+
+def test_a_checkpoint_of_another_run_is_no_earlier_one_of_this(home, tmp_path):
+    given = config(home, max_ckpt_to_keep=1)
+    given.trainer.resume_mode, given.trainer.resume_from_path = (
+        "resume_path",
+        str(tmp_path / "other" / "global_step_90"),
+    )
+    saved(home, 10)
+    saved(home, 95)
+    Retention(given, SFT_PARTS).after_save(95)
+    assert there(home) == ["global_step_95"]
+
+
+def test_a_disk_that_does_not_let_go_ends_no_run(home, monkeypatch, capsys):
+    def fails(self, step):
+        raise OSError("stale file handle")
+
+    class Handler:
+        def save_checkpoint(self, step):
+            saved(home, step)
+
+    handler = Handler()
+    retention.prune_after_saves(handler, config(home, max_ckpt_to_keep=1))
+    monkeypatch.setattr(Retention, "after_save", fails)
+    handler.save_checkpoint(step=5)
+    assert there(home) == ["global_step_5"]
+    assert "old checkpoints stay: stale file handle" in capsys.readouterr().out
