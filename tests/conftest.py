@@ -2,6 +2,8 @@
 
 `pytest --hypothesis-profile=search` draws new ones, thirty times as many, and prints how to repeat a failure.
 
+In the CPU environment they are tests of the CPU, also on a machine with a GPU.
+
 What lay in the home and the caches is noted before the first test, because tests fill them: test_fresh_machine.py asks."""
 
 import os
@@ -15,8 +17,14 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+from posttrain_verl.plan import facts, nvidia
+from posttrain_verl.run.environment import LOGICAL_GPUS
+
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False, max_examples=3000)
 settings.load_profile("ci")
+
+if facts.torch_build().cuda is None and nvidia.look().devices:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(["-1"] * LOGICAL_GPUS)
 
 # The variables that may name a folder where something is kept from one run to the next: `.ci/run` unsets them.
 KEEPS = re.compile(

@@ -63,6 +63,8 @@ def _too_old(seen: Facts) -> Problem | None:
     needed = needed_driver(cuda)
     if not needed or not version or _numbers(version) >= _numbers(needed):
         return None
+    if seen.visible is not None and "too old" not in seen.torch_said:  # then CUDA_VISIBLE_DEVICES may be the reason
+        return None
     what = (f"torch {seen.build.version} was built for CUDA {cuda}, which needs driver {needed} or newer; this machine has "
             f"{version}, so torch can use none of its {_counted(seen)}")  # fmt: skip
     package = f"cuda-compat-{str(cuda).replace('.', '-')}"

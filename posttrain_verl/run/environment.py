@@ -21,7 +21,9 @@ RAY_START_SECONDS = 300.0  # for the processes of a Ray of our own to come up; R
 
 # VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
 LOGICAL_CPUS = 32
-LOGICAL_GPUS = 64  # the most that a run on the CPU backend may ask Ray for where CUDA_VISIBLE_DEVICES is set
+# Ray starts no more logical GPUs than CUDA_VISIBLE_DEVICES names where it is set (ray 2.60), and gives each worker one of
+# them: so many are named, and to CUDA each is no device.
+LOGICAL_GPUS = 64
 
 _CPU_BACKEND = {
     "VERL_PLATFORM": "cpu",
@@ -59,8 +61,8 @@ def of_processes(backend: str, local_model: bool) -> dict[str, str]:
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if backend == "cpu":
         variables |= {key: os.environ.get(key, value) for key, value in _CPU_BACKEND.items()}
-        if "CUDA_VISIBLE_DEVICES" in os.environ:  # Ray starts no more logical GPUs than it names (ray 2.60)
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(LOGICAL_GPUS)))
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(["-1"] * LOGICAL_GPUS)
     return variables
 
 

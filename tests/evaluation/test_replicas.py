@@ -5,6 +5,10 @@ import pytest
 from posttrain_verl.evaluation import replicas
 from posttrain_verl.evaluation.engine import Work
 from posttrain_verl.evaluation.replicas import EngineFailed, Layout, merged
+from posttrain_verl.plan import facts
+from posttrain_verl.plan.facts import Facts, TorchBuild
+from posttrain_verl.plan.nvidia import Device, Driver
+from posttrain_verl.problem import InputError
 
 
 def visible(plan):
@@ -39,6 +43,33 @@ def test_as_many_engines_as_there_is_room_for(monkeypatch, devices, tensor_paral
     monkeypatch.setattr(replicas, "_here", lambda: (devices == 0, devices))
     assert replicas.layout(None, tensor_parallel).replicas == expected
     assert replicas.layout(3, tensor_parallel).replicas == 3
+
+
+H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0))
+
+
+@pytest.fixture
+def beside_gpus(monkeypatch):
+    """`beside_gpus(build)`: a machine with a GPU that this build of torch cannot use."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    driver = Driver((H100,), "550.54.15", "", 1, 1)
+
+    def make(build: TorchBuild) -> None:
+        monkeypatch.setattr(facts, "look", lambda: Facts(driver.devices, driver=driver, build=build))
+
+    return make
+
+
+def test_gpus_that_an_environment_for_them_cannot_use_are_no_evaluation_on_the_cpu(beside_gpus):
+    beside_gpus(TorchBuild("2.11.0+cu130", "13.0"))
+    with pytest.raises(InputError, match="needs driver 580 or newer"):
+        replicas.layout(None, 1)
+
+
+def test_a_cpu_environment_evaluates_on_the_cpu_and_says_what_it_leaves_unused(beside_gpus, capsys):
+    beside_gpus(TorchBuild("2.13.0+cpu"))
+    assert replicas.layout(None, 1) == Layout(True, 0, 1, 1, False)
+    assert "this machine has 1 GPU (NVIDIA H100 80GB HBM3)" in capsys.readouterr().err
 
 
 def test_streams_come_together_and_a_failure_is_raised():

@@ -48,6 +48,8 @@ TABLE = [
     ("8 H100, driver 580", CUDA13, 0, "NoDevFiles", "", "auto", "problem", "--gpus=N"),
     ("8 H100, driver 580", CUDA13, 0, "9", "", "auto", "problem", "CUDA_VISIBLE_DEVICES=9: unset it"),
     ("8 H100, driver 550", CUDA13, 0, None, "old", "auto", "problem", "needs driver 580 or newer; this machine has 550.54.15"),
+    ("8 H100, driver 550", CUDA13, 0, "0", "is too old", "auto", "problem", "needs driver 580 or newer"),
+    ("8 H100, driver 550", CUDA13, 0, "9", "no device", "auto", "problem", "CUDA_VISIBLE_DEVICES=9: unset it"),  # cuda-compat
     ("8 H100, driver 550", CUDA13, 8, None, "", "auto", None, ""),  # with cuda-compat
     ("8 H100, driver 550", CUDA12, 8, None, "", "auto", None, ""),
     ("8 H100, driver 525", CUDA12, 0, None, "busy", "auto", "problem", "driver 525.60.13 lists 8 GPUs"),

@@ -20,7 +20,7 @@ def test_sft_has_no_reward_workers():
 def test_hidden_gpus_do_not_keep_ray_from_its_logical_ones(monkeypatch):
     """Ray 2.60 refuses to start more GPUs than CUDA_VISIBLE_DEVICES names, and with `CUDA_VISIBLE_DEVICES=` that is none."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert len(environment.of_processes("cpu", True)["CUDA_VISIBLE_DEVICES"].split(",")) == environment.LOGICAL_GPUS
+    assert environment.of_processes("cpu", True)["CUDA_VISIBLE_DEVICES"].split(",") == ["-1"] * environment.LOGICAL_GPUS
     assert "CUDA_VISIBLE_DEVICES" not in environment.of_processes("8xh100", True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert "CUDA_VISIBLE_DEVICES" not in environment.of_processes("cpu", True)

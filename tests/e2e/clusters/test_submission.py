@@ -14,6 +14,11 @@ from posttrain_verl.run.folder import RunFolder
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
+ENVIRONMENT = """
+import sys
+from posttrain_verl.clusters.job import connect
+print(connect(sys.argv[1]).get_job_info(sys.argv[2]).runtime_env["env_vars"].get("NCCL_DEBUG_SUBSYS"))
+"""
 COUNT = "from posttrain_verl.clusters import ray; import sys; print(ray.devices(sys.argv[1]))"
 
 
@@ -29,9 +34,10 @@ def test_a_job_trains_on_two_nodes_and_its_files_come_back(launch, cluster, shar
     words = ["cluster=ray", f"address={cluster.dashboard}", f"posttrain.cluster.runs_dir={there}", "trainer.nnodes=2",
              "data.train_batch_size=16", f"posttrain.cluster.python={sys.executable}",
              "trainer.n_gpus_per_node=1", f"+posttrain.cluster.env.POSTTRAIN_CACHE={shared['POSTTRAIN_CACHE']}"]  # fmt: skip
-    run = launch("math_sft", *words, variables=cluster.client)
+    run = launch("math_sft", *words, variables=cluster.client | {"NCCL_DEBUG_SUBSYS": "ENV"})
     run.assert_done([1, 2])
     assert run.status.job and run.status.job["address"] == cluster.dashboard
+    assert in_a_shell(cluster, "-c", ENVIRONMENT, cluster.dashboard, run.status.job["id"]).split()[-1] == "ENV"
     assert (there / "math_sft/it/checkpoints/global_step_2").is_dir()
     assert not run.folder.checkpoints.exists(), "checkpoints stay on the cluster"
     assert json.loads(run.folder.plan.read_text())["recipe"] == "math_sft"
