@@ -45,7 +45,7 @@ def test_offloading_empties_the_phases_in_which_the_actor_rests():
     resting = (gb(JOB, "actor parameters") + gb(JOB, "actor optimizer")) * GIB
     assert table.total("rollout") - away.total("rollout") == pytest.approx(resting)
     assert away.total("update") == table.total("update"), "VeRL brings both back for the update"
-    assert away.total("host") - table.total("host") == pytest.approx(8 * resting)
+    assert away.total("host") == pytest.approx(8 * resting + 8 * memory.HOST_PROCESS)
 
 
 def test_the_share_of_vllm_is_weights_passes_and_cache():
