@@ -148,7 +148,7 @@ def planned(point: Point) -> tuple[float, str]:
                     forward_tokens=0, checkpointing=point.checkpointing)  # fmt: skip
     table = memory.table(Job(gpus=point.gpus, gpus_per_node=8, memory=80 * GIB, host_memory=0, models=(model,)))
     phase, peak = table.peak
-    return peak - table.line("framework").bytes, phase
+    return peak - table.line("CUDA context").bytes - table.line("fragmentation").bytes, phase
 
 
 def rows(points: list[Point]) -> Iterator[dict[str, Any]]:

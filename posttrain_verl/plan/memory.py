@@ -19,10 +19,10 @@ from posttrain_verl.plan.moments import VERL
 ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC, HOST = "rollout", "log_prob", "update", "critic", "step", "sync", "host"
 RL_PHASES = (ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC)
 
-FRAGMENTATION = 0.03  # of the device, lost between blocks of torch's allocator with expandable segments
+FRAGMENTATION = 0.03  # of the device, lost between blocks of torch's allocator with expandable segments, while models work
 CONTEXT = 1.0 * GIB  # CUDA context, cuBLAS workspace and NCCL buffers of one process
 ASLEEP = 1.0 * GIB  # what a sleeping vLLM keeps: its context and the CUDA graphs
-GRAPHS = 1.0 * GIB  # vLLM's CUDA graphs while it is awake; they come on top of its share
+GRAPHS = 1.0 * GIB  # vLLM's CUDA graphs, within its share since vLLM 0.21 (VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS)
 ENGINE = 0.5 * GIB  # CUDA context and NCCL buffers of vLLM, within its share
 REDUCED = 4  # bytes of a gradient while it is reduced: VeRL's mixed_precision.reduce_dtype is fp32
 HOST_PROCESS = 4 * GIB  # a worker with torch, VeRL and vLLM imported, one for each GPU
@@ -112,9 +112,11 @@ def _phases(job: Job) -> tuple[str, ...]:
 
 
 def _overhead(job: Job, phases: tuple[str, ...]) -> list[Line]:
-    size, asleep = CONTEXT + FRAGMENTATION * job.memory, ASLEEP if job.rollout else 0
+    """What is no tensor. VeRL empties torch's cache before vLLM wakes, so blocks are lost only while models work."""
+    lost, asleep = FRAGMENTATION * job.memory, ASLEEP if job.rollout else 0
     return [
-        Line("framework", size, "1 GB context + 3 % fragmentation", RULE, frozenset(phases)),
+        Line("CUDA context", CONTEXT, "and NCCL's buffers", RULE, frozenset(phases)),
+        Line("fragmentation", lost, "3 % of the device", RULE, frozenset(phases) - {ROLLOUT, SYNC}),
         Line("vLLM asleep", asleep, "its context and CUDA graphs", RULE, frozenset(phases) - {ROLLOUT}),
     ]
 
@@ -212,7 +214,8 @@ def _rollout(job: Job, rollout: Rollout) -> list[Line]:
     weights = shape.parameters * rollout.item / split
     passes = rollout.batched_tokens * rollout.item * (4 * shape.hidden + 2 * shape.mlp / split)
     passes += rollout.max_num_seqs * shape.vocab * 2 * 4
-    cache = rollout.share * job.memory - weights - passes - ENGINE
+    graphs = 0 if rollout.eager else GRAPHS
+    cache = rollout.share * job.memory - weights - passes - ENGINE - graphs
     each = shape.kv_bytes(split, rollout.item)
     actor = job.models[0]
     adapters = actor.lora_rank and not rollout.sends_base
@@ -227,7 +230,7 @@ def _rollout(job: Job, rollout: Rollout) -> list[Line]:
         Line("vLLM weights", weights, texts["weights"], VLLM, frozenset({ROLLOUT, SYNC})),
         Line("vLLM passes and context", passes + ENGINE, texts["passes"] + " + 0.5 GB", VLLM, awake),
         Line("vLLM KV cache", cache, texts["cache"], VLLM, awake),
-        Line("vLLM CUDA graphs", 0 if rollout.eager else GRAPHS, "none with enforce_eager", RULE, awake),
+        Line("vLLM CUDA graphs", graphs, "none with enforce_eager", RULE, awake),
         Line("weight sync", rollout.bucket + tensor * actor.master_bytes, texts["sync"], VERL, frozenset({SYNC})),
     ]
 
