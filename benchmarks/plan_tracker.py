@@ -1,7 +1,7 @@
 """The memory plan against torch's own tracker of FSDP2: `python benchmarks/plan_tracker.py [--sample] [--json]`.
 
 One training step of a micro batch runs with fake tensors and a fake process group: no memory, no GPU, every allocation of rank 0
-counted. VeRL's own function wraps the model (fp32 weights, bf16 compute, fp32 reduction). The gradients of earlier micro batches are
+counted. VeRL's own function wraps the model (fp32 weights, bf16 compute, fp32 reduction). Gradients of earlier micro batches are
 there already. AdamW's state (8 bytes a weight) and the temporary of its step (4) are added by hand: the tracker cannot run it.
 
 Prints the table of docs/plan.md; `--sample` takes the points of tests/plan/test_tracker.py.
@@ -114,11 +114,15 @@ def measured(point: Point) -> int:
 def _sharded(point: Point, mesh: Any) -> Any:
     """The model as VeRL's FSDP2 engine wraps it, with gradients from earlier micro batches."""
     config = AutoConfig.for_model(**_config(point.model))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="as_dear_as_varlen").train()
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="as_dear_as_varlen"
+    ).train()
     if point.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=True)
-    apply_fsdp2(model, {"mesh": mesh, "mp_policy": precision, "offload_policy": None, "reshard_after_forward": True}, {})
+    apply_fsdp2(
+        model, {"mesh": mesh, "mp_policy": precision, "offload_policy": None, "reshard_after_forward": True}, {}
+    )
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
     return model
@@ -160,7 +164,9 @@ def rows(points: list[Point]) -> Iterator[dict[str, Any]]:
 def main(words: list[str]) -> int:
     points = SAMPLE if "--sample" in words else GRID + OTHERS
     if "--json" not in words:
-        print("| model | GPUs | tokens | checkpointing | tracker, GB | plan, GB | plan / tracker |\n" + "|---" * 7 + "|")
+        print(
+            "| model | GPUs | tokens | checkpointing | tracker, GB | plan, GB | plan / tracker |\n" + "|---" * 7 + "|"
+        )
     for row in rows(points):
         if "--json" in words:
             print(json.dumps(row), flush=True)

@@ -19,7 +19,9 @@ from posttrain_verl.plan.moments import VERL
 ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC, HOST = "rollout", "log_prob", "update", "critic", "step", "sync", "host"
 RL_PHASES = (ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC)
 
-FRAGMENTATION = 0.03  # of the device, lost between blocks of torch's allocator with expandable segments, while models work
+FRAGMENTATION = (
+    0.03  # of the device, lost between blocks of torch's allocator with expandable segments, while models work
+)
 CONTEXT = 1.0 * GIB  # CUDA context, cuBLAS workspace and NCCL buffers of one process
 ASLEEP = 1.0 * GIB  # what a sleeping vLLM keeps: its context and the CUDA graphs
 GRAPHS = 1.0 * GIB  # vLLM's CUDA graphs, within its share since vLLM 0.21 (VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS)
@@ -172,7 +174,7 @@ def _gradients(model: Trained, phases: frozenset[str]) -> Line:
 def _whole_gradients(model: Trained, phases: frozenset[str]) -> Line:
     """Gradients that wait whole, in the type of the reduction, until the last micro batch reduces them."""
     size = model.trained_parameters * REDUCED * (1 - 1 / model.shard) if model.whole_gradients else 0
-    formula = f"{_billions(model.trained_parameters)} x {REDUCED} bytes, less the GPU's own (use_no_sync_for_gradient_accumulation)"
+    formula = f"{_billions(model.trained_parameters)} x {REDUCED} bytes, less its share (use_no_sync_for_gradient_accumulation)"
     return Line(f"{model.name} whole gradients", size, formula, VERL, phases)
 
 
@@ -261,7 +263,9 @@ def _while_training(job: Job) -> Iterator[Line]:
         yield Line("vLLM weights, asleep", size, "with LoRA vLLM sleeps at level 1", VERL, host)
     if job.saves_model:
         size = job.models[0].shape.parameters * (job.models[0].master_bytes + 2)
-        yield Line("model being saved", size, "hf_model: all weights on the first rank, and a bf16 model for them", VERL, host)
+        yield Line(
+            "model being saved", size, "hf_model: all weights on the first rank, and a bf16 model for them", VERL, host
+        )
 
 
 def _while_loading(job: Job) -> Iterator[Line]:

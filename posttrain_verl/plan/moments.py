@@ -94,7 +94,9 @@ def _last_layer(model: Trained) -> Moment:
     shape, item, split = model.shape, model.compute_bytes, model.shard > 1
     held = 0 if model.outer_apart else shape.outer_parameters
     each = activations.layers(shape, item, model.checkpointing) + activations.mlp_gradients(shape, item)
-    again = (activations.layer(shape, item) + _repeated(model)) if model.checkpointing else shape.layers * _repeated(model)
+    again = (
+        (activations.layer(shape, item) + _repeated(model)) if model.checkpointing else shape.layers * _repeated(model)
+    )
     waiting = 4 * max(shape.word_parameters if model.outer_apart else 0, shape.layer_parameters) * split
     waiting += item * held
     return Moment("the last layer", (

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from omegaconf import OmegaConf
 
 from posttrain_verl.compose import compose
@@ -85,7 +84,9 @@ def test_logits_and_the_layer_computed_again_never_live_together():
     # 7 B, 24576 tokens: 6.96 GB of logits at the output layer; 14 GB for inputs, the last layer and its MLP's gradients.
     long = changed(tokens=24576)
     assert gb(long, "actor logits") == 0
-    assert "at the last layer" in next(line.formula for line in memory.table(long).lines if line.name == "actor activations")
+    assert "at the last layer" in next(
+        line.formula for line in memory.table(long).lines if line.name == "actor activations"
+    )
     entropy = changed(tokens=24576, logit_bytes=(8, 2))
     assert gb(entropy, "actor logits") == pytest.approx(24576 * 152064 * 8 / GIB)
     assert gb(entropy, "actor activations") < 0.5 * gb(long, "actor activations")
