@@ -18,7 +18,7 @@ from posttrain_verl.run.metrics import by_step
 
 TOLERANCE = 0.25  # of the planned figure; a plan that is off by more is named in the report
 GIB = 2**30
-NOT_TORCHS = ("framework", "vLLM", "weight sync")
+NOT_TORCHS = ("CUDA context", "fragmentation", "vLLM", "weight sync")
 
 
 @dataclass(frozen=True)

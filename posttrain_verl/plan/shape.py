@@ -43,6 +43,21 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     @property
+    def mlp_width(self) -> int:
+        """Width of what one token passes through: the MLP, or all its active experts."""
+        return self.mlp * (self.active_experts or 1)
+
+    @property
+    def down_parameters(self) -> int:
+        """Parameters of a layer's down projection, of all its experts."""
+        return self.hidden * self.mlp * max(self.experts, 1)
+
+    @property
+    def word_parameters(self) -> int:
+        """Parameters of the embedding, and of the output layer."""
+        return self.vocab * self.hidden
+
+    @property
     def layer_parameters(self) -> int:
         """Parameters of one decoder layer, all its experts included."""
         attention = self.hidden * (2 * self.q_width + 2 * self.kv_width)
@@ -67,6 +82,15 @@ class Shape:
         attention = 4 * self.hidden + 2 * self.q_width + 2 * self.kv_width
         mlp = 0 if self.experts else 3 * (self.hidden + self.mlp)
         return self.layers * rank * (attention + mlp)
+
+    @property
+    def largest_tensor(self) -> int:
+        """Parameters of the largest single tensor: the embedding, or gate and up of all experts, which transformers fuses."""
+        return max(self.word_parameters, 2 * self.experts * self.mlp * self.hidden)
+
+    def largest_adapter(self, rank: int) -> int:
+        """Parameters of the largest tensor of the adapters of `rank`."""
+        return rank * max(self.hidden, self.q_width, 0 if self.experts else self.mlp)
 
     def kv_bytes(self, tensor_parallel: int, item: int = 2) -> float:
         """Bytes of the KV cache a token on one GPU; heads are copied where there are fewer than GPUs (vLLM)."""

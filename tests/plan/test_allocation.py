@@ -49,9 +49,8 @@ def planned(name: str, item: int, checkpointing: bool) -> dict[str, float]:
                     master_bytes=item, compute_bytes=item, checkpointing=checkpointing)  # fmt: skip
     table = memory_model.table(Job(gpus=1, gpus_per_node=1, memory=2**34, host_memory=0, models=(model,)))
     lines = {line.name.removeprefix("model "): line.bytes for line in table.lines}
-    if checkpointing:  # before the backward pass only the inputs are there; the layer computed again comes then
-        lines["activations"] -= ROWS * LENGTH * activations.layer(shape, item)
-    return lines
+    kept = activations.layers(shape, item, checkpointing) + activations.outer(shape, item)
+    return lines | {"activations": ROWS * LENGTH * kept, "logits": ROWS * LENGTH * shape.vocab * item}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all_kept", "checkpointing"])
