@@ -49,7 +49,8 @@ def _pip(verb: str, *words: str) -> None:
         raise WorkFailed(f"pip {verb} failed; it needs the network:\n{done.stderr.strip()}")
 
 
-def _work(words: list[str]) -> int:
+def main(words: list[str]) -> int:
+    """Build the folder that the words ask for. Raises InputError, WorkFailed."""
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     given, problems = options.read("first_gpu_hour.carry", words, {"python": running, "carry": "gpu_carry"})
     folder = Path(given["carry"])
@@ -66,4 +67,4 @@ def _work(words: list[str]) -> int:
 
 if __name__ == "__main__":
     command_line = options.parser("first_gpu_hour.carry", __doc__).parse_args().words
-    sys.exit(exit_code(lambda: _work(command_line)))
+    sys.exit(exit_code(lambda: main(command_line)))

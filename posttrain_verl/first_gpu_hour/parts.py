@@ -17,7 +17,7 @@ from posttrain_verl.first_gpu_hour.allocation import Memory
 PASSED, FAILED, OUT_OF_TIME, NOT_RUN = "passed", "failed", "out of time", "not run"
 TAIL = 30  # lines of a failed part's log
 LEAST_SECONDS = 10.0  # a part that would get less is not started
-GRACE_SECONDS = 20.0  # for a part that is told to end, as a launch that stops its run
+GRACE_SECONDS = 20.0  # for a part that is told to end, as a launch that stops its run; at most a tenth of its limit
 
 
 @dataclass
@@ -38,6 +38,11 @@ class Part:
     memory: Memory | None = None
     measured: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def stem(self) -> str:
+        """Its name in names of files."""
+        return self.name.replace(",", "").replace(" ", "_")
+
 
 Execute = Callable[[Sequence[str], float, Path], int | None]
 
@@ -47,12 +52,13 @@ def execute(command: Sequence[str], seconds: float, log: Path) -> int | None:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                    start_new_session=True)  # fmt: skip
+        grace = min(GRACE_SECONDS, seconds / 10)
         try:
-            return process.wait(timeout=max(seconds - GRACE_SECONDS, seconds / 2))
+            return process.wait(timeout=seconds - grace)
         except subprocess.TimeoutExpired:
             return None
         finally:
-            _end(process, min(GRACE_SECONDS, seconds / 2))
+            _end(process, grace)
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:
@@ -68,11 +74,15 @@ def _end(process: subprocess.Popen[bytes], grace: float) -> None:
 
 def run_parts(parts: Sequence[Part], seconds: float, home: Path, run_command: Execute,
               finish: Callable[[Part], None]) -> None:  # fmt: skip
-    """Run the parts one after another in `seconds`; each may take its share of what is left, so what one spares others get."""
+    """Run the parts one after another in `seconds`; each may take its share of what is left, so what one spares others get.
+
+    Where little is left, the next part gets what it needs at least, and the last ones are not started.
+    """
     started = time.monotonic()
     for number, part in enumerate(parts):
         left = started + seconds - time.monotonic()
-        part.limit = left * part.share / sum(each.share for each in parts[number:])
+        share = left * part.share / sum(each.share for each in parts[number:])
+        part.limit = max(share, min(left, LEAST_SECONDS))
         if part.limit < LEAST_SECONDS:
             part.why = f"{max(left, 0):.0f} s of the budget were left"
             print(f"{part.name}: not run, {part.why}", flush=True)
@@ -84,14 +94,14 @@ def run_parts(parts: Sequence[Part], seconds: float, home: Path, run_command: Ex
 
 def _run_part(part: Part, home: Path, run_command: Execute) -> None:
     print(f"{part.name}: up to {part.limit:.0f} s: {' '.join(part.command[2:])}", flush=True)
-    log, started = home / f"{part.name.replace(' ', '_')}.log", time.monotonic()
+    log, started = home / f"{part.stem}.log", time.monotonic()
     code = run_command(part.command, part.limit, log)
     part.seconds = time.monotonic() - started
     printed = log.read_text(errors="replace").splitlines() if log.is_file() else []
     part.state = PASSED if code == 0 else OUT_OF_TIME if code is None else FAILED
     part.lines = printed[-1:] if code == 0 else printed[-TAIL:]
     if code is None:
-        part.why = f"ended after its {part.limit:.0f} s"
+        part.why = "it used up its time"
     elif code:
         part.why = f"exit code {code}"
         print("\n".join(part.lines), flush=True)

@@ -14,6 +14,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Result:
     missing: list[str] = field(default_factory=list)
     seconds_to_start: float = 0.0
     steps: list[Step] = field(default_factory=list)
-    rows: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, float] = field(default_factory=dict)  # what `compare_rows` gives
 
     def write(self, file: Path) -> None:
         replace(file, json.dumps(asdict(self), indent=1) + "\n")
@@ -107,7 +108,8 @@ def measure(order: Order) -> None:
     result.write(out)
     if order.compare_rows:
         result.rows = trainer.compare_rows()
-        print("packed rows against padded ones:", result.rows, flush=True)
+        result.write(out)
+        print("log-probabilities:", result.rows, flush=True)
     for batch in order.batches:
         result.steps.append(trainer.step(batch))
         print(result.steps[-1], flush=True)
@@ -206,15 +208,29 @@ class Trainer:
                     loss=float(metrics["loss"]), grad_norm=float(metrics["grad_norm"]))  # fmt: skip
 
     def compare_rows(self, sequences: int = 4) -> dict[str, float]:
-        """How far log-probabilities of packed rows are from those of padded rows, and how far they are if rows run together.
+        """How far log-probabilities of packed rows are from those of padded rows under transformers' `sdpa`.
 
-        The last is the scale: what an attention would give that does not see where a sequence begins.
+        The other figure is the scale: how far they are when the rows run together, as in an attention that does not see
+        where a sequence begins.
         """
         longest = max(min(self._budget() // sequences, int(self.data.max_length), MOST_COMPARED), 2)
         rows = [self._row(self.random.randint(max(longest // 2, 1), longest)) for _ in range(sequences)]
-        packed, padded = self._log_probabilities(rows, packed=True), self._log_probabilities(rows, packed=False)
+        packed = self._log_probabilities(rows, packed=True)
         merged = self._log_probabilities([[token for row in rows for token in row]], packed=True)
-        return {"packed_against_padded": _distance(packed, padded), "run_together": _distance(packed, merged)}
+        with self._attention("sdpa"):
+            padded = self._log_probabilities(rows, packed=False)
+        return {"packed_against_padded_sdpa": _distance(packed, padded), "run_together": _distance(packed, merged)}
+
+    @contextmanager
+    def _attention(self, name: str) -> Iterator[None]:
+        """While it lasts, the model takes another attention: each layer looks the name up in the one config they share."""
+        module = self.worker.engine.module
+        config = getattr(module, "_fsdp_wrapped_module", module).config  # FSDP1 wraps the model
+        before, config._attn_implementation = config._attn_implementation, name
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
     def _log_probabilities(self, rows: Sequence[Sequence[int]], packed: bool) -> Any:
         from verl.utils import tensordict_utils as tu

@@ -52,6 +52,12 @@ def test_the_whole_ends_in_its_time_whatever_the_parts_do(tmp_path, clock):
     assert [(part.state, part.limit) for part in made] == [(OUT_OF_TIME, 100)] * 3
 
 
+def test_with_little_time_the_first_parts_run(tmp_path, clock):
+    made = [Part(name, [name], 1) for name in "abc"]
+    run(made, 18, tmp_path, clock, dict.fromkeys("abc", 9))
+    assert [part.state for part in made] == [PASSED, NOT_RUN, NOT_RUN]
+
+
 def test_what_has_no_time_left_is_not_started_and_says_so(tmp_path, clock):
     made = [Part("a", ["a"], 100), Part("b", ["b"], 1)]
     run(made, 100, tmp_path, clock, {"a": 1000, "b": 1})
@@ -69,7 +75,9 @@ def test_a_failure_is_printed_with_its_traceback_and_the_next_part_runs(tmp_path
 def test_a_command_that_lasts_too_long_is_ended_with_its_children(tmp_path):
     children = tmp_path / "children"
     sleeper = f"{python('import time; time.sleep(600)')!r}"
-    script = f"import subprocess; c = subprocess.Popen({sleeper}); open({str(children)!r}, 'w').write(str(c.pid)); c.wait()"
+    script = (
+        f"import subprocess; c = subprocess.Popen({sleeper}); open({str(children)!r}, 'w').write(str(c.pid)); c.wait()"
+    )
     started = time.monotonic()
     assert execute(python(script), 4, tmp_path / "log") is None
     assert time.monotonic() - started < 6
