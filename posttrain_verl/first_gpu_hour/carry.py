@@ -54,6 +54,8 @@ def main(words: list[str]) -> int:
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     given, problems = options.read("first_gpu_hour.carry", words, {"python": running, "carry": "gpu_carry"})
     folder = Path(given["carry"])
+    if not LOCK.is_file():
+        problems.append(Problem(f"{LOCK} is not there", "run this in a checkout: an installed package has no locks"))
     if folder.is_dir() and any(file.suffix != ".whl" for file in folder.iterdir()):
         problems.append(Problem(f"carry={folder} holds more than wheels", "name a folder that may be made anew"))
     if problems:

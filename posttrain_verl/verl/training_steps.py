@@ -117,14 +117,22 @@ def measure(order: Order) -> None:
 
 
 def _prepare_environment(backend: str, folder: Path) -> None:
-    """The variables of a run, those of one rank alone, and our plugins: a checkout that is not installed has no entry points."""
-    plugins = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["entry-points"]["verl.plugins"]
+    """The variables of a run, those of one rank alone, and our plugins: a checkout need not be installed."""
     meeting = folder / f"rendezvous-{os.getpid()}"
     os.environ |= environment.of_processes(backend, local_model=True)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": "0", "DIST_INIT_METHOD": f"file://{meeting.absolute()}",
                    "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo",  # a rank alone needs no network
-                   "VERL_USE_EXTERNAL_MODULES": ",".join(plugins.values()), "VERL_USE_EXTERNAL_PLUGINS": "none"}  # fmt: skip
+                   **_plugins()}  # fmt: skip
+
+
+def _plugins() -> dict[str, str]:
+    """The variables that let VeRL load our plugins. Only what is installed has entry points, by which VeRL finds them itself."""
+    project = CHECKOUT / "pyproject.toml"
+    if not project.is_file():
+        return {}
+    modules = tomllib.loads(project.read_text())["project"]["entry-points"]["verl.plugins"]
+    return {"VERL_USE_EXTERNAL_MODULES": ",".join(modules.values()), "VERL_USE_EXTERNAL_PLUGINS": "none"}
 
 
 def import_verl() -> list[str]:

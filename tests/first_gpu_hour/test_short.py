@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -154,6 +155,22 @@ def test_on_a_cpu_what_needs_a_gpu_is_named_and_the_recipes_attention_is_kept(tm
 def test_a_model_that_is_not_there_is_said(tmp_path):
     parts, _ = run(tmp_path, models=["nosuch"])
     assert parts[1].state == FAILED and parts[1].why == "does not compose" and parts[1].lines
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"), [((0, "a warning\nNVIDIA H200|150000000000|9|0\n"), "auto"), ((1, ""), "cpu")]
+)
+def test_a_gpu_that_torch_alone_sees_is_no_cpu(monkeypatch, answer, name):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(short.hardware, "detect", lambda: CPU)
+    monkeypatch.setattr(short.subprocess, "run", lambda *_, **__: CompletedProcess((), *answer))
+    found = short.look()
+    assert found.name == name
+    if name == "auto":
+        assert (
+            found.facts.devices == (Device("NVIDIA H200", 150e9 / 2**30, (9, 0)),)
+            and "no NVIDIA driver" in found.reason
+        )
 
 
 def test_one_device_is_used(monkeypatch):
