@@ -112,11 +112,10 @@ class Composed:
                          "trainer.validation_data_dir": str(run_dir / "validation")}  # fmt: skip
 
 
-def compose(overrides: list[str], fixed: frozenset[str] | None = None, seen: Machine | None = None) -> Composed:
+def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Composed:
     """Compose a launch from the words of the command line, e.g. `["recipe=math_grpo", "base_model=tiny"]`.
 
-    The hardware touches no key of `fixed`; by default those are all that the words set. `seen` is the machine for
-    `hardware=auto`; without it this looks for itself.
+    The hardware touches no key of `fixed`; by default those are all that the words set.
 
     Raises:
         InputError: a word that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
@@ -125,7 +124,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None, seen: Mac
     asked = read(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
     register_recipes([recipe])
-    found = (seen or hardware.detect()) if machine == "auto" else None
+    found = hardware.detect() if machine == "auto" else None
     words = [*asked.words, f"hardware={found.name if found else machine}"]
     title = f"recipe '{recipe}' does not compose"
     try:

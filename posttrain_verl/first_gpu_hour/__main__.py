@@ -25,7 +25,7 @@ from posttrain_verl.first_gpu_hour import full, report, short
 from posttrain_verl.first_gpu_hour.parts import Execute, Part, execute
 from posttrain_verl.plan import hardware
 from posttrain_verl.plan.hardware import Machine
-from posttrain_verl.problem import InputError, Problem, exit_code, one_of
+from posttrain_verl.problem import InputError, Problem, blocking, exit_code, one_of
 from posttrain_verl.run.folder import replace
 
 REPORTING_SECONDS = 5.0  # kept back for the report
@@ -33,21 +33,17 @@ REPORTING_SECONDS = 5.0  # kept back for the report
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to spend the time: how long by default, on which machine, with which models, and what it runs.
-
-    `run` returns the parts and the tables that sum them up.
-    """
+    """A way to spend the time: how long by default, with which models, and the parts with the tables that sum them up."""
 
     minutes: int
-    look: Callable[[], Machine]
     gpu_models: tuple[str, ...]
     cpu_models: tuple[str, ...]
     run: Callable[[Sequence[str], Path, Machine, float, Execute], tuple[list[Part], list[str]]]
 
 
 MODES = {
-    "full": Mode(60, hardware.detect, ("qwen2_5_0_5b_instruct",), ("tiny",), full.run),
-    "short": Mode(12, short.look, ("qwen2_5_0_5b_instruct", "qwen2_5_1_5b_instruct"), ("tiny",), short.run),
+    "full": Mode(60, ("qwen2_5_0_5b_instruct",), ("tiny",), full.run),
+    "short": Mode(12, ("qwen2_5_0_5b_instruct", "qwen2_5_1_5b_instruct"), ("tiny",), short.run),
 }
 
 
@@ -61,7 +57,11 @@ def hour(words: list[str], run_command: Execute = execute) -> int:
     """The verb without its command line. Raises InputError."""
     started, given = time.monotonic(), _read(words)
     mode = MODES[given["mode"]]
-    found = mode.look()
+    if mode is MODES["short"]:
+        short.use_one_device()
+    found = hardware.detect()
+    if found.trouble and blocking([found.trouble]):
+        raise InputError("no first hour", [found.trouble])
     cpu = found.name == "cpu"
     models = [given["base_model"]] if given["base_model"] else [*(mode.cpu_models if cpu else mode.gpu_models)]
     home = Path("runs") / "first_gpu_hour" / f"{datetime.now():%Y%m%d-%H%M%S}"

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.plan import adapt, job, memory, shape
-from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.plan.job import Job
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.metrics import by_step
@@ -48,11 +47,11 @@ class Memory:
         return f"{off:+.0%}" + (" **outside the tolerance**" if abs(off) > TOLERANCE else "")
 
 
-def compare(words: Sequence[str], machine: Machine, folder: RunFolder) -> Memory:
-    """The memory of a run that was launched with `words` on `machine`."""
+def compare(words: Sequence[str], folder: RunFolder) -> Memory:
+    """The memory of a run that was launched with `words`."""
     metrics = list(by_step(folder.metrics).values())
     trained = [value for step in metrics for key, value in step.items() if key in TOKENS]
-    asked = of_tokens(compose(list(words), seen=machine), max(trained)) if trained else None
+    asked = of_tokens(compose(list(words)), max(trained)) if trained else None
     return Memory(planned(asked), _peak(metrics, "allocated"), _peak(metrics, "reserved"),
                   asked.models[0].tokens if asked else None)  # fmt: skip
 

@@ -33,7 +33,7 @@ def run(
 ) -> tuple[list[Part], list[str]]:
     """Every part, in `seconds`, and the table of memory."""
     made = parts(models[0], home, machine.name == "cpu")
-    run_parts(made, seconds, home, execute, lambda part: _read(part, home, machine))
+    run_parts(made, seconds, home, execute, lambda part: _read(part, home))
     memories = {part.name: part.memory for part in made if part.memory}
     return made, ["## Memory of one GPU, planned and allocated", "", *allocation.table(memories)]
 
@@ -52,12 +52,12 @@ def parts(model: str, home: Path, cpu: bool) -> list[Part]:
     return made
 
 
-def _read(part: Part, home: Path, machine: Machine) -> None:
+def _read(part: Part, home: Path) -> None:
     """What a part left besides its exit code."""
     if part.name == TESTS:
         _count_tests(part, home / "tests.xml")
     elif part.name.startswith("train "):
-        _read_run(part, home, machine)
+        _read_run(part, home)
 
 
 def _count_tests(part: Part, results: Path) -> None:
@@ -73,12 +73,12 @@ def _count_tests(part: Part, results: Path) -> None:
         part.why += ", and no test ran; tests/gpu is in a checkout only"
 
 
-def _read_run(part: Part, home: Path, machine: Machine) -> None:
+def _read_run(part: Part, home: Path) -> None:
     words = part.command[3:]
     recipe, name = words[0].partition("=")[2], part.name.removeprefix("train ").lower()
     folder = RunFolder(home / recipe / name)
     if folder.metrics.is_file():
-        part.memory = allocation.compare(words, machine, folder)
+        part.memory = allocation.compare(words, folder)
     if part.state == PASSED and folder.metrics.is_file():
         part.lines = [step_line(step, metrics) for step, metrics in by_step(folder.metrics).items()]
     elif folder.log.is_file():

@@ -10,10 +10,9 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +21,10 @@ from omegaconf import OmegaConf
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.first_gpu_hour import allocation
 from posttrain_verl.first_gpu_hour.parts import FAILED, PASSED, Execute, Part, run_parts
-from posttrain_verl.plan import hardware
-from posttrain_verl.plan.facts import Device
 from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.problem import InputError
 from posttrain_verl.verl.attention import MODELS, attention_key
 
-TORCHS_DEVICE = """import torch
-device = torch.cuda.get_device_properties(0)
-print(device.name, device.total_memory, device.major, device.minor, sep="|")"""
 DEVICE = "device"
 DEVICE_SHARE, FIRST_SHARE, SHARE = (
     4.0,
@@ -76,24 +70,6 @@ def use_one_device() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
-def look() -> Machine:
-    """This machine with its first device alone.
-
-    Where NVML cannot be asked torch is: a GPU that is lent for minutes must not be taken for a CPU.
-    """
-    use_one_device()
-    found = hardware.detect()
-    if found.name != "cpu":
-        return found
-    asked = subprocess.run([sys.executable, "-c", TORCHS_DEVICE], capture_output=True, text=True, check=False)
-    if asked.returncode:
-        return found
-    name, memory, major, minor = asked.stdout.strip().splitlines()[-1].split("|")
-    device = Device(name, int(memory) / allocation.GIB, (int(major), int(minor)))
-    reason = f"torch sees {name}, but {found.reason}"
-    return Machine("auto", reason, replace(found.facts, devices=(device,), torch=1))
-
-
 def run(
     models: Sequence[str], home: Path, machine: Machine, seconds: float, execute: Execute
 ) -> tuple[list[Part], list[str]]:
@@ -125,7 +101,7 @@ def _part(kind: Kind, model: str, home: Path, machine: Machine, composed: dict[s
         return part
     words = [*kind.words, f"base_model={model}", "mix=embedded", *(SMALL if cpu else ())]
     try:
-        composed[name] = compose(words, _fixed(words) if cpu else None, machine)
+        composed[name] = compose(words, _fixed(words) if cpu else None)
     except InputError as error:
         part.state, part.lines = FAILED, str(error).splitlines()
         part.why = "does not compose"

@@ -11,6 +11,7 @@ from posttrain_verl.compose import compose
 from posttrain_verl.first_gpu_hour import allocation, full, report
 from posttrain_verl.first_gpu_hour.allocation import Memory
 from posttrain_verl.first_gpu_hour.parts import FAILED, NOT_RUN, PASSED, Part
+from posttrain_verl.plan import hardware
 from posttrain_verl.plan.facts import Device, Facts
 from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.run.folder import RunFolder
@@ -18,8 +19,8 @@ from posttrain_verl.run.folder import RunFolder
 STEP = {"train/loss": 1.5, "perf/max_memory_allocated_gb": 9.0, "perf/max_memory_reserved_gb": 11.0,
         "train/global_tokens": 3000, "perf/total_num_tokens": 3000}  # fmt: skip
 DEVICE = Device("NVIDIA H100 80GB HBM3", 79.1, (9, 0))
-GPU = Machine("auto", "torch sees 1 devices", Facts(devices=(DEVICE,), torch=1, host_memory_gb=200))
-CPU = Machine("cpu", "no NVIDIA driver")
+GPU = Machine("auto", "torch sees 1 devices", Facts(devices=(DEVICE,), torch=1, usable=(DEVICE,), host_memory_gb=200))
+CPU = Machine("cpu", "no GPU of NVIDIA")
 
 
 class Commands:
@@ -46,24 +47,30 @@ class Commands:
 
 
 @cache
-def composed_once(words, seen):
-    return compose([*words], seen=seen)
+def composed_once(words, machine):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "detect", lambda: machine)
+        return compose([*words])
 
 
 @pytest.fixture(autouse=True)
 def plan(monkeypatch):
-    """The plan says 8 GB. Composing is most of the time of these tests: each launch is composed once."""
+    """The plan says 8 GB."""
     monkeypatch.setattr(allocation, "planned", lambda asked: 8.0 if asked else None)
-    where = re.compile(
-        "posttrain.(runs_dir|data_dir)="
-    )  # the folder of a test, which the composed sizes do not depend on
-    monkeypatch.setattr(allocation, "compose", lambda words, seen: composed_once(
-        tuple(word for word in words if not where.match(word)), seen))  # fmt: skip
+
+
+def run_full(home, machine, commands):
+    """Composing is most of the time of these tests: each launch is composed once, whatever the folder of the test."""
+    place = re.compile("posttrain.(runs_dir|data_dir)=")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allocation, "compose", lambda words: composed_once(
+            tuple(word for word in words if not place.match(word)), machine))  # fmt: skip
+        return full.run(["qwen2_5_0_5b_instruct"], home, machine, 3600, commands)
 
 
 def run(home, machine=GPU, **kwargs):
     commands = Commands(**kwargs)
-    parts, tables = full.run(["qwen2_5_0_5b_instruct"], home, machine, 3600, commands)
+    parts, tables = run_full(home, machine, commands)
     return parts, report.markdown(["m"], ["1x80gb"], parts, machine is CPU, tables), commands.seen
 
 
@@ -109,7 +116,7 @@ def test_tests_that_are_not_there_are_no_pass(tmp_path):
     def nothing_collected(words, seconds, log):
         return 5 if "pytest" in words else Commands()(words, seconds, log)
 
-    parts, _ = full.run(["qwen2_5_0_5b_instruct"], tmp_path, GPU, 3600, nothing_collected)
+    parts, _ = run_full(tmp_path, GPU, nothing_collected)
     assert parts[0].state == FAILED and "no test ran" in parts[0].why
 
 

@@ -3,7 +3,6 @@
 import json
 from functools import cache
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 
@@ -11,6 +10,7 @@ from posttrain_verl.compose import compose
 from posttrain_verl.first_gpu_hour import report, short
 from posttrain_verl.first_gpu_hour.parts import FAILED, NOT_RUN, OUT_OF_TIME, PASSED
 from posttrain_verl.first_gpu_hour.short import Figures
+from posttrain_verl.plan import hardware
 from posttrain_verl.plan.facts import Device, Facts
 from posttrain_verl.plan.hardware import Machine
 
@@ -20,7 +20,7 @@ H200 = Machine(
 )
 CPU = Machine("cpu", "no NVIDIA driver")
 GROWTH = {1024: 20.0, 4096: 23.0, 8192: 27.0}  # GB at the tokens of a micro batch: one MiB a token
-DEVICE = {"device": "NVIDIA H200", "matmul_tflops": 780.0, "copy_gb_s": 4300.0}
+RATES = {"device": "NVIDIA H200", "matmul_tflops": 780.0, "copy_gb_s": 4300.0}
 
 
 def step(largest: int, seconds: float = 1.0, micro_batches: int = 1, **more) -> dict:
@@ -43,7 +43,7 @@ class Processes:
         log.write_text("a line\nTraceback: torch.OutOfMemoryError")
         code = next((code for word, code in self.codes.items() if word in log.name), 0)
         if "training_steps" not in command[2]:
-            Path(command[3]).write_text(json.dumps(DEVICE))
+            Path(command[3]).write_text(json.dumps(RATES))
             return code
         order = json.loads(Path(command[3]).read_text())
         measured = {"device": "NVIDIA H200", "attention": "varlen", "strategy": "fsdp2", "peak_tflops": 989.0, "missing": ["ray"],
@@ -55,20 +55,17 @@ class Processes:
 
 
 @cache
-def composed_once(words, fixed, seen):
-    return compose([*words], fixed, seen)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compose_once():
+def composed_once(words, fixed, machine):
     """Composing is most of the time of these tests; nothing changes what was composed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(short, "compose", lambda words, fixed, seen: composed_once(tuple(words), fixed, seen))
-        yield
+        patch.setattr(hardware, "detect", lambda: machine)
+        return compose([*words], fixed)
 
 
 def run(home: Path, machine: Machine = H200, models=MODELS, seconds: float = 720, **kwargs):
-    return short.run(models, home, machine, seconds, Processes(**kwargs))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short, "compose", lambda words, fixed: composed_once(tuple(words), fixed, machine))
+        return short.run(models, home, machine, seconds, Processes(**kwargs))
 
 
 @pytest.fixture(scope="module")
@@ -155,22 +152,6 @@ def test_on_a_cpu_what_needs_a_gpu_is_named_and_the_recipes_attention_is_kept(tm
 def test_a_model_that_is_not_there_is_said(tmp_path):
     parts, _ = run(tmp_path, models=["nosuch"])
     assert parts[1].state == FAILED and parts[1].why == "does not compose" and parts[1].lines
-
-
-@pytest.mark.parametrize(
-    ("answer", "name"), [((0, "a warning\nNVIDIA H200|150000000000|9|0\n"), "auto"), ((1, ""), "cpu")]
-)
-def test_a_gpu_that_torch_alone_sees_is_no_cpu(monkeypatch, answer, name):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(short.hardware, "detect", lambda: CPU)
-    monkeypatch.setattr(short.subprocess, "run", lambda *_, **__: CompletedProcess((), *answer))
-    found = short.look()
-    assert found.name == name
-    if name == "auto":
-        assert (
-            found.facts.devices == (Device("NVIDIA H200", 150e9 / 2**30, (9, 0)),)
-            and "no NVIDIA driver" in found.reason
-        )
 
 
 def test_one_device_is_used(monkeypatch):
