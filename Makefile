@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 WORLD ?= cpu
 READY := .venv/.ready-$(WORLD)
 
-.PHONY: demo setup test nightly gpu-hour check lock
+.PHONY: demo setup test nightly gpu-hour gpu-carry check lock
 
 demo: setup
 	.venv/bin/python -m posttrain_verl.pipeline recipe=demo
@@ -21,9 +21,16 @@ nightly: setup
 	.venv/bin/python -m pytest -m nightly
 
 # On a machine with a GPU: tests, two steps of three recipes, and the plan's memory against the allocated (docs/gpu.md).
+# MINUTES are for all of it: what the set-up takes is not left for the rest.
+MINUTES ?= 60
 gpu-hour:
-	$(MAKE) setup WORLD=gpu
-	.venv/bin/python -m posttrain_verl.first_gpu_hour
+	started=$$(date +%s) && $(MAKE) setup WORLD=gpu && \
+		.venv/bin/python -m posttrain_verl.first_gpu_hour minutes=$$(($(MINUTES) - ($$(date +%s) - started) / 60))
+
+# For a machine with a GPU and without network: a folder of wheels to carry there (docs/gpu.md). CARRY_PYTHON is its Python.
+CARRY_PYTHON ?= 3.12
+gpu-carry: setup
+	.venv/bin/python -m posttrain_verl.first_gpu_hour.carry python=$(CARRY_PYTHON)
 
 check: setup
 	.venv/bin/ruff check .

@@ -89,4 +89,7 @@ WAYS: dict[str, Way] = {
     ),
     r"export run=math_grpo_lora/x step=40 form=adapter": Elsewhere("tests/e2e/test_export.py::test_a_lora_run_of_two_ranks"),
     r"first_gpu_hour": Nowhere("a GPU; without one tests/first_gpu_hour runs its parts"),
+    r"first_gpu_hour mode=short": Elsewhere(
+        "tests/first_gpu_hour/test_carried.py::test_the_short_mode_runs_with_torch_and_the_carried_folder_alone"
+    ),
 }  # fmt: skip

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "posttrain_verl"
-VERBS = sorted(file.stem for file in PACKAGE.glob("*.py") if '\nif __name__ == "__main__":' in file.read_text("utf-8"))
+MAIN = '\nif __name__ == "__main__":'
+VERBS = sorted([file.stem for file in PACKAGE.glob("*.py") if MAIN in file.read_text("utf-8")]
+               + [file.parent.name for file in PACKAGE.glob("*/__main__.py")])  # fmt: skip
 
 
 def run(verb: str, words: list[str], folder: Path, monkeypatch) -> int:
