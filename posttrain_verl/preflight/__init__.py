@@ -9,6 +9,7 @@ from omegaconf import ListConfig
 from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import (
+    architecture,
     attention,
     batch,
     data,
@@ -45,6 +46,7 @@ CHECKS: dict[str, Check] = {
     "manifest": manifest.check,
     "batch": batch.check,
     "engine": engine.check,
+    "architecture": architecture.check,
     "attention": attention.check,
     "training": training.check,
     "effective_batch": effective_batch.check,
