@@ -1,8 +1,6 @@
 """What vLLM cannot build of a model, and that dual chunk attention is plain attention where it is left out."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest

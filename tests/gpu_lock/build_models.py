@@ -1,6 +1,6 @@
 """Every model of conf/base_model, built by vLLM on the `meta` device: its classes take the config, and no weight is made.
 
-Run by the environment of requirements/gpu.lock: build_models.py OUT.json SCRATCH
+Run by the environment of requirements/gpu.lock: build_models.py OUT.json SCRATCH [NAME ...]
 """
 
 import json
@@ -47,10 +47,10 @@ def attempt(path: str, scratch: Path) -> dict:
 
 
 def main() -> None:
-    out, scratch = map(Path, sys.argv[1:])
+    (out, scratch), wanted = map(Path, sys.argv[1:3]), sys.argv[3:]
     with tempfile.TemporaryDirectory() as meeting, set_current_vllm_config(VllmConfig()):
         init_distributed_environment(1, 0, f"file://{meeting}/store", 0, "gloo")
-        models = model_folders.published()
+        models = {name: node for name, node in model_folders.published().items() if name in wanted or not wanted}
         out.write_text(json.dumps({name: attempt(node["path"], scratch) for name, node in models.items()}, indent=2))
 
 

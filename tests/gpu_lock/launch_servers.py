@@ -20,6 +20,7 @@ import ray  # noqa: E402
 from verl.workers.rollout.replica import RolloutMode  # noqa: E402
 from verl.workers.rollout.vllm_rollout import vllm_async_server  # noqa: E402
 
+from posttrain_verl import vllm_models  # noqa: E402
 from posttrain_verl.compose import Composed, compose  # noqa: E402
 
 RUN = re.compile(r"^# Run: +python -m posttrain_verl\.launch (.+)$", re.M)
@@ -56,7 +57,8 @@ def launch(composed: Composed, scratch: Path) -> dict:
     except Accepted as taken:
         (vllm,) = taken.args
         return {"accepted": True, "model": composed.model, "max_model_len": vllm.model_config.max_model_len,
-                "tensor_parallel": vllm.parallel_config.tensor_parallel_size}  # fmt: skip
+                "tensor_parallel": vllm.parallel_config.tensor_parallel_size,
+                "dual_chunk": hasattr(vllm.model_config.hf_config, vllm_models.DUAL_CHUNK)}  # fmt: skip
     raise AssertionError("the server asked for no engine")
 
 
