@@ -76,7 +76,7 @@ def _answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Question, Ans
             return
         plan = replicas.layout(asked.replicas, asked.tensor_parallel)
         if not plan.on_ray:  # elsewhere vLLM may be another version
-            _require_buildable(Path(asked.model) / "config.json")
+            _require_buildable(Path(asked.model))
         with _progress(len(wanted) * k, len(there), asked) as bar:
             tokens = 0
             for answer in replicas.answer(_work(asked, plan, missing), plan, asked.out.with_suffix(".log")):
@@ -87,11 +87,14 @@ def _answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Question, Ans
                 yield by_id[answer.id], answer
 
 
-def _require_buildable(config: Path) -> None:
+def _require_buildable(folder: Path) -> None:
     """Raise InputError where vLLM is known not to have the model's architecture."""
-    found = vllm_models.unbuildable(json.loads(config.read_text()), 0) if config.is_file() else []
+    try:
+        found = vllm_models.unbuildable(json.loads((folder / "config.json").read_text()), 0)
+    except (OSError, ValueError):  # a model of the hub; and of an unreadable file the engine tells more
+        return
     if blocking(found):
-        raise InputError(f"vLLM cannot build {config.parent}", found)
+        raise InputError(f"vLLM cannot build {folder}", found)
 
 
 def _belongs_to(asked: Job, wanted: list[Question]) -> dict[str, Any]:
