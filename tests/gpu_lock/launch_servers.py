@@ -4,10 +4,12 @@ Run by the environment of requirements/gpu.lock: launch_servers.py OUT.json SCRA
 """
 
 import asyncio
+import io
 import json
 import re
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,10 +65,13 @@ def launch(composed: Composed, scratch: Path) -> dict:
 
 
 def attempt(recipe: Path, scratch: Path) -> dict:
-    started = time.monotonic()
+    started, said = time.monotonic(), io.StringIO()
     try:
-        found = launch(composed_of(recipe), scratch)
-    except (Exception, SystemExit) as error:  # argparse exits
+        with redirect_stderr(said):
+            found = launch(composed_of(recipe), scratch)
+    except SystemExit:  # argparse has said why
+        found = {"accepted": False, "error": said.getvalue().strip().splitlines()[-1]}
+    except Exception as error:
         found = {"accepted": False, "error": f"{type(error).__name__}: {error}"}
     return found | {"seconds": round(time.monotonic() - started, 1)}
 
