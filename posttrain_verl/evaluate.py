@@ -14,12 +14,13 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 import reward_fns
-from posttrain_verl import options
+from posttrain_verl import options, vllm_models
 from posttrain_verl.console import stdout
 from posttrain_verl.evaluation import grading, job, questions, replicas, show, strata
 from posttrain_verl.evaluation.answers import Answer, AnswerLog, fingerprint
@@ -28,7 +29,7 @@ from posttrain_verl.evaluation.job import Job
 from posttrain_verl.evaluation.questions import Question
 from posttrain_verl.evaluation.replicas import Layout
 from posttrain_verl.evaluation.result import FEWEST, SCHEMA, Item, Result, write
-from posttrain_verl.problem import InputError, Problem, exit_code
+from posttrain_verl.problem import InputError, Problem, blocking, exit_code
 from reward_fns.code.sandbox import SandboxUnavailable
 
 AT_ONCE = {True: 64, False: 256}  # answers in an engine at a time: on a CPU, and on a GPU
@@ -75,6 +76,8 @@ def _answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Question, Ans
         if not missing:
             return
         plan = replicas.layout(asked.replicas, asked.tensor_parallel)
+        if not plan.on_ray:  # elsewhere vLLM may be another version
+            _require_buildable(Path(asked.model))
         with _progress(len(wanted) * k, len(there), asked) as bar:
             tokens = 0
             for answer in replicas.answer(_work(asked, plan, missing), plan, asked.out.with_suffix(".log")):
@@ -83,6 +86,16 @@ def _answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Question, Ans
                 bar.set_postfix_str(f"{tokens} tokens", refresh=False)
                 bar.update()
                 yield by_id[answer.id], answer
+
+
+def _require_buildable(folder: Path) -> None:
+    """Raise InputError where vLLM is known not to have the model's architecture."""
+    try:
+        found = vllm_models.unbuildable(json.loads((folder / "config.json").read_text()), 0)
+    except (OSError, ValueError):  # a model of the hub; and of an unreadable file the engine tells more
+        return
+    if blocking(found):
+        raise InputError(f"vLLM cannot build {folder}", found)
 
 
 def _belongs_to(asked: Job, wanted: list[Question]) -> dict[str, Any]:

@@ -63,8 +63,9 @@ def export(
     expected = proof.logprobs(trained, texts)
     scratch = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(scratch, ignore_errors=True)
-    models.write(trained, form, dtype, checkpoint, scratch)
+    changed = models.write(trained, form, dtype, checkpoint, scratch)
     findings = prove(scratch, form, dtype, base, expected, texts, vllm)
+    findings += [Finding("config of the checkpoint kept", None, changed)] if changed else []
     (scratch / "proof.json").write_text(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     (scratch / "README.md").write_text(card.text(run, step, base, findings))
     scratch.rename(out)
@@ -82,8 +83,7 @@ def prove(folder: Path, form: str, dtype: str, base: str, expected: list[float],
     findings = [proof.agreement(proof.AGREES, expected,
                                 proof.logprobs(written, texts), dtype)]  # fmt: skip
     if form == "merged" and vllm:
-        of_vllm = proof.logprobs_of_vllm(folder, texts, dtype)
-        findings.append(proof.agreement("vLLM agrees with the checkpoint", expected, of_vllm, dtype))
+        findings.append(proof.agreement_of_vllm("vLLM agrees with the checkpoint", folder, expected, texts, dtype))
     else:
         why = "an adapter is no model of its own" if form == "adapter" else "vllm=false"
         findings.append(Finding("vLLM agrees with the checkpoint", None, why))

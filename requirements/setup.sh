@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Build .venv from a lock file: requirements/setup.sh PYTHON LOCK. Run by `make setup`; can be run again at any time.
+# Build .venv, or FOLDER, from a lock file: requirements/setup.sh PYTHON LOCK [FOLDER]. Run by `make setup`; can be run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$1 lock=$2
+python=$1 lock=$2 venv=${3:-.venv}
 
 fail() {
     printf 'setup: %s\n' "$@" >&2
@@ -37,13 +37,13 @@ command -v bwrap >/dev/null || install_system_package bubblewrap ||
     echo "setup: bubblewrap is missing and cannot be installed from here. Programs that code rewards grade cannot be" \
         "isolated without it, so code recipes refuse to run them; everything else works."
 
-for other in .venv/.ready-*; do
-    [ ! -e "$other" ] || [ "$other" = ".venv/.ready-$(basename "$lock" .lock)" ] ||
-        fail ".venv was built for another kind of machine (${other##*-}): remove it first"
+for other in "$venv"/.ready-*; do
+    [ ! -e "$other" ] || [ "$other" = "$venv/.ready-$(basename "$lock" .lock)" ] ||
+        fail "$venv was built for another kind of machine (${other##*-}): remove it first"
 done
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@" | sed -u '/^Requirement already satisfied/d'; }
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@" | sed -u '/^Requirement already satisfied/d'; }
 
 # torch first: its CPU build lies on PyTorch's own index where the configured one does not have it.
 torch=$(grep '^torch==' "$lock")

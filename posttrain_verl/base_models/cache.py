@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock
 
@@ -68,12 +69,21 @@ def _build(name: str, folder: Path, report: Report) -> None:
     module, function = EMBEDDED[name].split(":")
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        getattr(importlib.import_module(module), function)(unfinished, report)
+        getattr(_imported(module, name), function)(unfinished, report)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     report(f"built {name} in {time.monotonic() - started:.1f} s")
+
+
+def _imported(module: str, name: str) -> ModuleType:
+    """Raises InputError where a package is missing: the environment for GPUs lacks what only smollm2_135m needs."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        problem = Problem(f"the Python package {error.name} is not installed", f"pip install {error.name}")
+        raise InputError(f"base model '{name}' cannot be built", [problem]) from None
 
 
 def _checked_folder(name: str) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from posttrain_verl import vllm_models
 from posttrain_verl.evaluation.answers import Answer
 
 CPU_BATCH = 4096  # tokens of a step on a CPU
@@ -103,12 +104,14 @@ def _prompts(work: Work, tokenizer: Any) -> dict[str, list[int]]:
 
 
 def _context(work: Work, longest: int) -> int:
-    """Tokens of prompt and answer together: what the longest prompt needs, at most what the model was made for."""
+    """Tokens of prompt and answer together: what the longest prompt needs, at most what vLLM can build the model for."""
     from transformers import AutoConfig
 
-    own = getattr(AutoConfig.from_pretrained(work.model), "max_position_embeddings", None)
-    needed = longest + work.max_tokens
-    return min(needed, own) if own else needed
+    config = AutoConfig.from_pretrained(work.model)
+    limits = [longest + work.max_tokens, getattr(config, "max_position_embeddings", None)]
+    if hasattr(config, vllm_models.DUAL_CHUNK):
+        limits.append(vllm_models.plain_length(config.dual_chunk_attention_config))
+    return min(limit for limit in limits if limit)
 
 
 def _engine(work: Work, room: int) -> Any:

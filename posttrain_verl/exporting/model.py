@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain_verl import vllm_models
 from posttrain_verl.exporting import shards
 
 if TYPE_CHECKING:
@@ -66,21 +67,24 @@ def is_lora(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
-def write(model: Any, form: str, dtype: str, checkpoint: Path, out: Path) -> None:
+def write(model: Any, form: str, dtype: str, checkpoint: Path, out: Path) -> str:
     """Write the model into `out` as safetensors; `form` is "merged", or "adapter" for the adapter of a LoRA run alone.
 
-    Tokenizer, chat template and generation config are those of the checkpoint. Merging changes `model`.
+    Tokenizer, chat template and generation config are those of the checkpoint. Merging changes `model`. Returns what had to be
+    changed in the config of a merged model, or "".
     """
     import torch
     from transformers import AutoTokenizer, GenerationConfig
 
     if form == "merged" and is_lora(model):
         model = model.merge_and_unload()
+    changed = vllm_models.as_plain(model.config) if form == "merged" else ""
     model.to(getattr(torch, dtype)).save_pretrained(out, max_shard_size=LARGEST_FILE)
     saved = checkpoint / "huggingface"
     AutoTokenizer.from_pretrained(saved).save_pretrained(out)
     if form == "merged" and (saved / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(saved).save_pretrained(out)
+    return changed
 
 
 def read_written(out: Path, form: str, base: str) -> PreTrainedModel:

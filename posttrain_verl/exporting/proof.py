@@ -43,8 +43,16 @@ def logprobs(model: Any, texts: list[list[int]]) -> list[float]:
     return found
 
 
+class VllmFailed(RuntimeError):
+    """vLLM did not load the folder, or ended before it answered."""
+
+
 def logprobs_of_vllm(folder: Path, texts: list[list[int]], dtype: str) -> list[float]:
-    """The same as `logprobs`, from vLLM on the folder, in a process of its own."""
+    """The same as `logprobs`, from vLLM on the folder, in a process of its own.
+
+    Raises:
+        VllmFailed: with the error that vLLM ended with.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         asked, answered = Path(temporary, "asked.json"), Path(temporary, "answered.json")
         asked.write_text(json.dumps({"model": str(folder), "texts": texts, "dtype": dtype}))
@@ -54,7 +62,7 @@ def logprobs_of_vllm(folder: Path, texts: list[list[int]], dtype: str) -> list[f
         ended = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
         if ended.returncode:
             errors = [line for line in ended.stderr.splitlines() if "Error: " in line] or ended.stderr.splitlines()
-            raise RuntimeError(f"vLLM does not run the export: {errors[-1]}")
+            raise VllmFailed(f"vLLM does not run the export: {errors[-1] if errors else 'it said nothing'}")
         return json.loads(answered.read_text())
 
 
@@ -64,6 +72,14 @@ def agreement(name: str, trained: list[float], other: list[float], dtype: str) -
     worst, mean = max(differences), sum(differences) / len(differences)
     saw = f"{len(trained)} tokens: largest difference {worst:.2g}, mean {mean:.2g}, {TOLERANCES[dtype]:g} allowed ({dtype})"
     return Finding(name, worst <= TOLERANCES[dtype], saw)
+
+
+def agreement_of_vllm(name: str, folder: Path, expected: list[float], texts: list[list[int]], dtype: str) -> Finding:
+    """`agreement` with vLLM. A vLLM that cannot run the folder is a finding: the folder itself may be sound."""
+    try:
+        return agreement(name, expected, logprobs_of_vllm(folder, texts, dtype), dtype)
+    except VllmFailed as error:
+        return Finding(name, False, str(error))
 
 
 def change(base: dict[str, Any], trained: dict[str, Any]) -> Finding:

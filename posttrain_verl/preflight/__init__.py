@@ -9,6 +9,7 @@ from omegaconf import ListConfig
 from posttrain_verl.clusters import auth
 from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import (
+    architecture,
     attention,
     batch,
     compiler,
@@ -49,6 +50,7 @@ CHECKS: dict[str, Check] = {
     "engine": engine.check,
     "machine": machine.check,
     "compiler": compiler.check,
+    "architecture": architecture.check,
     "attention": attention.check,
     "training": training.check,
     "effective_batch": effective_batch.check,

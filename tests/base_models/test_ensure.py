@@ -43,6 +43,13 @@ class _Module:
         setattr(self, function.__name__, function)
 
 
+def test_a_missing_package_is_named(monkeypatch):
+    """The environment for GPUs has no gguf."""
+    monkeypatch.setattr(cache, "EMBEDDED", {"fake": "package_that_is_not_there.module:write"})
+    with pytest.raises(InputError, match="package_that_is_not_there is not installed"):
+        base_models.ensure("fake")
+
+
 def test_is_built_once_with_progress(embedded):
     embedded(write_slowly)
     first, second = [], []

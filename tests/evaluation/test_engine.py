@@ -1,5 +1,6 @@
 """How an engine is kept filled, with an engine that finishes its oldest request at each step."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -56,3 +57,12 @@ def test_after_the_time_is_over_only_what_was_begun_is_finished(run):
     assert found == [] and one.most == 0
     _, found = run([3] * 3, at_once=4, seconds=100)
     assert len(found) == 3
+
+
+def test_no_sequence_is_longer_than_vllm_can_build_the_model_for(tmp_path):
+    dual_chunk = {"chunk_size": 64, "local_size": 8, "original_max_position_embeddings": 64}
+    config = {"model_type": "qwen2", "max_position_embeddings": 4096, "dual_chunk_attention_config": dual_chunk}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    work = Work(str(tmp_path), [], 0.0, 1.0, max_tokens=40, seed=0)
+    assert engine._context(work, longest=10) == 50
+    assert engine._context(work, longest=30) == 64

@@ -144,3 +144,10 @@ def test_wrong_words_are_told_all_at_once(capsys, monkeypatch):
 def test_greedy_samples_would_be_one(sums, model):
     with pytest.raises(InputError, match=r"k=4 with temperature=0(.|\n)*add temperature"):
         job.read([f"base_model={model}", f"eval={sums(3)}", "k=4"])
+
+
+def test_an_architecture_that_vllm_gave_up_starts_no_engine(evaluate, sums, fake, model):
+    (model / "config.json").write_text(json.dumps({"architectures": ["Phi3SmallForCausalLM"]}))
+    with pytest.raises(InputError) as raised:
+        evaluate(sums(3))
+    assert "0.9.2" in raised.value.problems[0].what and not fake()

@@ -19,7 +19,7 @@ import importlib.metadata, json, pathlib
 import data_prep, posttrain_verl, reward_fns
 from posttrain_verl import paths
 points = [point for group in ("verl.plugins", "vllm.general_plugins")
-          for point in importlib.metadata.entry_points(group=group) if point.name == "posttrain_cpu"]
+          for point in importlib.metadata.entry_points(group=group) if point.name.startswith("posttrain_")]
 print(json.dumps({
     "modules": [module.__file__ for module in (posttrain_verl, reward_fns, data_prep)],
     "conf": str(paths.conf_dir()),
@@ -77,6 +77,7 @@ def test_the_installed_package_is_the_one_that_runs(run):
         ["verl.plugins", "posttrain_verl.verl.plugin"],
         ["verl.plugins", "posttrain_verl.cpu.verl_plugin"],
         ["vllm.general_plugins", "posttrain_verl.cpu.vllm_plugin:register"],
+        ["vllm.general_plugins", "posttrain_verl.vllm_models:register"],
     ]
     assert all(seen["loaded"])
 
