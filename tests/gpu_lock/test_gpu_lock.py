@@ -87,3 +87,10 @@ def test_two_steps_of_sft_on_the_cpu(gpu_python, variables, tmp_path):
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     lines = (tmp_path / "runs/demo_sft/two/metrics.jsonl").read_text().splitlines()
     assert [line["step"] for line in map(json.loads, lines) if "train/loss" in line["data"]] == [1, 2]
+
+
+def test_packed_rows_under_its_torch(gpu_python, variables):
+    """The kernel's arguments have changed between the versions of PyTorch."""
+    command = [gpu_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", paths.conf_dir().parent / "tests/verl"]
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stdout[-3000:]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from posttrain_verl.verl import varlen
@@ -71,3 +72,13 @@ def test_what_the_kernel_cannot_do_is_refused(asked):
     with pytest.raises(NotImplementedError, match="does not do"):
         varlen.packed_attention(torch.nn.Identity(), states, states, states, None, **asked)
     varlen.packed_attention(torch.nn.Identity(), states, states, states, None, dropout=0.0, softcap=None)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_cuda_kernel_takes_our_arguments(window):
+    """Fake tensors have a device and no memory, so the call itself is judged by the installed PyTorch."""
+    with FakeTensorMode():
+        query, key = (torch.empty(18, heads, 64, dtype=torch.bfloat16, device="cuda") for heads in (4, 2))
+        bounds = torch.empty(5, dtype=torch.int32, device="cuda")
+        result = varlen.attend(query, key, key, bounds, 9, 0.125, window)
+    assert result.shape == query.shape and result.dtype == query.dtype
