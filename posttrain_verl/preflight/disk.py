@@ -54,7 +54,8 @@ def check(composed: Composed) -> list[Problem]:
     if free >= needed:
         return []
     what = f"{place} has {size(free)} free, and the run needs about {size(needed)}; {words(composed)}"
-    remedy = f"free some, set posttrain.runs_dir to a larger disk, or keep fewer checkpoints: {_keep_fewer(composed)}"
+    fewer = _keep_fewer(composed)
+    remedy = f"free some, or set posttrain.runs_dir to a larger disk{f', or keep fewer checkpoints: {fewer}' if fewer else ''}"
     return [Problem(what, remedy)]
 
 
@@ -169,10 +170,11 @@ def _number(value: object) -> int | None:
 
 
 def _keep_fewer(composed: Composed) -> str:
+    """Of SFT one is enough; of RL the one before is needed where a run is killed before it has logged the step it saved."""
     if composed.stage == "sft":
-        return "trainer.max_ckpt_to_keep=1"
-    both = ("actor", "critic") if jobs.uses_critic(composed.verl) else ("actor",)
-    return " ".join(f"trainer.max_{name}_ckpt_to_keep=1" for name in both)
+        return "trainer.max_ckpt_to_keep=1" if parts(composed)[0].kept != 1 else ""
+    many = [part.name for part in parts(composed) if part.kept is None or part.kept > 2]
+    return " ".join(f"trainer.max_{name}_ckpt_to_keep=2" for name in many)
 
 
 def _place(composed: Composed) -> Path:
