@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan import job as jobs
@@ -111,19 +111,24 @@ def _parts(composed: Composed) -> Iterator[Part]:
     config, trainer = composed.verl, composed.verl.trainer
     if composed.stage == "sft":
         kept = _number(trainer.get("max_ckpt_to_keep"))
-        yield _part("model", composed.models[0], composed, config, config.model, config.engine, kept)
+        yield _part("model", composed.models[0], composed, config, config.model, config.get("engine"), kept)
         return
     actor = config.actor_rollout_ref.actor
     kept = _number(trainer.get("max_actor_ckpt_to_keep"))
-    yield _part("actor", composed.models[0], composed, actor, config.actor_rollout_ref.model, actor.fsdp_config, kept)
+    yield _part("actor", composed.models[0], composed, actor, config.actor_rollout_ref.model,
+                actor.get("fsdp_config"), kept)  # fmt: skip
     if jobs.uses_critic(config):
         critic, kept = config.critic, _number(trainer.get("max_critic_ckpt_to_keep"))
-        yield _part("critic", composed.models[-1], composed, critic, critic.model, critic.fsdp, kept)
+        yield _part("critic", composed.models[-1], composed, critic, critic.model, critic.get("fsdp"), kept)
 
 
-def _part(name: str, path: str, composed: Composed, owner: DictConfig, trained: DictConfig, engine: DictConfig,
-          kept: int | None) -> Part:  # fmt: skip
-    """Every rank writes its shard of weights and moments; the replicas of HSDP (`fsdp_size`) write them again."""
+def _part(name: str, path: str, composed: Composed, owner: DictConfig, trained: DictConfig,
+          engine: DictConfig | None, kept: int | None) -> Part:  # fmt: skip
+    """Every rank writes its shard of weights and moments; the replicas of HSDP (`fsdp_size`) write them again.
+
+    Engines other than FSDP (`engine` None) are counted as if they were FSDP of all devices in fp32.
+    """
+    engine = engine if engine is not None else OmegaConf.create()
     contents, item = owner.checkpoint.save_contents, jobs.BYTES.get(str(engine.get("model_dtype")), 4)
     whole, learning = _parameters(path, composed, head=name != "critic"), 0
     if rank := trained.get("lora_rank") or 0:
