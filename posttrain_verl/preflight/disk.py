@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.compose import Composed
 from posttrain_verl.plan import job as jobs
@@ -54,7 +54,8 @@ def check(composed: Composed) -> list[Problem]:
     if free >= needed:
         return []
     what = f"{place} has {size(free)} free, and the run needs about {size(needed)}; {words(composed)}"
-    remedy = f"free some, set posttrain.runs_dir to a larger disk, or keep fewer checkpoints: {_keep_fewer(composed)}"
+    fewer = _keep_fewer(composed)
+    remedy = f"free some, or set posttrain.runs_dir to a larger disk{f', or keep fewer checkpoints: {fewer}' if fewer else ''}"
     return [Problem(what, remedy)]
 
 
@@ -110,19 +111,24 @@ def _parts(composed: Composed) -> Iterator[Part]:
     config, trainer = composed.verl, composed.verl.trainer
     if composed.stage == "sft":
         kept = _number(trainer.get("max_ckpt_to_keep"))
-        yield _part("model", composed.models[0], composed, config, config.model, config.engine, kept)
+        yield _part("model", composed.models[0], composed, config, config.model, config.get("engine"), kept)
         return
     actor = config.actor_rollout_ref.actor
     kept = _number(trainer.get("max_actor_ckpt_to_keep"))
-    yield _part("actor", composed.models[0], composed, actor, config.actor_rollout_ref.model, actor.fsdp_config, kept)
+    yield _part("actor", composed.models[0], composed, actor, config.actor_rollout_ref.model,
+                actor.get("fsdp_config"), kept)  # fmt: skip
     if jobs.uses_critic(config):
         critic, kept = config.critic, _number(trainer.get("max_critic_ckpt_to_keep"))
-        yield _part("critic", composed.models[-1], composed, critic, critic.model, critic.fsdp, kept)
+        yield _part("critic", composed.models[-1], composed, critic, critic.model, critic.get("fsdp"), kept)
 
 
-def _part(name: str, path: str, composed: Composed, owner: DictConfig, trained: DictConfig, engine: DictConfig,
-          kept: int | None) -> Part:  # fmt: skip
-    """Every rank writes its shard of weights and moments; the replicas of HSDP (`fsdp_size`) write them again."""
+def _part(name: str, path: str, composed: Composed, owner: DictConfig, trained: DictConfig,
+          engine: DictConfig | None, kept: int | None) -> Part:  # fmt: skip
+    """Every rank writes its shard of weights and moments; the replicas of HSDP (`fsdp_size`) write them again.
+
+    Engines other than FSDP (`engine` None) are counted as if they were FSDP of all devices in fp32.
+    """
+    engine = engine if engine is not None else OmegaConf.create()
     contents, item = owner.checkpoint.save_contents, jobs.BYTES.get(str(engine.get("model_dtype")), 4)
     whole, learning = _parameters(path, composed, head=name != "critic"), 0
     if rank := trained.get("lora_rank") or 0:
@@ -169,10 +175,11 @@ def _number(value: object) -> int | None:
 
 
 def _keep_fewer(composed: Composed) -> str:
+    """Of SFT one is enough; of RL the one before is needed where a run is killed before it has logged the step it saved."""
     if composed.stage == "sft":
-        return "trainer.max_ckpt_to_keep=1"
-    both = ("actor", "critic") if jobs.uses_critic(composed.verl) else ("actor",)
-    return " ".join(f"trainer.max_{name}_ckpt_to_keep=1" for name in both)
+        return "trainer.max_ckpt_to_keep=1" if parts(composed)[0].kept != 1 else ""
+    many = [part.name for part in parts(composed) if part.kept is None or part.kept > 2]
+    return " ".join(f"trainer.max_{name}_ckpt_to_keep=2" for name in many)
 
 
 def _place(composed: Composed) -> Path:

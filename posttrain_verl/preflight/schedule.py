@@ -9,6 +9,8 @@ from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import data
 from posttrain_verl.problem import Problem, warning
 
+ONE_OF_RL = ("max_actor_ckpt_to_keep", "max_critic_ckpt_to_keep")
+
 
 def check(composed: Composed) -> list[Problem]:
     """Problems of the number of steps and of the frequencies."""
@@ -67,7 +69,17 @@ def _frequencies(composed: Composed) -> list[Problem]:
     if trainer.save_freq in (-1, 0):
         what = f"trainer.save_freq={trainer.save_freq}: VeRL's RL trainer never saves then, not even at the end"
         problems.append(warning(what, "set trainer.save_freq to the number of steps, or fewer"))
-    return problems
+    return problems + [_only_one(key) for key in ONE_OF_RL if trainer.get(key) == 1]
+
+
+def _only_one(key: str) -> Problem:
+    what = (
+        f"trainer.{key}=1: VeRL logs an RL step after its checkpoint and validation; a run that is killed in between resumes "
+        "from the checkpoint before, which is gone"
+    )
+    return warning(
+        what, f"trainer.{key}=2, for which VeRL needs no more disk: it then deletes the oldest before it writes"
+    )
 
 
 def _profiling(interval: Any) -> list[Problem]:

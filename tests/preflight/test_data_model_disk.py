@@ -224,6 +224,19 @@ def test_disk_of_a_critic_and_of_a_model_that_is_not_here(tmp_path):
     assert "saves no checkpoint" in disk.words(compose(["recipe=math_grpo", *words, "trainer.save_freq=-1"]))
 
 
+def test_one_checkpoint_of_rl_is_warned_of_and_never_the_remedy(tmp_path, monkeypatch):
+    words = ["recipe=math_grpo", "hardware=cpu", f"posttrain.runs_dir={tmp_path}", f"posttrain.data_dir={tmp_path}"]
+    one = compose([*words, "trainer.max_actor_ckpt_to_keep=1"])
+    (warned,) = [problem for problem in schedule.check(one) if "ckpt_to_keep" in problem.what]
+    assert warned.level == "warning" and "trainer.max_actor_ckpt_to_keep=2" in warned.remedy
+    assert "ckpt_to_keep" not in whats(schedule.check(compose(words)))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 0))
+    assert "keep fewer" not in whats(disk.check(compose(words)))
+    every = compose([*words, "trainer.max_actor_ckpt_to_keep=null"])
+    assert "keep fewer checkpoints: trainer.max_actor_ckpt_to_keep=2" in whats(disk.check(every))
+
+
 def test_a_critic_has_no_output_layer():
     composed = compose(["recipe=math_ppo", "hardware=8xh100", "base_model=qwen2_5_7b_instruct"])
     actor, critic = disk.parts(composed)
