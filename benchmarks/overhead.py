@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from posttrain_verl.run import environment
+from posttrain_verl.verl.placement import logical_cpus
 
 # The tiny model is never right, which the watch would end after ten steps.
 WORDS = ["recipe=math_grpo", "base_model=tiny", "mix=embedded", "trainer.save_freq=-1", "trainer.test_freq=-1",
@@ -61,7 +62,7 @@ def bare(folder: Path, of_run: str) -> Measured:
     variables = environment.of_processes("cpu", local_model=True) | environment.of_temporary(folder)
     variables["VERL_FILE_LOGGER_PATH"] = f"{folder}/bare.jsonl"
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", f"{folder}/runs/math_grpo/{of_run}",
-               "--config-name", "config", f"ray_kwargs.ray_init.num_cpus={environment.LOGICAL_CPUS}",
+               "--config-name", "config", f"ray_kwargs.ray_init.num_cpus={logical_cpus(1)}",
                "+ray_kwargs.ray_init.num_gpus=1", "+ray_kwargs.ray_init.include_dashboard=false",
                "transfer_queue.enable=true", f"hydra.run.dir={folder}",
                f"trainer.default_local_dir={folder}/bare"]  # fmt: skip

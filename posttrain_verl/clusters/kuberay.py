@@ -18,7 +18,7 @@ from posttrain_verl import overrides, preflight
 from posttrain_verl.clusters import words
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run.environment import LOGICAL_CPUS
+from posttrain_verl.verl.placement import logical_cpus
 
 HOME = "/posttrain"  # the current folder of the launch; a recipe that the image may not have lies in its recipes/
 LONGEST_NAME = 47  # of a RayJob: KubeRay adds to it for the names of pods
@@ -97,9 +97,7 @@ def _job(composed: Composed, run_id: str) -> dict[str, Any]:
     }
     launch = words.command(cluster.python, words.there(composed, run_id, replaced))
     name = name_of(composed.recipe, run_id)
-    started = {"num-gpus": str(devices)}
-    if composed.posttrain.hardware.name == "cpu":
-        started["num-cpus"] = str(LOGICAL_CPUS)
+    started = {"num-gpus": str(devices), "num-cpus": str(logical_cpus(devices))}
     cluster_spec: dict[str, Any] = {
         "rayVersion": importlib.metadata.version("ray"),
         "authOptions": {"mode": "token"},

@@ -12,7 +12,7 @@ from posttrain_verl import preflight
 from posttrain_verl.clusters import words
 from posttrain_verl.compose import Composed
 from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run.environment import LOGICAL_CPUS
+from posttrain_verl.verl.placement import logical_cpus
 
 WARNING_SECONDS = 120  # before the time of the allocation is up
 
@@ -73,9 +73,9 @@ def _options(composed: Composed, run_dir: Path) -> list[str]:
 
 
 def _ray_options(composed: Composed) -> list[str]:
-    """On the CPU backend the devices are logical ones, and CPUs count processes."""
-    options = [f"--num-gpus={words.devices(composed)[1]}"]
-    return [*options, f"--num-cpus={LOGICAL_CPUS}"] if composed.posttrain.hardware.name == "cpu" else options
+    """The devices, which are logical ones on the CPU backend, and as many CPUs as VeRL asks for beside them."""
+    devices = words.devices(composed)[1]
+    return [f"--num-gpus={devices}", f"--num-cpus={logical_cpus(devices)}"]
 
 
 def _output(run_dir: Path) -> Path:

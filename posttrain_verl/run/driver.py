@@ -25,6 +25,7 @@ from posttrain_verl import cpu, paths
 from posttrain_verl.run import environment, roster, stages
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.verl import assert_plugin_loaded, retention
+from posttrain_verl.verl.placement import logical_cpus, placement_cpus
 from posttrain_verl.watch.machine import ENDING
 
 ORPHAN_SECONDS = 10.0
@@ -109,24 +110,32 @@ def patient_start(seconds: float = environment.RAY_START_SECONDS, poll: float = 
             services.get_node = ask
 
 
-def wait_for_devices(config: DictConfig, seconds: float = JOIN_SECONDS, poll: float = 1.0) -> None:
-    """Wait until the cluster has the devices free that the run asks for.
+def wait_for_devices(config: DictConfig, stage: str, seconds: float = JOIN_SECONDS, poll: float = 1.0) -> None:
+    """Wait until the cluster has the devices free that the run asks for, and the CPUs beside them.
 
-    VeRL looks once, and gives up on a cluster whose last node joins a second later.
+    VeRL looks once for devices, and gives up on a cluster whose last node joins a second later. For CPUs that Ray does
+    not count it waits for ever.
 
     Raises:
         RuntimeError: they are not there after `seconds`.
     """
-    wanted = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    devices = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    wanted = {"GPU": devices, "CPU": placement_cpus(stage, devices)}
     until = time.monotonic() + seconds
-    while (free := ray.available_resources().get("GPU", 0)) < wanted:
+    while missing := [name for name, count in wanted.items() if ray.available_resources().get(name, 0) < count]:
         if time.monotonic() > until:
-            has = ray.cluster_resources().get("GPU", 0)
-            raise RuntimeError(
-                f"the cluster has {has:g} GPUs, {free:g} of them free, after {seconds:g} s; the run asks for "
-                f"trainer.nnodes={config.trainer.nnodes} x trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}"
-            )
+            raise RuntimeError(_too_few(config, missing[0], wanted, seconds))
         time.sleep(poll)
+
+
+def _too_few(config: DictConfig, name: str, wanted: dict[str, int], seconds: float) -> str:
+    has, free = ray.cluster_resources().get(name, 0), ray.available_resources().get(name, 0)
+    asked = f"trainer.nnodes={config.trainer.nnodes} x trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}"
+    remedy = (
+        f"; start each node with --num-cpus={logical_cpus(config.trainer.n_gpus_per_node)}, which only counts processes"
+    )
+    return (f"the cluster has {has:g} {name}s, {free:g} of them free, after {seconds:g} s; the run asks for {asked}, which is "
+            f"{wanted[name]} {name}s{remedy if name == 'CPU' else ''}")  # fmt: skip
 
 
 def train_rl(config: DictConfig) -> None:
@@ -208,8 +217,9 @@ def main() -> None:
     stages.mark("starting the trainer")
     roster.follow(folder.cluster_file)
     try:
-        wait_for_devices(config)
-        {"rl": train_rl, "sft": train_sft}[folder.read_plan()["stage"]](config)
+        stage = folder.read_plan()["stage"]
+        wait_for_devices(config, stage)
+        {"rl": train_rl, "sft": train_sft}[stage](config)
     except ray.exceptions.RayError:
         roster.write_deaths(folder.cluster_file, LOST_NODE_SECONDS if roster.speaks_of_a_loss(format_exc()) else 0.0)
         raise

@@ -13,14 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from posttrain_verl import cpu
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.stages import STAGE_FILE
+from posttrain_verl.verl.placement import logical_cpus
 from reward_fns.code.cores import SHARERS
 
 WARM_PYTHON = "POSTTRAIN_WARM_PYTHON"  # names the executable of `cpu.zygote.warm`
 
 RAY_START_SECONDS = 300.0  # for the processes of a Ray of our own to come up; Ray's own 30 are few on a busy machine
 
-# VeRL's placement bundles ask for several CPUs each; on the CPU backend that is a count of processes, not of cores.
-LOGICAL_CPUS = 32
 # Ray starts no more logical GPUs than CUDA_VISIBLE_DEVICES names where it is set (ray 2.60), and gives each worker one of
 # them: so many are named, and to CUDA each is no device.
 LOGICAL_GPUS = 64
@@ -112,15 +111,13 @@ def _reward_workers(config: DictConfig) -> dict[str, str]:
 def local_cluster(config: DictConfig, num_cpus: int | None) -> dict[str, Any]:
     """Options of `ray.init` for a cluster of this machine alone.
 
-    On the CPU backend each worker gets a logical GPU, so that VeRL's resource pools work unchanged.
+    On the CPU backend each worker gets a logical GPU, so that VeRL's resource pools work unchanged. CPUs are a count of
+    processes, and there are as many as VeRL asks for: a machine with few cores beside a GPU would wait for ever.
     """
-    options: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    if cpu.is_chosen():
-        options |= {
-            "num_gpus": config.trainer.n_gpus_per_node * config.trainer.nnodes,
-            "num_cpus": num_cpus or LOGICAL_CPUS,
-        }
-    return options
+    devices = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    counted = max(os.cpu_count() or 1, logical_cpus(devices))
+    options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "num_cpus": num_cpus or counted}
+    return options | {"num_gpus": devices} if cpu.is_chosen() else options
 
 
 def forks(variables: dict[str, str]) -> bool:

@@ -30,7 +30,7 @@ def test_the_options_of_an_allocation(composed, tmp_path):
                        f"--output={tmp_path}/runs/math_sft/it.slurm.txt", "--signal=B:TERM@120", "--cpus-per-task=64",
                        "--partition=gpu"]  # fmt: skip
     assert lines[0] == "#!/bin/bash"
-    assert "ray_options=(--num-gpus=4 --num-cpus=32)" in lines
+    assert "ray_options=(--num-gpus=4 --num-cpus=72)" in lines
 
 
 def test_gpus_are_asked_for(composed):
@@ -94,10 +94,11 @@ def test_the_warning_of_slurm_reaches_the_launch(tmp_path, composed):
 @pytest.mark.parametrize("given", ["64", None])
 def test_the_raylets_of_other_nodes_get_the_cpus_of_the_allocation(tmp_path, composed, given):
     """Since Slurm 22.05 srun does not take --cpus-per-task from sbatch."""
-    program(tmp_path / "bin/srun", f'printf "%s\\n" "$@" > {tmp_path}/seen')
+    program(tmp_path / "bin/srun", f'printf "%s\\n" "$@" > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/seen')
     program(
         tmp_path / "bin/python",
-        'case "$*" in *"-c import socket"*) echo 10.0.0.1;; *"start --head"*) exec sleep 60;; esac',
+        'case "$*" in *"-c import socket"*) echo 10.0.0.1;; *"start --head"*) exec sleep 60;;'
+        f" *posttrain_verl.launch*) until [ -f {tmp_path}/seen ]; do sleep 0.1; done;; esac",
     )
     program(tmp_path / "bin/scontrol", "echo node1; echo node2")
     words = ("trainer.nnodes=2", f"posttrain.cluster.python={tmp_path}/bin/python")

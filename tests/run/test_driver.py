@@ -1,5 +1,6 @@
 """How the driver starts Ray, without starting it."""
 
+import inspect
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ import ray
 from omegaconf import OmegaConf
 from ray._private import services
 
-from posttrain_verl.run import driver
+from posttrain_verl.run import driver, environment
+from posttrain_verl.verl import placement
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +95,38 @@ def test_a_ray_that_does_not_come_up_is_started_again(monkeypatch, capsys, failu
     assert capsys.readouterr().out.count("starting it again") == 2
     left[-1].kill()
     left[-1].wait()
+
+
+def run_of(nodes: int, devices: int):
+    return OmegaConf.create({"trainer": {"nnodes": nodes, "n_gpus_per_node": devices}})
+
+
+@pytest.mark.parametrize(
+    ("stage", "has", "said"),
+    [
+        ("sft", {"GPU": 8.0, "CPU": 64.0}, "has 64 CPUs.*which is 80 CPUs; start each node with --num-cpus=112"),
+        ("rl", {"GPU": 8.0, "CPU": 64.0}, None),
+        ("rl", {"GPU": 6.0, "CPU": 64.0}, "has 6 GPUs, 6 of them free.*trainer.n_gpus_per_node=8, which is 8 GPUs$"),
+        ("rl", {}, "has 0 GPUs"),
+    ],
+)
+def test_a_cluster_without_what_verl_would_wait_for(monkeypatch, stage, has, said):
+    monkeypatch.setattr(ray, "available_resources", lambda: has)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: has)
+    with pytest.raises(RuntimeError, match=said) if said else nullcontext():
+        driver.wait_for_devices(run_of(1, 8), stage, seconds=0)
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_a_ray_of_our_own_counts_the_cpus_of_every_stage(devices):
+    """Also where a GPU stands beside few cores."""
+    cpus = environment.local_cluster(run_of(1, devices), None)["num_cpus"]
+    assert cpus >= max(placement.placement_cpus(stage, devices) for stage in ("sft", "rl"))
+    assert environment.local_cluster(run_of(1, devices), 5)["num_cpus"] == 5, "the user's own"
+
+
+def test_the_counts_are_verls():
+    from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
+
+    sft = inspect.signature(RayResourcePool).parameters["max_colocate_count"].default
+    assert {"sft": sft, "rl": ResourcePoolManager.max_colocate_count} == placement.CPUS_BESIDE_A_DEVICE
