@@ -23,6 +23,13 @@ from posttrain_verl.plan import nvidia
 from posttrain_verl.plan.nvidia import GIB, Device, Driver
 
 RAY_COUNT = "import ray; ray.init(log_to_driver=False); print(int(ray.cluster_resources().get('GPU', 0)))"
+# Ray names the kind of a real GPU; the logical ones of the CPU backend have none.
+RAY_KINDS = """
+import json, ray
+ray.init(log_to_driver=False)
+kinds = [name.partition(":")[2] for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+print(json.dumps(sorted(kinds)))
+"""
 # torch.cuda.device_count() answers from NVML, so it counts devices that a driver too old for this torch cannot give it;
 # is_available() asks CUDA itself, and warns with CUDA's reason.
 TORCH_DEVICES = """
@@ -164,6 +171,16 @@ def _count_in_ray() -> int | None:
     except subprocess.TimeoutExpired:
         return None
     return int(answer.stdout.split()[-1]) if answer.returncode == 0 and answer.stdout.split() else None
+
+
+@cache
+def kinds_in_ray() -> tuple[str, ...]:
+    """The kinds of GPU in the cluster of RAY_ADDRESS, e.g. ("H100",); none where it has none, or does not answer."""
+    try:
+        answer = _answer(RAY_KINDS, os.environ)
+    except subprocess.TimeoutExpired:
+        return ()
+    return tuple(json.loads(answer.stdout.splitlines()[-1])) if answer.returncode == 0 and answer.stdout else ()
 
 
 def _answer(code: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,7 @@ def check(composed: Composed) -> list[Problem]:
     if ours.cluster.get("name", "local") != "local":
         raise CannotTell(f"{_named(composed)} is another machine")
     if ours.hardware.name == "cpu":
-        return [*_unused(composed), *_rollouts(composed)]
+        return [*_unused(composed), *_unused_in_ray(composed), *_rollouts(composed)]
     if composed.machine is None and os.environ.get("RAY_ADDRESS"):
         raise CannotTell("the devices are those of the cluster at RAY_ADDRESS")
     seen = composed.machine.facts if composed.machine else _facts()
@@ -55,6 +55,18 @@ def _unused(composed: Composed) -> Iterator[Problem]:
         yield warning(f"{found.what}; the recipe is made for the CPU and runs there", found.remedy)
     else:
         yield found
+
+
+def _unused_in_ray(composed: Composed) -> Iterator[Problem]:
+    """`hardware=auto` looks at this machine, and RAY_ADDRESS may lead to a cluster of GPUs."""
+    if composed.machine is None or not os.environ.get("RAY_ADDRESS") or not (kinds := facts.kinds_in_ray()):
+        return
+    what = (
+        f"the cluster of RAY_ADDRESS has GPUs ({', '.join(kinds)}), and hardware=auto sees this machine, which has none"
+    )
+    yield Problem(
+        what, "name its nodes (hardware=8xh100 or another file of conf/hardware); hardware=cpu trains on its CPUs"
+    )
 
 
 def _rollouts(composed: Composed) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from posttrain_verl.compose import Composed, compose
+from posttrain_verl.plan import facts, hardware
 from posttrain_verl.plan.facts import Facts, TorchBuild
 from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.plan.nvidia import Device, Driver
@@ -97,3 +98,15 @@ def test_rollouts_on_a_cpu_need_a_vllm_for_it(monkeypatch, versions, said):
     found = machine.check(compose(["recipe=math_grpo", "hardware=cpu"]))
     assert [said in problem.what and problem.level == "problem" for problem in found] == ([True] if said else [])
     assert machine.check(compose(["recipe=math_sft", "hardware=cpu"])) == [], "SFT has no rollouts"
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds", "said"), [((), ("H100",), 1), ((), (), 0), (("hardware=cpu",), ("H100",), 0)]
+)
+def test_a_cluster_of_gpus_is_not_trained_on_with_its_cpus(monkeypatch, words, kinds, said):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(facts, "kinds_in_ray", lambda: kinds)
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Machine("cpu", "no GPU of NVIDIA"))
+    found = machine.check(compose(["recipe=math_sft", "mix=embedded", *words]))
+    assert [problem.level for problem in found] == ["problem"] * said
+    assert all("H100" in problem.what and "hardware=8xh100" in problem.remedy for problem in found)
