@@ -30,7 +30,6 @@ KEYS = {
         "split": parallelism.ACTOR_KEY,
         "param_offload": f"{ACTOR}.fsdp_config.param_offload",
         "optimizer_offload": f"{ACTOR}.fsdp_config.optimizer_offload",
-        "shard": f"{ACTOR}.fsdp_config.fsdp_size",
         "master": f"{ACTOR}.fsdp_config.model_dtype",
         "tensor_parallel": f"{ROLLOUT}.tensor_model_parallel_size",
         "share": f"{ROLLOUT}.gpu_memory_utilization",
@@ -40,7 +39,6 @@ KEYS = {
         "split": parallelism.SFT_KEY,
         "param_offload": "engine.param_offload",
         "optimizer_offload": "engine.optimizer_offload",
-        "shard": "engine.fsdp_size",
         "master": "engine.model_dtype",
     },
 }
@@ -136,8 +134,6 @@ def _wanted(tree: DictConfig, stage: str, job: Job, setting: Setting, memory: Ta
             "bf16",
             f"frozen weights of fp32 do not fit {job.memory / GIB:.1f} GB; adapters are bf16, too",
         )
-    if setting.shard != now.shard:
-        yield keys["shard"], setting.shard, "parameters fit in one node, so only gradients cross between nodes"
     if setting.tokens != now.tokens:
         yield from _tokens(tree, stage, setting, f"micro batches of {setting.tokens} tokens a GPU: {why}")
     else:

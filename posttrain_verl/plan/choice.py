@@ -23,14 +23,13 @@ SPLITS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Setting:
-    """What may change: LoRA rank (0: full), GPUs a sequence, offloads, GPUs that share parameters, tokens of a micro batch
+    """What may change: LoRA rank (0: full), GPUs a sequence, offloads, tokens of a micro batch
     on a GPU, tensor parallelism and memory share of the rollout engine, bytes of a stored weight."""
 
     lora: int
     split: int
     param_offload: bool
     optimizer_offload: bool
-    shard: int
     tokens: int
     tensor_parallel: int = 1
     share: float = 0.0
@@ -44,7 +43,7 @@ class Setting:
 def current(job: Job) -> Setting:
     """The setting of a job as it stands."""
     model, rollout = job.models[0], job.rollout
-    return Setting(model.lora_rank, model.sequence_parallel, model.param_offload, model.optimizer_offload, model.shard,
+    return Setting(model.lora_rank, model.sequence_parallel, model.param_offload, model.optimizer_offload,
                    max(model.tokens, model.forward_tokens), rollout.tensor_parallel if rollout else 1,
                    rollout.share if rollout else 0.0, model.master_bytes)  # fmt: skip
 
@@ -65,7 +64,6 @@ def _vary_model(model: Trained, setting: Setting) -> Trained:
         sequence_parallel=setting.split,
         param_offload=setting.param_offload,
         optimizer_offload=setting.optimizer_offload,
-        shard=setting.shard,
         tokens=min(model.tokens, setting.tokens),
         forward_tokens=min(model.forward_tokens, setting.tokens),
     )
@@ -99,8 +97,8 @@ def settings(job: Job, longest: int, fixed: frozenset[str]) -> Iterator[Setting]
     splits = [now.split] if "split" in fixed else _splits(job, now.split)
     for (lora, master), split in product(_modes(now, fixed), splits):
         for offloads, tokens in _frugality(now, -(-longest // split), fixed):
-            for shard, engine in product(_shards(job, now, fixed), _engines(job, now, fixed)):
-                yield Setting(lora, split, *offloads, shard, tokens, *engine, master)
+            for engine in _engines(job, now, fixed):
+                yield Setting(lora, split, *offloads, tokens, *engine, master)
 
 
 def _modes(now: Setting, fixed: frozenset[str]) -> list[tuple[int, int]]:
@@ -137,12 +135,6 @@ def _spares(now: Setting, pair: tuple[bool, bool], fixed: frozenset[str]) -> boo
     return all(
         new == old or (new and name not in fixed) for name, old, new in zip(names, now.offloads, pair, strict=True)
     )
-
-
-def _shards(job: Job, now: Setting, fixed: frozenset[str]) -> list[int]:
-    """Parameters shared inside a node, if they fit: gradients alone then cross between nodes (hybrid sharding)."""
-    inside = job.gpus_per_node
-    return [inside, now.shard] if "shard" not in fixed and inside < now.shard == job.gpus else [now.shard]
 
 
 def _engines(job: Job, now: Setting, fixed: frozenset[str]) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ import pytest
 from posttrain_verl import paths
 from posttrain_verl.compose import Composed, compose
 from posttrain_verl.plan import summary
-from posttrain_verl.preflight import batch, keys
+from posttrain_verl.preflight import batch, disk, keys
 
 RECIPES = sorted(path.stem for path in paths.recipes_dir().glob("*.yaml"))
 
@@ -77,8 +77,10 @@ def test_a_larger_model_on_the_same_machine_is_planned():
     assert changes(*words)
 
 
-def test_parameters_stay_inside_a_node_where_they_fit():
-    assert changes("recipe=gsm8k_grpo", "hardware=8x8xh100")["actor_rollout_ref.actor.fsdp_config.fsdp_size"] == 8
+def test_more_nodes_need_no_more_disk():
+    """Replicas of shards inside a node would each write a checkpoint of their own."""
+    one, eight = (disk.needs(composed("recipe=gsm8k_grpo", f"hardware={name}")) for name in ("8xh100", "8x8xh100"))
+    assert eight == one
 
 
 def test_the_cpu_is_not_planned():
