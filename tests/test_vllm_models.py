@@ -45,6 +45,7 @@ def test_it_is_left_out_where_it_is_not_needed():
     assert vllm_models.leave_out(short, 16) and not hasattr(short, vllm_models.DUAL_CHUNK)
     assert not vllm_models.leave_out(long, 17) and hasattr(long, vllm_models.DUAL_CHUNK)
     assert not vllm_models.leave_out(SimpleNamespace(), 1)
+    assert vllm_models.leave_out(SimpleNamespace(dual_chunk_attention_config=None), 10**6), "overridden by null"
 
 
 def test_an_export_promises_the_context_that_is_left():

@@ -109,8 +109,8 @@ def _context(work: Work, longest: int) -> int:
 
     config = AutoConfig.from_pretrained(work.model)
     limits = [longest + work.max_tokens, getattr(config, "max_position_embeddings", None)]
-    if hasattr(config, vllm_models.DUAL_CHUNK):
-        limits.append(vllm_models.plain_length(config.dual_chunk_attention_config))
+    if dual_chunk := getattr(config, vllm_models.DUAL_CHUNK, None):
+        limits.append(vllm_models.plain_length(dual_chunk))
     return min(limit for limit in limits if limit)
 
 
