@@ -32,11 +32,11 @@ def test_a_recipe_on_its_machine_fits(grpo):
 
 
 def test_a_misfit_names_phase_numbers_and_a_remedy(grpo):
-    found = memory.check(changed(grpo, actor_rollout_ref__rollout__gpu_memory_utilization=0.85))
+    found = memory.check(changed(grpo, actor_rollout_ref__rollout__gpu_memory_utilization=0.9))
     assert [problem.level for problem in found] == ["problem"]
     assert "does not fit hardware=8xh100: rollout needs 8" in found[0].what
     assert "of 79.1 GB a GPU" in found[0].what
-    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.65: rollout would need" in found[0].remedy
+    assert "actor_rollout_ref.rollout.gpu_memory_utilization=0.7: rollout would need" in found[0].remedy
     assert "actor_rollout_ref.actor.fsdp_config.optimizer_offload=true" in found[0].remedy
 
 
