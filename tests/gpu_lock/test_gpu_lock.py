@@ -18,8 +18,9 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3 * 3600)]
 RECIPES = [file for file in sorted(paths.recipes_dir().glob("*.yaml")) if "- /rl\n" in file.read_text()]
 FILES = sorted((paths.conf_dir() / "base_model").glob("*.yaml"))
 CONFIGS = {file.stem: config for file in FILES if (config := OmegaConf.load(file).config)}
-# Of the extra `cpu`, for the one embedded model that comes as a GGUF.
-NOT_INSTALLED = {"gguf:GGUFReader", "gguf:TokenType", "posttrain_verl.base_models.smollm2"}
+# gguf is of the extra `cpu`, for the one embedded model that comes as a GGUF; flash-attn is taken where it is found.
+NOT_INSTALLED = {"gguf:GGUFReader", "gguf:TokenType", "posttrain_verl.base_models.smollm2",
+                 "flash_attn:flash_attn_varlen_func"}  # fmt: skip
 VOCABULARY = 64  # vLLM rounds the vocabulary up to a multiple
 SFT = ["recipe=demo_sft", "base_model=tiny", "hardware=cpu", "trainer.total_training_steps=2", "trainer.save_freq=2",
        "data.train_batch_size=8", "data.micro_batch_size_per_gpu=8", "posttrain.run_id=two"]  # fmt: skip
