@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import base_models, paths, vllm_models
 from posttrain_verl.compose import compose
 from posttrain_verl.exporting import proof
-from posttrain_verl.preflight import architecture
+from posttrain_verl.preflight import architecture, machine
 
 QWEN_1M = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
 SMALL = {"chunk_size": 16, "local_size": 4, "original_max_position_embeddings": 16}
@@ -55,13 +55,25 @@ def test_an_export_promises_the_context_that_is_left():
     assert vllm_models.as_plain(config) == ""
 
 
-def test_the_check_refuses_what_needs_dual_chunk_attention_and_nothing_shorter():
+def test_the_check_refuses_what_needs_dual_chunk_attention_and_nothing_shorter(monkeypatch):
     recipe, key = ["recipe=code_grpo", "hardware=8xh100"], "actor_rollout_ref.rollout.max_model_len"
+    monkeypatch.setattr(machine, "is_here", lambda composed: True)
     assert architecture.check(compose(recipe)) == []
     (problem,) = architecture.check(compose([*recipe, f"{key}=300000"]))
     assert "33470" in problem.what and "262144" in problem.remedy
     (whole,) = architecture.check(compose([*recipe, f"{key}=null"]))
     assert "1010000 tokens" in whole.what
+    monkeypatch.setattr(machine, "is_here", lambda composed: False)
+    (elsewhere,) = architecture.check(compose([*recipe, f"{key}=300000"]))
+    assert elsewhere.level == "warning", "the vLLM there may be another"
+
+
+@pytest.mark.parametrize("given", ['{\\"architectures\\":[\\"Phi3SmallForCausalLM\\"]}', "no json", "3"])
+def test_overrides_of_the_models_config_in_other_forms(given):
+    """vLLM takes JSON; of what is none it says so itself."""
+    word = f'+actor_rollout_ref.rollout.engine_kwargs.vllm.hf_overrides="{given}"'
+    found = architecture.check(compose(["recipe=math_grpo", "hardware=cpu", word]))
+    assert ["0.9.2" in problem.what for problem in found] == [True] * given.startswith("{")
 
 
 def test_no_model_of_the_library_is_refused():

@@ -12,7 +12,7 @@ from posttrain_verl.compose import Composed
 from posttrain_verl.run.environment import OF_ONE_PLACE, SETTINGS
 
 # A laptop that may not ask the hub says nothing of the cluster, which fetches the model.
-_OF_THIS_MACHINE = {*OF_ONE_PLACE, "HF_HUB_OFFLINE"}
+_OF_THIS_MACHINE = {*OF_ONE_PLACE, "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "VLLM_PORT"}
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|(?:^|_)KEY(?:_|$)")
 
 

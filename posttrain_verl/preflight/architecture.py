@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import vllm_models
 from posttrain_verl.compose import Composed
-from posttrain_verl.preflight import model
-from posttrain_verl.problem import Problem
+from posttrain_verl.preflight import machine, model
+from posttrain_verl.problem import Problem, warning
 
 
 def check(composed: Composed) -> list[Problem]:
@@ -17,8 +18,21 @@ def check(composed: Composed) -> list[Problem]:
     if composed.stage != "rl" or composed.verl.actor_rollout_ref.rollout.name != "vllm":
         return []
     facts = model.facts(composed)
-    overrides = OmegaConf.select(composed.verl, "actor_rollout_ref.rollout.engine_kwargs.vllm.hf_overrides") or {}
-    return vllm_models.unbuildable({**facts, **overrides}, _longest(composed, facts))
+    found = vllm_models.unbuildable({**facts, **_overrides(composed)}, _longest(composed, facts))
+    if machine.is_here(composed):
+        return found
+    return [warning(f"{problem.what}; that machine may have another vLLM", problem.remedy) for problem in found]
+
+
+def _overrides(composed: Composed) -> dict[str, Any]:
+    """The keys of config.json that the rollout's vLLM gets anew: a mapping, or its JSON. vLLM says what is wrong with another."""
+    given = OmegaConf.select(composed.verl, "actor_rollout_ref.rollout.engine_kwargs.vllm.hf_overrides")
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return {}
+    return {str(key): value for key, value in given.items()} if isinstance(given, dict | DictConfig) else {}
 
 
 def _longest(composed: Composed, facts: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ from posttrain_verl.compose import Composed
 from posttrain_verl.plan import job as jobs
 from posttrain_verl.plan.known import shape_of
 from posttrain_verl.preflight import machine, model, schedule
-from posttrain_verl.problem import Problem
+from posttrain_verl.problem import Problem, warning
 
 GB = 10**9
 FLOOR = 1 * GB  # logs, rollouts, Ray's own files
@@ -47,7 +47,8 @@ class Part:
 
 
 def check(composed: Composed) -> list[Problem]:
-    """A problem if the disk of `posttrain.runs_dir` has less room than the run will need."""
+    """A problem if the disk of `posttrain.runs_dir` has less room than the run will need without a resume, a warning if less
+    than it may need with one."""
     machine.require_here(composed)
     place = _existing(_place(composed))
     free, needed = shutil.disk_usage(place).free, needs(composed)
@@ -56,7 +57,14 @@ def check(composed: Composed) -> list[Problem]:
     what = f"{place} has {size(free)} free, and the run needs about {size(needed)}; {words(composed)}"
     fewer = _keep_fewer(composed)
     remedy = f"free some, or set posttrain.runs_dir to a larger disk{f', or keep fewer checkpoints: {fewer}' if fewer else ''}"
-    return [Problem(what, remedy)]
+    return [warning(what, remedy) if free >= _without_resume(composed) else Problem(what, remedy)]
+
+
+def _without_resume(composed: Composed) -> int:
+    """Bytes of a run that is never resumed: with two or more kept VeRL 0.9.1 deletes the oldest before it writes."""
+    saved = saves(composed)
+    spared = [part.bytes for part in parts(composed) if part.kept and 1 < part.kept < part.count(saved)]
+    return needs(composed) - sum(spared)
 
 
 def needs(composed: Composed) -> int:

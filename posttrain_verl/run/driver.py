@@ -131,9 +131,8 @@ def wait_for_devices(config: DictConfig, stage: str, seconds: float = JOIN_SECON
 def _too_few(config: DictConfig, name: str, wanted: dict[str, int], seconds: float) -> str:
     has, free = ray.cluster_resources().get(name, 0), ray.available_resources().get(name, 0)
     asked = f"trainer.nnodes={config.trainer.nnodes} x trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}"
-    remedy = (
-        f"; start each node with --num-cpus={logical_cpus(config.trainer.n_gpus_per_node)}, which only counts processes"
-    )
+    needed = logical_cpus(config.trainer.n_gpus_per_node)
+    remedy = f"; start each node with --num-cpus={needed} (ray_kwargs.ray_init.num_cpus), which only counts processes"
     return (f"the cluster has {has:g} {name}s, {free:g} of them free, after {seconds:g} s; the run asks for {asked}, which is "
             f"{wanted[name]} {name}s{remedy if name == 'CPU' else ''}")  # fmt: skip
 

@@ -19,6 +19,7 @@ from posttrain_verl.run import record
 from posttrain_verl.run.checkpoints import Choice, choose
 from posttrain_verl.run.folder import DONE, RunFolder, replace
 from posttrain_verl.run.metrics import is_whole, parse
+from posttrain_verl.verl.context import follow_lengths
 from posttrain_verl.watch.watch import settings_of
 
 
@@ -30,7 +31,9 @@ def prepare(folder: RunFolder, report: Callable[[str], None], words: DictConfig 
     first = folder.path / "config.1.yaml"
     if not first.exists():
         shutil.copyfile(folder.config, first)
-    config = cast(DictConfig, OmegaConf.merge(OmegaConf.load(first), words or {}))
+    before = cast(DictConfig, OmegaConf.load(first))
+    config = cast(DictConfig, OmegaConf.merge(before, words or {}))
+    follow_lengths(config, before)
     _fold_attempts(folder)
     choice = choose(checkpoints_of(config), folder.read_plan()["stage"], config, _last_step(folder))
     for refused in choice.refused:
@@ -41,6 +44,8 @@ def prepare(folder: RunFolder, report: Callable[[str], None], words: DictConfig 
         config.trainer.resume_mode, config.trainer.resume_from_path = "resume_path", str(choice.path)
         if "val_before_train" in config.trainer:  # done, and logged, by the attempt that came here first
             config.trainer.val_before_train = False
+    elif config.trainer.resume_mode == "auto":  # VeRL would take up what was refused
+        config.trainer.resume_mode = "disable"
     folder.write_config(config)
     status = folder.read_status()
     status.last_step, status.attempt = choice.step or None, status.attempt + 1

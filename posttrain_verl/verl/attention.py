@@ -18,7 +18,15 @@ def attention_key(model: str) -> str:
 
 def attention_of(config: DictConfig, model: str) -> str:
     """The name of the attention of `model`, a node of VeRL's tree."""
-    return str(OmegaConf.select(config, attention_key(model)) or FLASH)
+    node = OmegaConf.select(config, f"{model}.override_config")
+    if not OmegaConf.is_dict(node) or "attn_implementation" not in node:
+        return FLASH
+    return str(node.attn_implementation or "sdpa")  # VeRL hands null on, and transformers takes sdpa
+
+
+def exchanges_parts(attention: str) -> bool:
+    """Whether GPUs that share a sequence exchange its parts in it: ours, and every one that is called as flash-attn is."""
+    return attention == VARLEN or "flash" in attention
 
 
 def trained_models(stage: str, has_critic: bool) -> Iterator[str]:

@@ -20,6 +20,13 @@ def fill_max_model_len(tree: DictConfig, user_keys: frozenset[str]) -> None:
         node.max_model_len = longest_rollout(tree)
 
 
+def follow_lengths(config: DictConfig, before: DictConfig) -> None:
+    """Set the key anew in `config`, the config of `before` with other lengths, if it was the longest sequence before."""
+    old = OmegaConf.select(before, KEY)
+    if old is not None and old == OmegaConf.select(config, KEY) == longest_rollout(before):
+        OmegaConf.update(config, KEY, longest_rollout(config))
+
+
 def longest_rollout(config: DictConfig) -> int | None:
     """Tokens of the longest prompt and its response; None where these are no numbers, which preflight reports.
 

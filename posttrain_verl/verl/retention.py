@@ -10,6 +10,7 @@ checkpoints of other runs.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 SFT_PARTS = {"": "trainer.max_ckpt_to_keep"}
 RL_PARTS = {"actor": "trainer.max_actor_ckpt_to_keep", "critic": "trainer.max_critic_ckpt_to_keep"}
 PREFIX = "global_step_"
+METRICS = "VERL_FILE_LOGGER_PATH"  # of every process of a run: its metrics, in its folder
 
 
 class Retention:
@@ -34,7 +36,7 @@ class Retention:
     def after_save(self, step: int) -> list[Path]:
         """Delete what is not to stay, now that the checkpoint of `step` is whole; returns what was deleted."""
         self._saved.add(step)
-        if not is_of_a_run(self._home):
+        if not is_of_this_run(self._home):
             return []
         old = [path for part, keep in self._keep.items() if keep for path in self._old(part, keep)]
         for path in old:
@@ -45,10 +47,12 @@ class Retention:
         """The folders of a model that are not among the newest `keep` of this attempt and of what it was resumed from.
 
         A checkpoint beyond the one that was resumed, and not of this attempt, is one that a killed attempt left: its steps
-        are trained again, so it is no checkpoint of this run any more.
+        are trained again. It stays until there are `keep` others.
         """
         found = {step: folder / part for step, folder in steps_in(self._home).items() if (folder / part).is_dir()}
         valid = sorted(step for step in found if step in self._saved or step <= self._resumed)
+        if len(valid) < keep:
+            return []
         return [found[step] for step in sorted(set(found) - set(valid[-keep:]))]
 
     def _empty_ones(self, step: int) -> list[Path]:
@@ -79,9 +83,10 @@ def _step_of(path: Path) -> int | None:
     return int(step) if step.isdecimal() else None
 
 
-def is_of_a_run(checkpoints: Path) -> bool:
-    """Whether the folder is that of a run folder, and so of one run alone."""
-    return checkpoints.name == "checkpoints" and (checkpoints.parent / "config.yaml").is_file()
+def is_of_this_run(checkpoints: Path) -> bool:
+    """Whether the folder is in the run folder of this process, and so holds checkpoints of no other run."""
+    metrics = os.environ.get(METRICS)
+    return metrics is not None and Path(metrics).resolve().parent == checkpoints.resolve().parent
 
 
 class PruneAfterSave:

@@ -52,14 +52,18 @@ def packed_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value:
         NotImplementedError: the model asks for what the kernel does not do (`UNSUPPORTED`).
     """
     _refuse_unsupported(module, more)
+    if key.shape[2] != query.shape[2]:
+        raise NotImplementedError(
+            f"attn_implementation={VARLEN} does not generate with a KV cache; load the model with sdpa"
+        )
     from transformers.integrations.flash_attention import get_target_dtype
 
     dtype = query.dtype  # the kernel takes half precision only
     target = (get_target_dtype(query, module) if query.is_cuda else None) or dtype
     query, key, value = (one.transpose(1, 2).to(target) for one in (query, key, value))
-    ranks = _sequence_parallel_ranks() if position_ids is not None else 1
+    ranks = _sequence_parallel_ranks()
     if ranks > 1:
-        assert position_ids is not None
+        assert position_ids is not None, "without them the parts of a sequence cannot be put together"
         query, key, value, position_ids = _gather_sequences(query, key, value, position_ids, ranks)
     if attention_mask is not None:
         result = _padded(query, key, value, attention_mask, scaling, sliding_window)

@@ -19,7 +19,7 @@ import importlib.metadata, json, pathlib
 import data_prep, posttrain_verl, reward_fns
 from posttrain_verl import paths
 points = [point for group in ("verl.plugins", "vllm.general_plugins")
-          for point in importlib.metadata.entry_points(group=group) if point.name.startswith("posttrain_")]
+          for point in importlib.metadata.entry_points(group=group) if point.name.startswith("posttrain")]
 print(json.dumps({
     "modules": [module.__file__ for module in (posttrain_verl, reward_fns, data_prep)],
     "conf": str(paths.conf_dir()),
@@ -74,8 +74,8 @@ def test_the_installed_package_is_the_one_that_runs(run):
     assert not [file for file in [*seen["modules"], seen["conf"]] if Path(file).is_relative_to(ROOT)]
     assert seen["recipes"] == RECIPES
     assert seen["points"] == [
-        ["verl.plugins", "posttrain_verl.verl.plugin"],
         ["verl.plugins", "posttrain_verl.cpu.verl_plugin"],
+        ["verl.plugins", "posttrain_verl.verl.plugin"],
         ["vllm.general_plugins", "posttrain_verl.cpu.vllm_plugin:register"],
         ["vllm.general_plugins", "posttrain_verl.vllm_models:register"],
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRACKER = Path(__file__).resolve().parents[2] / "benchmarks/plan_tracker.py"
 
 

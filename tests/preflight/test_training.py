@@ -9,7 +9,7 @@ from posttrain_verl.plan.facts import Facts
 from posttrain_verl.plan.hardware import Machine
 from posttrain_verl.plan.nvidia import Device
 from posttrain_verl.preflight import attention as attention_check
-from posttrain_verl.preflight import engine, machine, rewards, run_folder, training
+from posttrain_verl.preflight import engine, machine, model, rewards, run_folder, training
 
 ACTOR = "actor_rollout_ref.actor"
 H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
@@ -93,6 +93,49 @@ def test_sequence_parallelism_needs_an_attention_that_exchanges_the_parts(words,
     found = whats(attention_check.check(compose(["recipe=math_ppo", "hardware=8xh100", *words])))
     assert len(found) == len(said)
     assert all(part in what for part, what in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["flash_attention_3", "kernels-community/flash-attn2"])
+def test_every_attention_that_is_called_as_flash_attn_exchanges_the_parts(name):
+    assert attention_check.check(compose(["recipe=math_dapo", "hardware=16x8xh100", f"{MODEL_ATTENTION}={name}"])) == []
+
+
+def test_null_is_sdpa_which_does_not():
+    found = whats(attention_check.check(compose(["recipe=math_dapo", "hardware=16x8xh100", f"{MODEL_ATTENTION}=null"])))
+    assert len(found) == 1 and "does not exist in sdpa" in found[0]
+
+
+def test_a_misspelt_attention():
+    found = whats(
+        attention_check.check(compose(["recipe=math_sft", "model.override_config.attn_implementation=varlem"]))
+    )
+    assert len(found) == 1 and found[0].startswith("warning") and "varlen" in found[0].partition("|")[2]
+
+
+def test_what_another_machine_must_have_hides_nothing(monkeypatch):
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    words = [f"{SPLIT}=2", f"{MODEL_ATTENTION}=sdpa", "critic.fsdp.ulysses_sequence_parallel_size=1",
+             "critic.model.override_config.attn_implementation=flash_attention_2"]  # fmt: skip
+    found = whats(attention_check.check(compose(["recipe=math_ppo", "hardware=8xh100", *words])))
+    assert len(found) == 1 and f"{SPLIT}=2 splits" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"attn_logit_softcapping": 50.0}, "a soft cap"),
+        ({"vision_config": {"depth": 2}}, "a vision tower"),
+        ({"model_type": "gpt_oss"}, "attention sinks"),
+        ({}, None),
+    ],
+)
+def test_models_that_ask_for_more_than_the_kernel_does(monkeypatch, more, said):
+    facts = model.facts
+    monkeypatch.setattr(model, "facts", lambda composed: {**facts(composed), **more})
+    for name, expected in (("varlen", said), ("eager", None)):
+        words = ["recipe=math_sft", "hardware=8xh100", f"model.override_config.attn_implementation={name}"]
+        found = whats(attention_check.check(compose(words)))
+        assert len(found) == bool(expected) and all(expected in what for what in found)
 
 
 @pytest.mark.parametrize(("name", "said"), [("varlen", 1), ("sdpa", 0)])

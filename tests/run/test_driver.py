@@ -104,7 +104,7 @@ def run_of(nodes: int, devices: int):
 @pytest.mark.parametrize(
     ("stage", "has", "said"),
     [
-        ("sft", {"GPU": 8.0, "CPU": 64.0}, "has 64 CPUs.*which is 80 CPUs; start each node with --num-cpus=112"),
+        ("sft", {"GPU": 8.0, "CPU": 64.0}, "has 64 CPUs.*which is 80 CPUs; start each node with --num-cpus=112 "),
         ("rl", {"GPU": 8.0, "CPU": 64.0}, None),
         ("rl", {"GPU": 6.0, "CPU": 64.0}, "has 6 GPUs, 6 of them free.*trainer.n_gpus_per_node=8, which is 8 GPUs$"),
         ("rl", {}, "has 0 GPUs"),

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import paths
 from posttrain_verl.compose import compose
 from posttrain_verl.plan import summary
+from posttrain_verl.verl.context import follow_lengths
 
 KEY = "actor_rollout_ref.rollout.max_model_len"
 RECIPES = sorted(paths.recipes_dir().glob("*.yaml"))
@@ -55,3 +56,21 @@ def test_the_cache_holds_one_longest_sequence(model, hardware, recipe, whole_con
     assert bounded.kv_sequences >= 1
     rollout = summary.memory(compose([*words, f"{KEY}=null"])).job.rollout
     assert rollout.shape.kv_bytes(1) * rollout.sequence / 2**30 == pytest.approx(whole_context_gb, rel=0.01)
+
+
+@pytest.mark.parametrize(("stored", "expected"), [(80, 432), (500, 500), (None, None)])
+def test_a_resume_with_other_lengths(stored, expected):
+    """The key follows if it was the longest sequence; the user's own stays."""
+    lengths = {"max_prompt_length": 48, "max_response_length": 32}
+    before = OmegaConf.create({"data": lengths, "actor_rollout_ref": {"rollout": {"max_model_len": stored}}})
+    config = OmegaConf.merge(before, {"data": {"max_prompt_length": 32, "max_response_length": 400}})
+    follow_lengths(config, before)
+    assert OmegaConf.select(config, KEY) == expected
+
+
+def test_a_resume_that_names_the_length():
+    before = OmegaConf.create({"data": {"max_prompt_length": 48, "max_response_length": 32},
+                               "actor_rollout_ref": {"rollout": {"max_model_len": 80}}})  # fmt: skip
+    config = OmegaConf.merge(before, {"actor_rollout_ref": {"rollout": {"max_model_len": 96}}})
+    follow_lengths(config, before)
+    assert OmegaConf.select(config, KEY) == 96

@@ -8,9 +8,9 @@ from posttrain_verl.verl.retention import RL_PARTS, SFT_PARTS, PruneAfterSave, R
 
 
 @pytest.fixture
-def home(tmp_path):
-    """The checkpoints of a run folder."""
-    (tmp_path / "config.yaml").write_text("")
+def home(tmp_path, monkeypatch):
+    """The checkpoints of the run that this process is of."""
+    monkeypatch.setenv(retention.METRICS, str(tmp_path / ".metrics.1.jsonl"))
     (tmp_path / "checkpoints").mkdir()
     return tmp_path / "checkpoints"
 
@@ -52,11 +52,13 @@ def test_what_a_killed_attempt_left_beyond_the_resumed_step_goes_once_a_newer_on
 
 
 def test_an_attempt_that_started_again_keeps_its_own(home):
+    """And what was there stays until there are as many: a kill before the first is logged would leave nothing."""
     saved(home, 20)
     kept = Retention(config(home, max_ckpt_to_keep=2), SFT_PARTS)
-    saved(home, 15)
-    kept.after_save(15)
-    assert there(home) == ["global_step_15"]
+    for step, left in ((15, ["global_step_15", "global_step_20"]), (30, ["global_step_15", "global_step_30"])):
+        saved(home, step)
+        kept.after_save(step)
+        assert there(home) == left
 
 
 def test_all_stay_where_no_number_is_set(home):
@@ -84,13 +86,20 @@ def test_what_verl_leaves_of_a_pruned_checkpoint_goes(home):
     assert there(home) == ["global_step_30"]
 
 
-def test_a_folder_that_is_not_of_a_run_is_left_alone(tmp_path):
-    """It may hold checkpoints of other runs."""
+def test_the_folder_of_another_run_is_left_alone(home, tmp_path):
+    folder = tmp_path / "other" / "checkpoints"
     for step in (20, 40, 60):
-        saved(tmp_path / "checkpoints", step)
-    kept = Retention(config(tmp_path / "checkpoints", max_ckpt_to_keep=1), SFT_PARTS)
-    assert kept.after_save(60) == []
-    assert len(there(tmp_path / "checkpoints")) == 3
+        saved(folder, step)
+    (folder.parent / "config.yaml").write_text("")
+    assert Retention(config(folder, max_ckpt_to_keep=1), SFT_PARTS).after_save(60) == []
+    assert len(there(folder)) == 3
+
+
+def test_without_a_run_nothing_is_deleted(home, monkeypatch):
+    monkeypatch.delenv(retention.METRICS)
+    for step in (20, 40):
+        saved(home, step)
+    assert Retention(config(home, max_ckpt_to_keep=1), SFT_PARTS).after_save(40) == []
 
 
 def test_a_checkpoint_of_another_run_is_no_earlier_one_of_this(home, tmp_path):

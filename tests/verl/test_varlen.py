@@ -82,3 +82,9 @@ def test_the_cuda_kernel_takes_our_arguments(window):
         bounds = torch.empty(5, dtype=torch.int32, device="cuda")
         result = varlen.attend(query, key, key, bounds, 9, 0.125, window)
     assert result.shape == query.shape and result.dtype == query.dtype
+
+
+def test_a_key_value_cache_is_refused():
+    query, key = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 5, 4)
+    with pytest.raises(NotImplementedError, match="KV cache"):
+        varlen.packed_attention(torch.nn.Identity(), query, key, key, None)
