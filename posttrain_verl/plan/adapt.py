@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.plan import job as jobs
-from posttrain_verl.plan.choice import Setting, current, search, vary
+from posttrain_verl.plan.choice import Setting, current, leaves_room, search, vary
 from posttrain_verl.plan.hardware import Change, overlap, put
 from posttrain_verl.plan.job import GIB, Job
 from posttrain_verl.plan.known import shape_of
@@ -214,8 +214,8 @@ def _engine(tree: DictConfig, job: Job, now: Setting, setting: Setting, memory: 
         tried = table(vary(job, replace(setting, share=now.share)))
         phase, peak = tried.peak
         reason = f"vLLM would hold {tried.kv_sequences or 0:.0f} sequences of full length with {now.share:g}"
-        if peak > job.memory:
-            reason = f"{phase} would need {peak / GIB:.1f} of {job.memory / GIB:.1f} GB with {now.share:g}"
+        if peak > job.memory or not leaves_room(tried):
+            reason = f"{phase} would need {peak / GIB:.1f} of {job.memory / GIB:.1f} GB with {now.share:g}, and 3 % stay free"
         wanted.append((keys["share"], setting.share, f"{reason}; now the cache holds {holds:.0f} sequences"))
     at_once = max(16, int(holds / jobs.TYPICAL_FILL))
     if at_once < tree.actor_rollout_ref.rollout.max_num_seqs:

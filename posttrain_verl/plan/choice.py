@@ -19,6 +19,7 @@ SMALL_BUDGET = 8192  # tokens; below it the GPU starves, so offloading is tried 
 SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 FEWEST_SEQUENCES = 8  # of full length that vLLM should hold at once
 SPLITS = (1, 2, 4, 8)
+SPARE = 0.03  # of the device, in the phases in which the plan counts no fragmentation
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,17 @@ def search(job: Job, longest: int, fixed: frozenset[str] = frozenset()) -> tuple
             trains[alone] = _training_fits(vary(job, setting))
         if trains[alone]:
             memory = table(vary(job, setting))
-            if memory.fits and (memory.kv_sequences is None or memory.kv_sequences >= FEWEST_SEQUENCES):
+            holds_enough = memory.kv_sequences is None or memory.kv_sequences >= FEWEST_SEQUENCES
+            if memory.fits and holds_enough and leaves_room(memory):
                 return setting, memory
     return None
+
+
+def leaves_room(memory: Table) -> bool:
+    """Whether what the planner chooses leaves vLLM a rest of the device, for what no formula counts: reports of colocated
+    GPUs name 3.0 and 7.5 GB outside torch (verl #2828, rllm #93)."""
+    room = memory.job.memory * (1 - SPARE)
+    return all(memory.total(phase) <= room for phase in (ROLLOUT, SYNC))
 
 
 def _training_fits(job: Job) -> bool:

@@ -113,3 +113,11 @@ def test_a_planned_launch_has_sound_keys_and_batches(recipe, hardware):
 )  # fmt: skip
 def test_nonsense_is_left_to_the_checks_that_name_it(recipe, word):
     assert "lora" not in str([change.key for change in compose([f"recipe={recipe}", "hardware=1x80gb", word]).changes])
+
+
+def test_what_is_planned_leaves_vllm_a_rest_of_the_device():
+    """LoRA on one GPU fits the recipe's own share to the last GB, which no formula knows that well."""
+    planned = summary.memory(composed("recipe=math_grpo", "hardware=1x80gb"))
+    assert planned.total("rollout") <= 0.97 * planned.job.memory
+    (change,) = [one for one in composed("recipe=math_grpo", "hardware=1x80gb").changes if "gpu_memory" in one.key]
+    assert "3 % stay free" in change.why
