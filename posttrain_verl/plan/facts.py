@@ -167,7 +167,7 @@ def ask_torch(visible: str | None) -> TorchDevices:
 
 def _count_in_ray() -> int | None:
     try:
-        answer = _answer(RAY_COUNT, os.environ)
+        answer = _answer(RAY_COUNT, _outside_of_a_job())
     except subprocess.TimeoutExpired:
         return None
     return int(answer.stdout.split()[-1]) if answer.returncode == 0 and answer.stdout.split() else None
@@ -177,10 +177,16 @@ def _count_in_ray() -> int | None:
 def kinds_in_ray() -> tuple[str, ...]:
     """The kinds of GPU in the cluster of RAY_ADDRESS, e.g. ("H100",); none where it has none, or does not answer."""
     try:
-        answer = _answer(RAY_KINDS, os.environ)
+        answer = _answer(RAY_KINDS, _outside_of_a_job())
     except subprocess.TimeoutExpired:
         return ()
     return tuple(json.loads(answer.stdout.splitlines()[-1])) if answer.returncode == 0 and answer.stdout else ()
+
+
+def _outside_of_a_job() -> dict[str, str]:
+    """Without the job that this process may be of: its runtime environment would be set up again on every node, which takes
+    the current folder from the job where two nodes share a disk."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_JOB_CONFIG_JSON_ENV_VAR"}
 
 
 def _answer(code: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

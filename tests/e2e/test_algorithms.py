@@ -19,7 +19,8 @@ def trained_rollouts(folder: Path, step: int) -> list[dict]:
 def test_dapo_drops_groups_without_variance_and_fills_the_batch_with_others(launch):
     reward = Path(__file__).with_name("half_uniform_reward.py")
     run = launch("math_dapo", f"{REWARD}={reward}", "data.train_batch_size=8", NO_SAVE,
-                 "algorithm.filter_groups.enable=true", "reward.reward_kwargs.overlong_buffer_cfg.len=8")  # fmt: skip
+                 "algorithm.filter_groups.enable=true", "reward.reward_kwargs.overlong_buffer_cfg.len=8",
+                 "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor=1")  # fmt: skip
     run.assert_done([1, 2])
     run.assert_rollouts_follow()
     assert sum(metrics.get("training/filter_groups/evicted_samples", 0) for metrics in run.metrics.values()) >= 1

@@ -212,3 +212,15 @@ def test_a_torch_that_does_not_import_says_its_last_line(monkeypatch):
 def test_no_devices_no_memory():
     assert Facts().memory_gb == 0
     assert Device("x", 1, (8, 9)).dtypes == ["bf16", "fp8"]
+
+
+def test_a_question_to_ray_is_not_asked_as_part_of_a_job(monkeypatch):
+    """A second driver of the job would set up its current folder anew on every node."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://it.zip"}}')
+    asked = []
+    monkeypatch.setattr(
+        facts, "_answer", lambda code, environ: asked.append(environ) or SimpleNamespace(returncode=1, stdout="")
+    )
+    facts.kinds_in_ray.__wrapped__()
+    facts._count_in_ray()
+    assert len(asked) == 2 and not any("RAY_JOB_CONFIG_JSON_ENV_VAR" in environ for environ in asked)
