@@ -47,24 +47,33 @@ class Part:
 
 
 def check(composed: Composed) -> list[Problem]:
-    """A problem if the disk of `posttrain.runs_dir` has less room than the run will need without a resume, a warning if less
-    than it may need with one."""
+    """A problem if a disk has less room than the run will need on it without a resume, a warning if less than it may need
+    with one. Checkpoints may go to another disk than all the rest."""
     machine.require_here(composed)
-    place = _existing(_place(composed))
-    free, needed = shutil.disk_usage(place).free, needs(composed)
-    if free >= needed:
-        return []
-    what = f"{place} has {size(free)} free, and the run needs about {size(needed)}; {words(composed)}"
+    home, place = _existing(composed.run_dir()), _existing(_place(composed))
+    together = home.stat().st_dev == place.stat().st_dev
+    found = list(_room(composed, place, FLOOR if together else 0))
+    if not together and (free := shutil.disk_usage(home).free) < FLOOR:
+        what = f"{home} has {size(free)} free, and a run writes about {size(FLOOR)} beside its checkpoints"
+        found.append(Problem(what, "free some, or set posttrain.runs_dir to a larger disk"))
+    return found
+
+
+def _room(composed: Composed, place: Path, floor: int) -> Iterator[Problem]:
+    free, checkpoints = shutil.disk_usage(place).free, needs(composed) - FLOOR
+    if free >= checkpoints + floor:
+        return
+    what = f"{place} has {size(free)} free, and the run needs about {size(checkpoints + floor)}; {words(composed)}"
     fewer = _keep_fewer(composed)
     remedy = f"free some, or set posttrain.runs_dir to a larger disk{f', or keep fewer checkpoints: {fewer}' if fewer else ''}"
-    return [warning(what, remedy) if free >= _without_resume(composed) else Problem(what, remedy)]
+    only_after_a_resume = free >= checkpoints + floor - _spared(composed)
+    yield warning(what, remedy) if only_after_a_resume else Problem(what, remedy)
 
 
-def _without_resume(composed: Composed) -> int:
-    """Bytes of a run that is never resumed: with two or more kept VeRL 0.9.1 deletes the oldest before it writes."""
+def _spared(composed: Composed) -> int:
+    """Bytes that a run without a resume does not need: with two or more kept VeRL 0.9.1 deletes the oldest before it writes."""
     saved = saves(composed)
-    spared = [part.bytes for part in parts(composed) if part.kept and 1 < part.kept < part.count(saved)]
-    return needs(composed) - sum(spared)
+    return sum(part.bytes for part in parts(composed) if part.kept and 1 < part.kept < part.count(saved))
 
 
 def needs(composed: Composed) -> int:

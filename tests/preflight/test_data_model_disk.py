@@ -198,6 +198,22 @@ def test_disk(tmp_path, sft, monkeypatch):
         assert [problem.level for problem in disk.check(composed)] == [level]
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+@pytest.mark.parametrize(("rest", "said"), [(disk.FLOOR, 0), (disk.FLOOR - 1, 1)])
+def test_checkpoints_on_another_disk_share_it_with_nothing(tmp_path, sft, monkeypatch, rest, said):
+    words = (
+        f"base_model={model_folder(tmp_path)}",
+        "trainer.save_freq=4",
+        "trainer.default_local_dir=/dev/shm/checkpoints",
+    )
+    composed = launch(tmp_path, *words)
+    usage = namedtuple("usage", "total used free")
+    rooms = {True: 3 * MATRIX * 12, False: rest}
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, rooms[Path(place).is_relative_to("/dev/shm")]))
+    found = disk.check(composed)
+    assert len(found) == said and all("posttrain.runs_dir" in problem.remedy for problem in found)
+
+
 @pytest.mark.parametrize(
     ("words", "checkpoints"),
     [
