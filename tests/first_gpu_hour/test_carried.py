@@ -94,7 +94,7 @@ def machine_with_torch_alone(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_the_short_mode_runs_with_torch_and_the_carried_folder_alone(tmp_path):
     """Built by pip, then run in an empty environment, without network, on the CPU backend with the model `tiny`."""
