@@ -14,11 +14,14 @@ $(READY): requirements/setup.sh requirements/$(WORLD).lock pyproject.toml
 	bash requirements/setup.sh $(PYTHON) requirements/$(WORLD).lock
 	touch $@
 
+# tests/conftest.py says which tests share a worker.
+WORKERS ?= 2
 test: setup
-	.venv/bin/python -m pytest -m "not gpu and not nightly"
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not gpu and not nightly"
 
 nightly: setup
 	.venv/bin/python -m pytest -m nightly
+	POSTTRAIN_WARM_PYTHON=0 .venv/bin/python -m pytest -m e2e
 
 # On a machine with a GPU: tests, two steps of three recipes, and the plan's memory against the allocated (docs/gpu.md).
 # MINUTES are for all of it: what the set-up takes is not left for the rest.

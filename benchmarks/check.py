@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from posttrain_verl.overrides import names
+from posttrain_verl.paths import names
 
 LIMITS = {"check": 5.0, "--cfg job": 2.0}
 

@@ -119,7 +119,7 @@ def peer(folder: Path, model: Path, file: Path) -> Side:
 def main() -> None:
     items = int(sys.argv[1]) if len(sys.argv) > 1 else 64
     with tempfile.TemporaryDirectory() as name:
-        folder, model = Path(name), base_models.ensure("smollm2_135m")
+        folder, model = Path(name), base_models.ensure_model("smollm2_135m")
         file = questions(folder, items)
         theirs = peer(folder, model, file)
         mine = ours(folder, model, file)

@@ -21,7 +21,7 @@ def generate() -> None:
 
     from posttrain_verl import base_models
 
-    engine = LLM(str(base_models.ensure("smollm2_135m")), dtype="float32", enforce_eager=True, max_model_len=512,
+    engine = LLM(str(base_models.ensure_model("smollm2_135m")), dtype="float32", enforce_eager=True, max_model_len=512,
                  enable_prefix_caching=False, disable_log_stats=True)  # fmt: skip
     sampling = SamplingParams(temperature=1.0, max_tokens=TOKENS, ignore_eos=True)
     prompts = [f"Tell me about the number {number}." for number in range(SEQUENCES)]

@@ -18,7 +18,7 @@ import venv
 from pathlib import Path
 
 from posttrain_verl import base_models
-from posttrain_verl.run.metrics import MetricsTail
+from posttrain_verl.run.output import MetricsTail
 
 PEER = Path(__file__).parent / ".peers" / "trl"
 REQUIREMENTS = ["trl==1.16.0", "transformers==5.10.4", "datasets", "accelerate", "torch==2.13.0+cpu"]
@@ -58,7 +58,7 @@ def trl(folder: Path, steps: int, precision: str) -> list[float]:
         complete.touch()
     side = Path(__file__).with_name("grpo_step_trl.py")
     arguments = [
-        str(base_models.ensure("smollm2_135m")),
+        str(base_models.ensure_model("smollm2_135m")),
         str(folder / "data/embedded/rl_train.parquet"),
         str(steps),
         precision,

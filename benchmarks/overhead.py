@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from posttrain_verl.run import environment
-from posttrain_verl.verl.placement import logical_cpus
+from posttrain_verl.verl.stage import logical_cpus
 
 # The tiny model is never right, which the watch would end after ten steps.
 WORDS = ["recipe=math_grpo", "base_model=tiny", "mix=embedded", "trainer.save_freq=-1", "trainer.test_freq=-1",
@@ -59,7 +59,7 @@ def ours(folder: Path, name: str, steps: int, variables: Mapping[str, str]) -> M
 
 def bare(folder: Path, of_run: str) -> Measured:
     """VeRL's own command on the config that the run `of_run` got, with the devices its Ray had."""
-    variables = environment.of_processes("cpu", local_model=True) | environment.of_temporary(folder)
+    variables = environment.process_variables("cpu", local_model=True) | environment.temporary_variables(folder)
     variables["VERL_FILE_LOGGER_PATH"] = f"{folder}/bare.jsonl"
     command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-path", f"{folder}/runs/math_grpo/{of_run}",
                "--config-name", "config", f"ray_kwargs.ray_init.num_cpus={logical_cpus(1)}",
@@ -76,7 +76,7 @@ def main() -> None:
         ours(folder, "caches", 2, {})  # fills the caches of models and data; not counted
         measured = {
             "launch": ours(folder, "warm", steps, {}),
-            "launch, plain Python": ours(folder, "plain", steps, {environment.WARM_PYTHON: sys.executable}),
+            "launch, plain Python": ours(folder, "plain", steps, {"POSTTRAIN_WARM_PYTHON": "0"}),
             "verl.trainer.main_ppo": bare(folder, "plain"),
         }
     base = measured["verl.trainer.main_ppo"]

@@ -25,9 +25,9 @@ def attention_pass(name: str, tokens: int, sequences: int) -> Callable[[], None]
     """One pass over a packed row through a layer under the attention `name`."""
     from transformers import Qwen2Config, Qwen2Model
 
-    from posttrain_verl.verl import varlen
+    from posttrain_verl.verl import packed_rows
 
-    varlen.register()
+    packed_rows.register_varlen()
     config = Qwen2Config(vocab_size=64, hidden_size=896, intermediate_size=64, num_hidden_layers=1, num_attention_heads=14,
                          num_key_value_heads=2)  # fmt: skip
     config._attn_implementation = name
@@ -41,7 +41,7 @@ def log_probability_pass(name: str, tokens: int, sequences: int) -> Callable[[],
     """One pass from logits of bf16 to the gradient of their log-probabilities."""
     from verl.utils.torch_functional import logprobs_from_logits_v2
 
-    from posttrain_verl.verl.log_probabilities import log_probabilities
+    from posttrain_verl.verl.packed_rows import log_probabilities
 
     take = {"ours": log_probabilities, "VeRL's": logprobs_from_logits_v2}[name]
     hidden = torch.randn(tokens, 64, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)

@@ -1,6 +1,6 @@
 """The memory model against published configurations that are known to fit or not: `python benchmarks/plan_backtest.py`.
 
-Prints the table of docs/plan.md. Exit code 0; the test that pins the agreement is tests/plan/test_backtest.py.
+Prints the table of docs/evidence/plan.md. Exit code 0; the test that pins the agreement is tests/plan/test_memory.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import paths
+from posttrain_verl.base_models import shape
 from posttrain_verl.compose import verl_tree
-from posttrain_verl.plan import job as jobs
-from posttrain_verl.plan import memory, shape
+from posttrain_verl.plan import memory
 from posttrain_verl.plan.memory import Table
-from posttrain_verl.verl.context import fill_max_model_len
+from posttrain_verl.verl.job import GIB
+from posttrain_verl.verl.stage import stage_named
 
 ROWS = Path(__file__).with_name("plan_backtest.yaml")
 
@@ -53,16 +54,16 @@ def judge(row: dict[str, Any], book: dict[str, Any]) -> Table:
     config = base(stage).copy()
     for key, value in (keys | row.get("set", {})).items():
         OmegaConf.update(config, f"actor_rollout_ref{key}" if key.startswith(".") else key, value, force_add=True)
-    fill_max_model_len(config, frozenset())  # as VeRL did until 0.4, and our trunk does
+    stage_named(stage).complete(config, frozenset())  # as VeRL did until 0.4, and our trunk does
     facts = OmegaConf.create({"memory_gb": row["gb"], "host_memory_gb": None})
-    return memory.table(jobs.of_config(stage, config, model(row["model"], book), facts, row["fill"]))
+    return memory.memory_table(stage_named(stage).settings(config).job(model(row["model"], book), facts, row["fill"]))
 
 
 @cache
 def base(stage: str) -> DictConfig:
     """VeRL's defaults, with GRPO where a row names no other estimator."""
     generated = paths.verl_config_dir() / "_generated_ppo_trainer.yaml"
-    config = OmegaConf.load(generated) if stage == "rl" else OmegaConf.create(verl_tree("sft", {}))
+    config = OmegaConf.load(generated) if stage == "rl" else OmegaConf.create(verl_tree(stage_named("sft"), {}))
     OmegaConf.set_struct(config, False)
     if stage == "rl":
         OmegaConf.update(config, "algorithm.adv_estimator", "grpo")
@@ -71,8 +72,8 @@ def base(stage: str) -> DictConfig:
 
 def model(name: str, book: dict[str, Any]) -> shape.Shape:
     if name in book["models"]:
-        return shape.of_config(book["models"][name])
-    return shape.of_config(OmegaConf.load(paths.conf_dir() / "base_model" / f"{name}.yaml").config)
+        return shape.shape_of_config(book["models"][name])
+    return shape.shape_of_config(OmegaConf.load(paths.conf_dir() / "base_model" / f"{name}.yaml").config)
 
 
 def _micro(row: dict[str, Any], stage: str) -> dict[str, int]:
@@ -92,7 +93,7 @@ def main() -> int:
     for verdict in found:
         phase, peak = verdict.planned.peak
         reported, planned = ("fits" if fits else "does not fit" for fits in (verdict.fits, verdict.planned.fits))
-        needs = f"{phase} | {peak / jobs.GIB:.1f} | {verdict.planned.job.memory / jobs.GIB:.1f}"
+        needs = f"{phase} | {peak / GIB:.1f} | {verdict.planned.job.memory / GIB:.1f}"
         agrees = "yes" if verdict.right else "**no**"
         print(f"| {verdict.name} | {reported} | {planned} | {needs} | {agrees} | {verdict.source} |")
     print("\nSources:\n")

@@ -4,7 +4,7 @@ One training step of a micro batch runs with fake tensors and a fake process gro
 counted. VeRL's own function wraps the model (fp32 weights, bf16 compute, fp32 reduction). Gradients of earlier micro batches are
 there already. AdamW's state (8 bytes a weight) and the temporary of its step (4) are added by hand: the tracker cannot run it.
 
-Prints the table of docs/plan.md; `--sample` takes the points of tests/plan/test_tracker.py.
+Prints the table of docs/evidence/plan.md; `--sample` takes the points of tests/plan/test_tracker.py.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from verl.utils.fsdp_utils import apply_fsdp2
 
 from posttrain_verl import paths
+from posttrain_verl.base_models import shape as shapes
 from posttrain_verl.plan import memory
-from posttrain_verl.plan import shape as shapes
-from posttrain_verl.plan.job import GIB, Job, Trained
+from posttrain_verl.verl.job import GIB, Job, TrainedModel
 
 MODELS = [f"qwen2_5_{size}_instruct" for size in ("0_5b", "1_5b", "3b", "7b", "14b", "32b")]
 CHUNK = 128  # tokens whose logits the loss turns into fp32 at a time
@@ -148,9 +148,9 @@ def _config(name: str) -> dict[str, Any]:
 
 def planned(point: Point) -> tuple[float, str]:
     """Bytes that the plan counts, without what is no tensor; and the phase that needs them."""
-    model = Trained("model", shapes.of_config(_config(point.model)), shard=point.gpus, tokens=point.tokens,
+    model = TrainedModel("model", shapes.shape_of_config(_config(point.model)), shard=point.gpus, tokens=point.tokens,
                     forward_tokens=0, checkpointing=point.checkpointing)  # fmt: skip
-    table = memory.table(Job(gpus=point.gpus, gpus_per_node=8, memory=80 * GIB, host_memory=0, models=(model,)))
+    table = memory.memory_table(Job(gpus=point.gpus, gpus_per_node=8, memory=80 * GIB, host_memory=0, models=(model,)))
     phase, peak = table.peak
     return peak - table.line("CUDA context").bytes - table.line("fragmentation").bytes, phase
 

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "reporting"))
+sys.path.append(str(ROOT / "tests" / "report"))
 
 import made_runs  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from posttrain_verl import report  # noqa: E402
+from posttrain_verl.report import __main__ as report  # noqa: E402
 
 WORDS = 330  # of a made response
 MOMENTS = """
@@ -64,7 +64,7 @@ def main() -> None:
         files = [*run.glob("rollouts/*.jsonl"), run / "metrics.jsonl"]
         print(f"{steps} steps, {rollouts} rollouts, {sum(file.stat().st_size for file in files) / 1e6:.0f} MB of JSON")
         started = time.perf_counter()
-        page = report.report(run)
+        page = report.write_report(run)
         print(f"built in {time.perf_counter() - started:.1f} s, {page.stat().st_size / 1e6:.1f} MB")
         for attempt in range(3):
             print(

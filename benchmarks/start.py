@@ -21,7 +21,7 @@ def seconds_to_first_step(folder: str, warm: bool) -> float:
     """Run one launch to its end and return when it reported step 1."""
     command = [sys.executable, "-m", "posttrain_verl.launch", *WORDS, f"posttrain.runs_dir={folder}/runs",
                f"posttrain.data_dir={folder}/data", f"posttrain.run_id={time.time_ns()}"]  # fmt: skip
-    environment = os.environ if warm else {**os.environ, "POSTTRAIN_WARM_PYTHON": sys.executable}
+    environment = os.environ if warm else {**os.environ, "POSTTRAIN_WARM_PYTHON": "0"}
     started, first = time.monotonic(), 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

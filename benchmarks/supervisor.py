@@ -16,9 +16,8 @@ import psutil
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.run.logtail import follow, last_lines
+from posttrain_verl.run.output import follow_log, last_lines
 
 DRIVER = """
 import json, os, subprocess, sys, time
@@ -45,8 +44,8 @@ def supervised(folder: Path, seconds: float) -> tuple[float, float]:
     watch = OmegaConf.to_container(OmegaConf.load(paths.conf_dir() / "watch" / "default.yaml"))
     run.write_plan({"stage": "sft", "hardware": "cpu", "local_model": True, "watch": watch})
     run.write_config(OmegaConf.create({"trainer": {"default_local_dir": str(run.checkpoints)}}))
-    variables = {**os.environ, environment.WARM_PYTHON: str(python), "POSTTRAIN_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "posttrain_verl.run.session", str(run.path)]
+    variables = {**os.environ, "POSTTRAIN_WARM_PYTHON": str(python), "POSTTRAIN_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "posttrain_verl.run.supervise", str(run.path)]
     with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL) as process:
         time.sleep(10)
         supervisor = psutil.Process(process.pid)
@@ -75,7 +74,7 @@ def follow_large(folder: Path, gigabytes: float = 1.0) -> tuple[float, float]:
         yield True
 
     began = time.perf_counter()
-    assert len(list(follow(log, done()))) == 1000
+    assert len(list(follow_log(log, done()))) == 1000
     return last, time.perf_counter() - began
 
 

@@ -1,7 +1,5 @@
 """The one error users of this room see: every problem found, each with its place and its remedy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

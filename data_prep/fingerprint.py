@@ -5,10 +5,8 @@ is (S[end] - S[start]) * P^-start, so every word and every n-gram costs one subt
 on the text alone: the same on any machine and in any batch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +16,7 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _SPACE = 32
 
 
-def _table(word_bytes: bytes | None, fold_case: bool) -> np.ndarray:
+def _byte_table(word_bytes: bytes | None, fold_case: bool) -> np.ndarray:
     """Maps each byte to itself or to a space. Bytes above 127 belong to words: UTF-8 letters stay whole."""
     table = np.arange(256, dtype=np.uint8)
     if fold_case:
@@ -32,45 +30,35 @@ def _table(word_bytes: bytes | None, fold_case: bool) -> np.ndarray:
 
 
 # Whitespace is one space, all else counts: `1+2` and `1-2` are different questions.
-EXACT = _table(None, fold_case=False)
+EXACT = _byte_table(None, fold_case=False)
 # Letters and digits only, without case: what n-gram overlap is measured on.
-LOOSE = _table(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", fold_case=True)
+LOOSE = _byte_table(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", fold_case=True)
 
 
-class _Powers:
-    """P^0 .. P^(n-1) and their inverses modulo 2^64, grown on demand. Threads may grow them at once: the pair is
-    replaced in one assignment, by equal or longer tables."""
-
-    def __init__(self, base: int):
-        self.bases = (base, pow(base, -1, 2**64))
-        self.pair = (np.ones(1, dtype=np.uint64), np.ones(1, dtype=np.uint64))
-
-    def upto(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        powers, inverses = self.pair
-        while len(powers) < count:
-            steps = [np.uint64(pow(base, len(powers), 2**64)) for base in self.bases]
-            powers = np.concatenate([powers, powers * steps[0]])
-            inverses = np.concatenate([inverses, inverses * steps[1]])
-            self.pair = (powers, inverses)
-        return powers[:count], inverses[:count]
+@cache
+def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """P^0 .. P^(2^bits - 1) and their inverses modulo 2^64."""
+    if bits == 0:
+        return np.ones(1, dtype=np.uint64), np.ones(1, dtype=np.uint64)
+    powers, inverses = _powers(bits - 1)
+    step = pow(_BASE, len(powers), 2**64)
+    inverse = pow(step, -1, 2**64)
+    return np.append(powers, powers * np.uint64(step)), np.append(inverses, inverses * np.uint64(inverse))
 
 
-_POWERS = _Powers(_BASE)
-
-
-def scramble(values: np.ndarray) -> np.ndarray:
+def mix_bits(values: np.ndarray) -> np.ndarray:
     """Bijective mixing of uint64 (the finaliser of splitmix64), so that close inputs land far apart."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def _slices(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _hash_slices(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The polynomial hash of values[start:end] for each pair."""
-    powers, inverses = _POWERS.upto(len(values) + 1)
+    powers, inverses = _powers(len(values).bit_length())
     sums = np.zeros(len(values) + 1, dtype=np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])
-    return scramble((sums[ends] - sums[starts]) * inverses[starts])
+    return mix_bits((sums[ends] - sums[starts]) * inverses[starts])
 
 
 @dataclass(frozen=True)
@@ -83,17 +71,17 @@ class Words:
     @cached_property
     def rows(self) -> np.ndarray:
         """One hash a row: the same words in the same order give the same hash."""
-        return _slices(self.hashes, self.offsets[:-1], self.offsets[1:])
+        return _hash_slices(self.hashes, self.offsets[:-1], self.offsets[1:])
 
     def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Hashes of all windows of n words that lie within one row, and the word each starts at."""
         owner_end = np.repeat(self.offsets[1:], np.diff(self.offsets))
         starts = np.arange(len(self.hashes))
         starts = starts[starts + n <= owner_end]
-        return _slices(self.hashes, starts, starts + n), starts
+        return _hash_slices(self.hashes, starts, starts + n), starts
 
 
-def words(texts: pa.Array, table: np.ndarray) -> Words:
+def hash_words(texts: pa.Array, table: np.ndarray) -> Words:
     """Split a string column into hashed words under `table` (EXACT or LOOSE). Nulls count as empty texts."""
     wide = pc.fill_null(texts.cast(pa.large_string()), "")
     padded = pc.binary_join_element_wise(wide, *(pa.scalar(end, pa.large_string()) for end in ("", " ")))
@@ -104,9 +92,9 @@ def words(texts: pa.Array, table: np.ndarray) -> Words:
     edges = np.flatnonzero(inside[1:] != inside[:-1])  # the padding ends every row outside a word: edges come in pairs
     starts, stops = edges[::2], edges[1::2]
     offsets = np.searchsorted(starts, ends - ends[0])
-    return Words(_slices(data, starts, stops), offsets)
+    return Words(_hash_slices(data, starts, stops), offsets)
 
 
 def row_keys(texts: pa.Array) -> np.ndarray:
     """One uint64 a text, equal for texts that differ in white space only."""
-    return words(texts, EXACT).rows
+    return hash_words(texts, EXACT).rows

@@ -1,7 +1,5 @@
 """manifest.json: what a built folder holds and where it came from. Its presence means the build is complete."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -13,7 +11,7 @@ from data_prep.errors import DataError, Problem
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
-OWN = "manifest_sha256"  # of all the other keys
+DIGEST_KEY = "manifest_sha256"  # of all the other keys
 
 
 def file_sha256(path: Path) -> str:
@@ -27,16 +25,16 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def write(out_dir: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(out_dir: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest by rename, so that readers see all of it or nothing."""
-    content = {key: value for key, value in manifest.items() if key != OWN}
-    manifest = content | {OWN: config_digest(content)}
+    content = {key: value for key, value in manifest.items() if key != DIGEST_KEY}
+    manifest = content | {DIGEST_KEY: config_digest(content)}
     scratch = out_dir / f".{FILE_NAME}.{os.getpid()}"
     scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(scratch, out_dir / FILE_NAME)
 
 
-def read(out_dir: Path) -> dict[str, Any]:
+def read_manifest(out_dir: Path) -> dict[str, Any]:
     """The manifest of a finished build. Raises DataError if there is none or it cannot be read."""
     path = out_dir / FILE_NAME
     try:
@@ -46,7 +44,7 @@ def read(out_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read ({error.strerror})", "give another folder")) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(Problem(str(path), f"is no JSON ({error})", "build the mix again")) from None
+        raise DataError(Problem(str(path), f"is not JSON ({error})", "build the mix again")) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise DataError(Problem(str(path), "lists no files", "build the mix again"))
     return manifest
@@ -55,23 +53,20 @@ def read(out_dir: Path) -> dict[str, Any]:
 def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
     """Whether `out_dir` holds a finished build of exactly this mix. Compares sizes, not bytes; `verify` reads all."""
     try:
-        manifest = read(out_dir)
+        manifest = read_manifest(out_dir)
     except DataError:
         return False
     same = manifest.get("mix_sha256") == config_digest(mix_config) and manifest.get("schema_version") == SCHEMA_VERSION
-    return same and all(_size(out_dir / name) == entry.get("bytes") for name, entry in manifest["files"].items())
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
+    files = {out_dir / name: entry.get("bytes") for name, entry in manifest["files"].items()}
+    return same and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
 def verify(out_dir: Path) -> list[Problem]:
     """Every way in which the files differ from the manifest; empty if none. Raises DataError without a manifest."""
     remedy = "build the mix again, or copy the folder again"
     problems = []
-    manifest = read(out_dir)
-    if manifest.pop(OWN, None) != config_digest(manifest):
+    manifest = read_manifest(out_dir)
+    if manifest.pop(DIGEST_KEY, None) != config_digest(manifest):
         problems.append(Problem(str(out_dir / FILE_NAME), "is not as it was written", remedy))
         return problems
     files = manifest["files"]

@@ -3,8 +3,6 @@
 That is some 50 bytes a row, so the peak memory of a build hardly depends on how many rows there are.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,10 +82,9 @@ class Pool:
 
     @property
     def good(self) -> np.ndarray:
-        """Which rows are not dropped."""
         return self.reason == 0
 
-    def drops(self, source: int) -> dict[str, int]:
+    def count_drops(self, source: int) -> dict[str, int]:
         """How many rows of a source are dropped, by reason."""
         counts = np.bincount(self.reason[self.source == source], minlength=len(REASONS))
         return {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if reason and count}

@@ -1,27 +1,56 @@
-"""Every source of a mix into the pool, each row with the reason to drop it, if there is one."""
+"""Read every source of a mix into the pool, each row with its length in tokens and the reason to drop it, if there is one.
 
-from __future__ import annotations
+Lengths are counted with a tokenizer of the mix's choice. The few tokens of the chat template itself are not counted.
+"""
 
+import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep import contamination, filters, lengths, render
+from data_prep import filters, parquet, repeats
+from data_prep.errors import DataError, Problem
 from data_prep.filters import REASONS
-from data_prep.fingerprint import row_keys, scramble
+from data_prep.fingerprint import mix_bits, row_keys
 from data_prep.mix import Mix
 from data_prep.pool import Pool
 from data_prep.sources import KINDS, SourceSpec
-from data_prep.sources.source import Opened
 
+log = logging.getLogger(__name__)
+
+READ_FOR_EACH_ROW = 4  # filters and held-out splits take their share before a limited build gets its rows
 BATCH_BYTES = 2**20  # hashing needs some thirty times as much while it works
+
+
+def token_counter(name: str) -> Callable[[pa.Array], np.ndarray]:
+    """A function from texts to their lengths. `bytes` counts UTF-8 bytes, which are the tokens of a byte-level model;
+    else the folder, tokenizer.json or hub name of a Hugging Face tokenizer. Raises DataError if it cannot be had."""
+    if name == "bytes":
+        return lambda texts: pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
+    from tokenizers import Tokenizer
+
+    path = Path(name).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the Rust binding raises bare Exception for whatever goes wrong
+        remedy = "give the folder of a model that has tokenizer.json, or write bytes"
+        raise DataError(Problem("mix.filters.too_long.tokenizer", f"{name}: {str(error)[:200]}", remedy)) from None
+
+    def count(texts: pa.Array) -> np.ndarray:
+        encoded = tokenizer.encode_batch_fast(pc.fill_null(texts, "").to_pylist(), add_special_tokens=False)
+        return np.array([len(each.ids) for each in encoded], dtype=np.int64)
+
+    return count
 
 
 @dataclass(frozen=True)
@@ -29,92 +58,71 @@ class _Judged:
     items: pa.RecordBatch
     columns: dict[str, np.ndarray]
     details: dict[int, str]
-    overlaps: contamination.Overlaps | None
+    overlaps: repeats.Overlaps | None
 
 
 class Reading:
     """One pass over all sources. Evaluation sets are read first and are never filtered: they must stay whole."""
 
-    def __init__(self, mix: Mix, pool: Pool, progress: Callable[[str], None]):
-        self.mix, self.pool, self.progress = mix, pool, progress
-        self.numbers = {name: number for number, name in enumerate(mix.sources)}
-        self.held_out = mix.held_out()
-        self.filters = filters.chosen(mix.filters)
-        limits = mix.filters.get("too_long") or {}
-        self.most = {"prompt": limits.get("prompt"), "solution": limits.get("solution")}
-        self.count = lengths.counter(limits.get("tokenizer", "bytes"))
-        self.detector = contamination.Detector([], mix.ngrams, mix.drop_ngram)
+    def __init__(self, mix: Mix, pool: Pool):
+        self.mix, self.pool = mix, pool
+        self.filters = filters.choose_filters(mix.filters.named())
+        self.count = token_counter(mix.filters.too_long.tokenizer)
+        self.detector = repeats.Detector([], mix.decontaminate.ngrams, mix.decontaminate.drop_from())
 
-    def run(self) -> tuple[dict[str, Any], list[contamination.EvalSet]]:
+    def run(self) -> tuple[dict[str, Any], list[repeats.EvalSet]]:
         """Read everything; returns what makes each source again, and what overlaps with the evaluation sets."""
-        origins = {name: self._read(self.mix.sources[name], content=False) for name in self.held_out}
-        sets = [contamination.index(name, self._stored(name), self.mix.ngrams) for name in self.mix.against]
-        self.detector = contamination.Detector(sets, self.mix.ngrams, self.mix.drop_ngram)
-        for name, spec in self.mix.sources.items():
-            if name not in self.held_out:
-                origins[name] = self._read(spec, content=True)
+        sources, held_out, ngrams = self.mix.sources, self.mix.held_out(), self.mix.decontaminate.ngrams
+        origins = {name: self._read(sources[name], content=False) for name in held_out}
+        sets = [
+            repeats.index_eval_set(name, KINDS[sources[name].kind].open(sources[name]).batches, ngrams)
+            for name in self.mix.against()
+        ]
+        self.detector = repeats.Detector(sets, ngrams, self.mix.decontaminate.drop_from())
+        origins |= {name: self._read(spec, content=True) for name, spec in sources.items() if name not in held_out}
         self.pool.close()
         return origins, sets
 
     def _read(self, spec: SourceSpec, content: bool) -> dict[str, Any]:
         opened = KINDS[spec.kind].open(spec)
-        rows = 0
-        batches = _bite_sized(_limited(opened, self.mix.read_at_most))
+        rows, limit = 0, self.mix.limit
+        batches = _bite_sized(opened.batches, limit and READ_FOR_EACH_ROW * limit)
         for judged in _in_threads(lambda batch: self._judge(spec, batch, content), batches):
-            self._store(judged)
+            reason = judged.columns["reason"]
+            found = self.detector.record(judged.items, judged.overlaps) if judged.overlaps is not None else {}
+            for row, detail in found.items():
+                if reason[row] == 0:
+                    reason[row], judged.details[row] = REASONS.index("contaminated"), detail
+            self.pool.append(judged.items, judged.columns, judged.details)
             rows += judged.items.num_rows
-        self.progress(f"{spec.name}: {rows} rows read")
+        log.info(f"{spec.name}: {rows} rows read")
         return dict(opened.provenance) | {"rows_in": rows}
 
     def _judge(self, spec: SourceSpec, items: pa.RecordBatch, content: bool) -> _Judged:
         """Everything that a batch says by itself: depends on nothing but its rows, so the order of threads is free."""
-        verdict = filters.judge(items, self.filters if content else (), spec)
-        details = {row: detail for row, detail in enumerate(verdict.detail) if detail} if any(verdict.detail) else {}
-        tokens = self._lengths(spec, items, verdict.reason, details, content)
+        verdict = filters.judge_batch(items, self.filters if content else (), spec)
+        details = {row: detail for row, detail in enumerate(verdict.detail) if detail}
+        prompt, limits = self.mix.prompt_for(spec.ability), self.mix.filters.too_long
+        asked = self.count(parquet.user_messages(items["question"], prompt))
+        asked = asked + self.count(pa.array([prompt.system or ""]))[0]
+        solved = self.count(items["solution"])
+        for name, found, most in (("prompt", asked, limits.prompt), ("solution", solved, limits.solution)):
+            for row in np.flatnonzero((found > most) & (verdict.reason == 0)) if content and most else ():
+                verdict.reason[row] = REASONS.index("too_long")
+                details[int(row)] = f"{found[row]} tokens of {name}, limit {most}"
         keys = row_keys(items["question"])
         columns = {
-            "source": np.full(items.num_rows, self.numbers[spec.name]),
+            "source": np.full(items.num_rows, list(self.mix.sources).index(spec.name)),
             "key": keys,
-            "identity": keys if spec.unique == "question" else scramble(keys ^ row_keys(items["solution"])),
+            "identity": keys if spec.unique == "question" else mix_bits(keys ^ row_keys(items["solution"])),
             "gold": _gold_keys(items["answer"]),
             "difficulty": items["difficulty"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
-            "tokens": tokens,
+            "tokens": asked + solved,
             "has_answer": items["answer"].is_valid().to_numpy(zero_copy_only=False),
             "has_solution": items["solution"].is_valid().to_numpy(zero_copy_only=False),
             "reason": verdict.reason,
         }
         return _Judged(items, columns, details, self.detector.check(items) if content else None)
-
-    def _store(self, judged: _Judged) -> None:
-        reason = judged.columns["reason"]
-        if judged.overlaps is not None:
-            for row, detail in self.detector.record(judged.items, judged.overlaps).items():
-                if reason[row] == 0:
-                    reason[row], judged.details[row] = REASONS.index("contaminated"), detail
-        self.pool.append(judged.items, judged.columns, judged.details)
-
-    def _lengths(
-        self, spec: SourceSpec, items: pa.RecordBatch, reason: np.ndarray, details: dict[int, str], content: bool
-    ) -> np.ndarray:
-        prompt = self.mix.prompt_for(spec.ability)
-        system = self.count(pa.array([prompt.system or ""]))[0]
-        parts = {
-            "prompt": self.count(render.user_messages(items["question"], prompt)) + system,
-            "solution": self.count(items["solution"]),
-        }
-        for name, found in parts.items():
-            most = self.most[name]
-            long = np.flatnonzero((found > most) & (reason == 0)) if content and most else ()
-            for row in long:
-                reason[row], details[int(row)] = (
-                    REASONS.index("too_long"),
-                    f"{found[row]} tokens of {name}, limit {most}",
-                )
-        return parts["prompt"] + parts["solution"]
-
-    def _stored(self, name: str) -> Iterator[pa.RecordBatch]:
-        """The items of a source that was just read, again."""
-        return iter(KINDS[self.mix.sources[name].kind].open(self.mix.sources[name]).batches)
 
 
 def _in_threads(work: Callable[[pa.RecordBatch], _Judged], batches: Iterable[pa.RecordBatch]) -> Iterator[_Judged]:
@@ -130,23 +138,15 @@ def _in_threads(work: Callable[[pa.RecordBatch], _Judged], batches: Iterable[pa.
             yield waiting.popleft().result()
 
 
-def _bite_sized(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches of at most about BATCH_BYTES, so that memory does not grow with the length of the texts."""
-    for batch in batches:
+def _bite_sized(batches: Iterable[pa.RecordBatch], most: int | None) -> Iterator[pa.RecordBatch]:
+    """Batches of at most about BATCH_BYTES, so that memory does not grow with the length of the texts, up to `most` rows
+    (None: all). No batch is asked for that is not needed."""
+    left, waiting = sys.maxsize if most is None else most, iter(batches)
+    while left > 0 and (batch := next(waiting, None)) is not None:
+        batch = batch.slice(0, left)
+        left -= batch.num_rows
         rows = max(1, batch.num_rows // (batch.nbytes // BATCH_BYTES + 1))
         yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
-
-
-def _limited(opened: Opened, rows: int | None) -> Iterable[pa.RecordBatch]:
-    if rows is None:
-        return opened.batches
-    return _first(iter(opened.batches), rows)
-
-
-def _first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    while rows > 0 and (batch := next(batches, None)) is not None:
-        yield batch.slice(0, rows)
-        rows -= batch.num_rows
 
 
 def _gold_keys(answers: pa.Array) -> np.ndarray:

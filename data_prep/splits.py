@@ -1,4 +1,4 @@
-"""Which pool rows go into which split, in which order: by seeded hashes, the same on any machine."""
+"""Which rows of the pool go into which split, in which order and how many: by seeded hashes, the same on any machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.errors import DataError, Problem
-from data_prep.fingerprint import scramble
+from data_prep.fingerprint import mix_bits
 from data_prep.mix import Mix, SplitSpec, Stage
 from data_prep.pool import Pool
-from data_prep.schema import is_sft
-from data_prep.sizing import apportion
+from data_prep.schema import TEST, row_kind
+
+
+def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers that sum to `total` in proportion to the weights, by largest remainder (ties: first name wins)."""
+    scale = sum(weights.values())
+    exact = {name: total * weight / scale for name, weight in weights.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def split_rows(mix: Mix) -> dict[str, int | None]:
+    """The rows of each split (None: all there are): as the mix asks, or shrunk to its `budget` in all splits together, each
+    split in its share and at least one row of it.
+
+    A split that takes all there are gets at most the budget. `limit` does the same with little reading and takes what
+    there is: a first look whether a mix works. Weights, stages and seeds stay as they are."""
+    total = mix.limit or mix.budget
+    if total is None:
+        return {name: split.rows for name, split in mix.splits.items()}
+    asked = {name: split.rows or total for name, split in mix.splits.items()}
+    shares = asked if sum(asked.values()) <= total else apportion(total, asked)
+    return {name: max(1, rows) for name, rows in shares.items()}
 
 
 @dataclass(frozen=True)
@@ -23,24 +47,25 @@ class Selection:
     stages: np.ndarray
 
 
-def choose(mix: Mix, pool: Pool) -> dict[str, Selection]:
+def choose_rows(mix: Mix, pool: Pool) -> dict[str, Selection]:
     """Fill every split, held-out ones first. A question belongs to one split only, except where `may_share_with`
     says otherwise. Raises DataError listing every split that asks for more rows than are left."""
     sources = list(mix.sources)
-    order = scramble(pool.key ^ scramble(np.uint64(mix.seed) + pool.source.astype(np.uint64)))
+    order = mix_bits(pool.key ^ mix_bits(np.uint64(mix.seed) + pool.source.astype(np.uint64)))
+    rows = split_rows(mix)
     taken: dict[str, np.ndarray] = {}
     chosen: dict[str, Selection] = {}
     problems: list[Problem] = []
     for name, split in mix.splits.items():
         blocked = [keys for other, keys in taken.items() if other not in split.may_share_with]
-        free = pool.good & (pool.has_solution if is_sft(name) else pool.has_answer)
+        free = pool.good & np.logical_and.reduce([getattr(pool, f"has_{column}") for column in row_kind(name).needs])
         if blocked:
             free &= ~np.isin(pool.key, np.concatenate(blocked))
-        chosen[name] = _within_tokens(_fill(split, sources, pool, order, free, problems), split, pool)
+        chosen[name] = _within_tokens(_fill_split(split, rows[name], sources, pool, order, free, problems), split, pool)
         if not len(chosen[name].rows) and not problems:
             problems.append(_nothing_left(split, sources, pool))
         taken[name] = np.unique(pool.key[chosen[name].rows])
-    if problems and not mix.lenient:
+    if problems and not mix.limit:
         raise DataError(*problems)
     return chosen
 
@@ -49,32 +74,45 @@ def _within_tokens(selection: Selection, split: SplitSpec, pool: Pool) -> Select
     """The first rows of every stage, as many as fit into the stage's share of the split's token budget."""
     if split.tokens is None:
         return selection
-    shares = apportion(split.tokens, {str(number): stage.share for number, stage in enumerate(split.stages)})
     keep = np.zeros(len(selection.rows), dtype=bool)
-    for number in range(len(split.stages)):
+    for number, share in enumerate(_by_stage(split, split.tokens)):
         mine = np.flatnonzero(selection.stages == number)
-        keep[mine] = np.cumsum(pool.tokens[selection.rows[mine]]) <= shares[str(number)]
+        keep[mine] = np.cumsum(pool.tokens[selection.rows[mine]]) <= share
     return Selection(selection.rows[keep], selection.stages[keep])
 
 
-def _fill(
-    split: SplitSpec, sources: list[str], pool: Pool, order: np.ndarray, free: np.ndarray, problems: list[Problem]
+def _fill_split(
+    split: SplitSpec,
+    most: int | None,
+    sources: list[str],
+    pool: Pool,
+    order: np.ndarray,
+    free: np.ndarray,
+    problems: list[Problem],
 ) -> Selection:
     rows, stages = [], []
-    counts = _stage_rows(split)
-    if split.name.startswith("rl_"):
-        free = _one_per_question(free, pool)
-    for number, stage in enumerate(split.stages):
-        allowed = free & _within(stage, pool.difficulty)
-        candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.weights}
+    counts = [None] * len(split.curriculum) if most is None else _by_stage(split, most)
+    if row_kind(split.name).once_a_question and split.name != TEST:
+        left = np.flatnonzero(free)
+        free = np.zeros_like(free)
+        free[left[np.unique(pool.key[left], return_index=True)[1]]] = True
+    for number, stage in enumerate(split.curriculum):
+        allowed = free
+        if stage.difficulty is not None:
+            low, high = stage.difficulty
+            allowed = free & (pool.difficulty >= low) & (pool.difficulty <= high)
+        candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.sources}
         asked = counts[number]
-        if asked is None or split.or_fewer:
-            asked = min(_most(stage, candidates), len(pool) if asked is None else asked)
-        wanted = apportion(asked, stage.weights)
-        picked = [_first(candidates[name], order, wanted[name]) for name in stage.weights]
-        for name, taken in zip(stage.weights, picked, strict=True):
-            if len(taken) < wanted[name]:
-                problems.append(_too_few(split, stage, name, wanted[name], len(taken)))
+        if asked is None or split.rows is None:  # the most rows that keep the weights: the scarcest source limits them
+            scale = min(len(candidates[name]) / weight for name, weight in stage.sources.items())
+            kept = int(scale * sum(stage.sources.values()) + 1e-9)
+            asked = min(kept, len(pool) if asked is None else asked)
+        wanted = apportion(asked, stage.sources)
+        picked = []
+        for name, among in candidates.items():
+            picked.append(among[np.argsort(order[among], kind="stable")[: wanted[name]]])
+            if len(picked[-1]) < wanted[name]:
+                problems.append(_too_few(split, stage, name, wanted[name], len(picked[-1])))
         joined = np.concatenate(picked)
         free[joined] = False
         rows.append(joined[np.argsort(order[joined], kind="stable")])
@@ -82,40 +120,13 @@ def _fill(
     return Selection(np.concatenate(rows), np.concatenate(stages))
 
 
-def _one_per_question(free: np.ndarray, pool: Pool) -> np.ndarray:
-    """Sources with several solutions a question give RL that question once."""
-    rows = np.flatnonzero(free)
-    single = np.zeros_like(free)
-    single[rows[np.unique(pool.key[rows], return_index=True)[1]]] = True
-    return single
-
-
-def _stage_rows(split: SplitSpec) -> list[int | None]:
-    if split.rows is None:
-        return [None] * len(split.stages)
-    shares = {str(number): stage.share for number, stage in enumerate(split.stages)}
-    return list(apportion(split.rows, shares).values())
-
-
-def _within(stage: Stage, difficulty: np.ndarray) -> np.ndarray:
-    if stage.difficulty is None:
-        return np.ones(len(difficulty), dtype=bool)
-    low, high = stage.difficulty
-    return (difficulty >= low) & (difficulty <= high)
-
-
-def _most(stage: Stage, candidates: Mapping[str, np.ndarray]) -> int:
-    """The most rows that keep the weights, limited by the scarcest source."""
-    scale = min(len(candidates[name]) / weight for name, weight in stage.weights.items())
-    return int(scale * sum(stage.weights.values()) + 1e-9)
-
-
-def _first(candidates: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
-    return candidates[np.argsort(order[candidates], kind="stable")[:count]]
+def _by_stage(split: SplitSpec, total: int) -> list[int]:
+    """What each stage has of the rows or tokens of its split."""
+    return list(apportion(total, {str(number): stage.share for number, stage in enumerate(split.curriculum)}).values())
 
 
 def _nothing_left(split: SplitSpec, sources: list[str], pool: Pool) -> Problem:
-    read = {name: int((pool.source == sources.index(name)).sum()) for name in sorted(split.sources())}
+    read = {name: int((pool.source == sources.index(name)).sum()) for name in sorted(split.source_names())}
     kept = {name: int((pool.good & (pool.source == sources.index(name))).sum()) for name in read}
     what = "; ".join(f"{name}: {read[name]} rows read, {kept[name]} pass the filters" for name in read)
     remedy = "look at the sources, at what other splits take, and at difficulty and tokens of this one"

@@ -24,7 +24,7 @@ class MembersLauncher(Launcher):
         self._run, self._folder = task_function, Path(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        return self._run(self._folder, [list(words) for words in job_overrides])  # type: ignore[call-arg, arg-type]
+        return self._run(self._folder, [list(overrides) for overrides in job_overrides])  # type: ignore[call-arg]
 
 
 ConfigStore.instance().store(

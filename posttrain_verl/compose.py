@@ -1,4 +1,4 @@
-"""The only module that knows how Hydra and VeRL's config tree meet.
+"""How Hydra and VeRL's config tree meet: a recipe and overrides become a complete config of VeRL.
 
 VeRL's tree lies at the root, our keys under one node `posttrain`, which is taken away before VeRL sees the config.
 Recipes are registered as the Hydra group `recipe` from recipes/ of the package and of the current folder.
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,141 +21,167 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import options, paths
-from posttrain_verl.overrides import OUR_GROUPS, Overrides, read, recipe_folders
-from posttrain_verl.plan import adapt, hardware
-from posttrain_verl.plan.hardware import Change, Machine
-from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.verl.context import fill_max_model_len
-from posttrain_verl.verl_keys import generated_tree
+from posttrain_verl import paths
+from posttrain_verl.machine import devices
+from posttrain_verl.overrides import OUR_GROUPS, read_overrides
+from posttrain_verl.plan import adapt
+from posttrain_verl.terminal.command_line import obstacle
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verl import renamed
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.schema import read_yaml
+from posttrain_verl.verl.settings import format_value
+from posttrain_verl.verl.stage import Stage, stage_named
 
-TRUNKS = {"rl": "ppo_trainer", "sft": "sft_trainer_engine"}
-MODEL_KEYS = {"rl": ("actor_rollout_ref.model.path", "critic.model.path"), "sft": ("model.path",)}
 VERSION_BASE = "1.3"
+LISTS = ("evals", "skip")  # keys below `posttrain` that hold names
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)  # it names a folder, a job, and is searched for
 
 OmegaConf.register_new_resolver("verl_config_dir", lambda: str(paths.verl_config_dir()), replace=True)
 
 
-@dataclass(frozen=True)
-class Composed:
-    """One launch, composed.
-
-    `verl` is what VeRL gets, but for the paths of the run (see `for_run`); `posttrain` holds our keys; `changes` says
-    what the hardware set; `overrides` are the user's own, with which the same launch composes again; `choices` maps
-    each Hydra group to its option; `user_keys` are the keys set on the command line; `machine` is what `hardware=auto`
-    found.
-    """
-
-    recipe: str
-    stage: str
-    verl: DictConfig
-    posttrain: DictConfig
-    changes: list[Change] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    choices: dict[str, str] = field(default_factory=dict)
-    user_keys: frozenset[str] = frozenset()
-    machine: Machine | None = None
-
-    @cached_property
-    def resolved(self) -> dict[str, Any]:
-        """`verl` as dicts and lists, every interpolation resolved. Raises OmegaConfBaseException where one cannot be."""
-        return cast(dict[str, Any], OmegaConf.to_container(self.verl, resolve=True))
-
-    @property
-    def model(self) -> str:
-        """The model that is trained: the name of an embedded one, a folder, or a hub id."""
-        return self.models[0]
-
-    @property
-    def models(self) -> list[str]:
-        """Every model of the launch; the trained one first, then the critic's."""
-        return [str(OmegaConf.select(self.verl, key)) for key in MODEL_KEYS[self.stage]]
-
-    @property
-    def data_dir(self) -> Path:
-        """The folder of the mix: Parquet and manifest.json."""
-        return Path(self.posttrain.data_dir).expanduser().absolute() / self.posttrain.mix.name
-
-    def run_dir(self, now: datetime | None = None) -> Path:
-        """`<runs_dir>/<recipe>/<run_id>`, absolute; without `posttrain.run_id` the id is the time."""
-        given = self.posttrain.run_id
-        run_id = (now or datetime.now()).strftime("%Y%m%d-%H%M%S") if given is None else given
-        return Path(self.posttrain.runs_dir).expanduser().absolute() / self.recipe / str(run_id)
-
-    def for_run(self, run_dir: Path, model: str | Path | None = None) -> DictConfig:
-        """What VeRL gets for this run: a copy of `verl` with the paths of `run_dir`.
-
-        `model` is the folder that took the place of an embedded model's name. Keys that the user set stay. Paths
-        become absolute, since Ray's workers on other nodes have a current folder of their own.
-        """
-        config = self.verl.copy()
-        for key, value in self._run_paths(run_dir).items():
-            if key not in self.user_keys:
-                OmegaConf.update(config, key, value)
-        for key in ("data.train_files", "data.val_files"):
-            OmegaConf.update(config, key, paths.absolute(OmegaConf.select(config, key)))
-        if model is not None:
-            for key in MODEL_KEYS[self.stage]:
-                if OmegaConf.select(config, key) == self.model:
-                    OmegaConf.update(config, key, str(model))
-        return config
-
-    def _run_paths(self, run_dir: Path) -> dict[str, str]:
-        common = {"trainer.default_local_dir": str(run_dir / "checkpoints"),
-                  "trainer.experiment_name": f"{self.recipe}/{run_dir.name}"}  # fmt: skip
-        if self.stage == "sft":
-            return common
-        return common | {"trainer.rollout_data_dir": str(run_dir / "rollouts"),
-                         "trainer.validation_data_dir": str(run_dir / "validation")}  # fmt: skip
-
-
 def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Composed:
-    """Compose a launch from the words of the command line, e.g. `["recipe=math_grpo", "base_model=tiny"]`.
+    """Compose a launch from overrides, e.g. `["recipe=math_grpo", "base_model=tiny"]`.
 
-    The hardware touches no key of `fixed`; by default those are all that the words set.
+    The hardware does not touch a key of `fixed`; by default those are all that the overrides set.
 
     Raises:
-        InputError: a word that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
-            compose. Keys that VeRL does not know compose; `preflight.keys` reports them.
+        InputError: an override that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
+            compose. Keys that VeRL does not know compose; `preflight.config_form` reports them.
     """
-    asked = read(overrides)
+    asked = read_overrides(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
     register_recipes([recipe])
-    found = hardware.detect() if machine == "auto" else None
-    words = [*asked.words, f"hardware={found.name if found else machine}"]
+    found = devices.detect_machine() if machine == "auto" else None
+    of_hydra = [*asked.rewritten, f"hardware={found.name if found else machine}"]
     title = f"recipe '{recipe}' does not compose"
     try:
-        tree = _compose_tree("launch", paths.conf_dir(), words)
+        tree = _compose_tree("launch", paths.conf_dir(), of_hydra)
+        _check_our_nodes(tree, title)
         if found:
-            hardware.describe(tree.posttrain.hardware, found)
-        kept = asked.keys if fixed is None else fixed
-        changes = _replace_options(tree, asked) + hardware.apply(tree, kept, found)
-        fill_max_model_len(tree, kept)
-        changes += adapt.apply(tree, kept, asked.options)
-        return replace(_split(tree, overrides, asked.keys, changes), machine=found)
+            adapt.describe_machine(tree.posttrain.hardware, found)
+        stage = _find_stage(tree.posttrain.stage, title)
+        if any(each.startswith("~") for each in asked.rewritten) or not all(map(OmegaConf.is_dict, tree.values())):
+            _check_verl_nodes(tree, stage, title)
+        fixed_keys = asked.keys if fixed is None else fixed
+        touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
+        changes = adapt.choose_options(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
+        OmegaConf.set_struct(tree, False)
+        for change in changes:  # composing the whole tree again would take most of a second
+            tree.posttrain[change.key] = _load_option(change.key, change.new)
+            tree.hydra.runtime.choices[change.key] = change.new
+        changes += adapt.apply_hardware(tree, fixed_keys, found)
+        stage.complete(tree, fixed_keys)
+        changes += adapt.fit_memory(tree, fixed_keys, asked.options)
+        choices = to_plain_dict(tree.hydra.runtime.choices)
+        ours = cast(dict[str, Any], OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True))
+        for key in LISTS:
+            if isinstance(ours[key], str):  # one name is a list of one
+                ours[key] = [ours[key]]
+        _check_our_keys(ours, choices["recipe"])
+        verl = {k: _without_ours(v, tree, k) for k, v in to_plain_dict(tree).items() if k not in ("posttrain", "hydra")}
+        # `user_keys` are what the user set; `fixed_keys` may be fewer, since a rehearsal lets the hardware change the others.
+        return Composed(recipe=choices["recipe"], stage=stage, verl=OmegaConf.create(verl),
+                        posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
+                        user_keys=asked.keys, machine=found)  # fmt: skip
+    except RecursionError:
+        remedy = "copy that recipe; a recipe stands on /sft or /rl, and not on another"
+        raise InputError(title, [Problem(f"the defaults of recipe {recipe} include a recipe", remedy)]) from None
     except (HydraException, OmegaConfBaseException) as error:
-        what = " ".join(str(error).split()).removesuffix(" object_type=dict")
-        raise InputError(title, [Problem(what, "correct the word, or the yaml, that says so")]) from error
+        text = str(error) or str(error.__cause__)  # Hydra wraps an error of OmegaConf in one that says nothing
+        what = " ".join(text.split()).removesuffix(" object_type=dict")
+        raise InputError(title, [Problem(what, "correct the override, or the yaml, that says so")]) from error
 
 
-def verl_tree(stage: str, choices: dict[str, str]) -> dict[str, Any]:
-    """VeRL's own tree of the stage, unresolved, with the same choices of VeRL's groups: the keys that VeRL knows."""
-    shipped = generated_tree(choices) if stage == "rl" else None
-    if shipped is not None:
-        return shipped
-    # A group with ".." in its name is one that VeRL's own option includes; it follows from that option.
-    theirs = {g: c for g, c in choices.items() if g not in OUR_GROUPS and not g.startswith("hydra/") and ".." not in g}
-    words = [f"{group}={option}" for group, option in theirs.items()]
-    tree = _compose_tree(TRUNKS[stage], paths.verl_config_dir(), words)
-    return {key: value for key, value in plain(tree).items() if key != "hydra"}
+def _check_our_nodes(tree: DictConfig, title: str) -> None:
+    """`posttrain` and its groups must hold keys. Raises InputError: a recipe makes one of them null or a value."""
+    nodes = {"posttrain": tree.posttrain}
+    if OmegaConf.is_dict(tree.posttrain):
+        nodes = {f"posttrain.{group}": tree.posttrain[group] for group in OUR_GROUPS if group != "recipe"}
+    problems = [
+        Problem(f"{key}={format_value(value)} is a value where posttrain_verl has keys", "take it out of the recipe")
+        for key, value in nodes.items()
+        if not OmegaConf.is_dict(value)
+    ]
+    if problems:
+        raise InputError(title, problems)
+
+
+def _find_stage(name: str, title: str) -> Stage:
+    try:
+        return stage_named(name)
+    except KeyError:
+        trunks = ", ".join(sorted(file.stem for file in paths.conf_dir().glob("*.yaml") if file.stem != "launch"))
+        remedy = f"name that of a trunk in conf/ ({trunks}), or a module of posttrain_verl/verl that registers one (docs/verl.md)"
+        raise InputError(title, [Problem(f"posttrain.stage={name} is not a stage", remedy)]) from None
+
+
+def _check_verl_nodes(tree: DictConfig, stage: Stage, title: str) -> None:
+    """The nodes at the root of VeRL's tree must hold keys, since all that follows reads below them.
+
+    Raises:
+        InputError: one of them is null or a value, or was removed.
+    """
+    theirs = verl_tree(stage, to_plain_dict(tree.hydra.runtime.choices))
+    problems = []
+    for key in (key for key, value in theirs.items() if isinstance(value, dict)):
+        below = next((name for name in theirs[key] if not name.startswith("_")), "KEY")
+        remedy = f"leave it out, or set a key below it, e.g. {key}.{below}=..."
+        if key not in tree:
+            problems.append(Problem(f"{key} was removed, and VeRL reads it", remedy))
+        elif not OmegaConf.is_dict(tree[key]):
+            problems.append(Problem(f"{key}={format_value(tree[key])} is a value where VeRL has keys", remedy))
+    if problems:
+        raise InputError(title, problems)
+
+
+def verl_tree(stage: Stage, choices: dict[str, str]) -> dict[str, Any]:
+    """VeRL's own tree of the stage, unresolved, with the same choices of VeRL's groups and the keys of the stage's own.
+
+    It is read once for the same choices, so nobody changes what is returned.
+    """
+    theirs = ((group, option) for group, option in choices.items()
+              if group not in OUR_GROUPS and not group.startswith("hydra/"))  # fmt: skip
+    return _read_verl_tree(stage, tuple(sorted(theirs)))
+
+
+@cache
+def _read_verl_tree(stage: Stage, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    tree = stage.shipped_tree(dict(choices))
+    if tree is None:
+        # A group with ".." in its name is one that VeRL's own option includes; it follows from that option.
+        overrides = [f"{group}={option}" for group, option in choices if ".." not in group]
+        try:
+            tree = to_plain_dict(_compose_tree(stage.trunk, paths.verl_config_dir(), overrides))
+        except HydraException as error:  # groups of another trunk than the stage's
+            problem = Problem(
+                " ".join(str(error).split()), f"posttrain.stage={stage.name} belongs to its own trunk in conf/"
+            )
+            raise InputError("the recipe does not compose", [problem]) from error
+        del tree["hydra"]
+    for key, default in stage.settings_type.own_keys().items():
+        node, (*parents, leaf) = tree, key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = default
+    return tree
 
 
 def our_tree(choices: dict[str, str]) -> dict[str, Any]:
-    """Our own keys below `posttrain`: those of launch.yaml, and those of the chosen options."""
-    tree = plain(_load(paths.conf_dir() / "launch.yaml").posttrain)
-    options = {group: _option(group, choices[group]) for group in OUR_GROUPS if group != "recipe"}
-    return tree | {group: plain(option) for group, option in options.items()}
+    """Our own keys below `posttrain`: those of launch.yaml, and those of the chosen options.
+
+    It is read once for the same choices, so nobody changes what is returned.
+    """
+    return _read_our_tree(tuple((group, choices[group]) for group in OUR_GROUPS if group != "recipe"))
+
+
+@cache
+def _read_our_tree(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    tree: dict[str, Any] = read_yaml(paths.conf_dir() / "launch.yaml")["posttrain"]
+    for group, name in choices:
+        option = read_yaml(paths.conf_dir() / group / f"{name}.yaml")
+        tree[group] = to_plain_dict(_load_option(group, name)) if "defaults" in option else option
+    return tree
 
 
 def verl_version() -> str:
@@ -165,7 +189,7 @@ def verl_version() -> str:
     return importlib.metadata.version("verl")
 
 
-def plain(node: DictConfig) -> dict[str, Any]:
+def to_plain_dict(node: DictConfig) -> dict[str, Any]:
     """A node of a config as dicts and lists, interpolations as they are written."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
 
@@ -177,78 +201,67 @@ def register_recipes(wanted: list[str]) -> None:
         InputError: a recipe is not readable yaml.
     """
     for name in wanted:
-        file = next(folder / f"{name}.yaml" for folder in recipe_folders() if (folder / f"{name}.yaml").is_file())
+        file = next(folder / f"{name}.yaml" for folder in paths.recipe_folders() if (folder / f"{name}.yaml").is_file())
         try:
-            node = OmegaConf.load(file)
+            node = _load_yaml(file)
         except (YAMLError, OmegaConfBaseException) as error:
             unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}")
             raise InputError(f"recipe '{name}' does not compose", [unreadable]) from error
+        node = _under_current_names(node) if renamed.RENAMED else node
         ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
 
 
-def _compose_tree(root: str, folder: Path, words: list[str]) -> DictConfig:
+def _under_current_names(recipe: DictConfig) -> DictConfig:
+    """A recipe with VeRL's keys under the names of the installed VeRL, on a trunk of the same."""
+    tree = renamed.translate(to_plain_dict(recipe))
+    for place, entry in enumerate(tree.get("defaults", ())):
+        file = paths.conf_dir() / f"{str(entry).removeprefix('/')}.yaml"
+        if isinstance(entry, str) and file.is_file():
+            trunk = renamed.translate(to_plain_dict(_load_yaml(file)))
+            name = f"{file.stem}_under_current_names"
+            ConfigStore.instance().store(name=name, node=trunk, package="_global_")
+            tree["defaults"][place] = f"/{name}"
+    return OmegaConf.create(tree)
+
+
+def _compose_tree(root: str, folder: Path, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(folder), version_base=VERSION_BASE):
-        return hydra_compose(root, overrides=words, return_hydra_config=True)
+        return hydra_compose(root, overrides=overrides, return_hydra_config=True)
 
 
-def _option(group: str, name: str) -> DictConfig:
+def _load_option(group: str, name: str) -> DictConfig:
     """One option of one of our groups; each lies at `posttrain.<group>`. Hydra is asked only if it includes others."""
-    node = _load(paths.conf_dir() / group / f"{name}.yaml")
+    node = _load_yaml(paths.conf_dir() / group / f"{name}.yaml")
     if "defaults" not in node:
         return node
     return cast(DictConfig, _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group])
 
 
-def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:
-    """Put options that the hardware can carry in the place of those it cannot and the user did not touch.
-
-    Only the group is composed again: the whole tree would take most of a second.
-    """
-    touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
-    changes = hardware.choices(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
-    OmegaConf.set_struct(tree, False)
-    for change in changes:
-        tree.posttrain[change.key] = _option(change.key, change.new)
-        tree.hydra.runtime.choices[change.key] = change.new
-    return changes
-
-
-def _split(tree: DictConfig, overrides: list[str], user_keys: frozenset[str], changes: list[Change]) -> Composed:
-    """Cut the composed tree into VeRL's part and ours."""
-    choices = plain(tree.hydra.runtime.choices)
-    ours = cast(dict[str, Any], OmegaConf.to_container(tree.posttrain, resolve=True, throw_on_missing=True))
-    _check_ours(ours, choices["recipe"])
-    verl = {k: _without_ours(v, tree, k) for k, v in plain(tree).items() if k not in ("posttrain", "hydra")}
-    return Composed(recipe=choices["recipe"], stage=ours["stage"], verl=OmegaConf.create(verl),
-                    posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
-                    user_keys=user_keys)  # fmt: skip
-
-
-def _check_ours(ours: dict[str, Any], recipe: str) -> None:
-    """The folders of the run must be nameable before anything looks at them, and switches be switches."""
-    problems = [
-        Problem(f"posttrain.{key}={ours[key]} is no folder", f"leave it out, or posttrain.{key}=/some/folder")
-        for key in ("data_dir", "runs_dir")
-        if not isinstance(ours[key], str) or not ours[key]
-    ]
-    if not problems:
-        problems = [
-            found for key in ("data_dir", "runs_dir") for found in options.folder(f"posttrain.{key}", ours[key])
-        ]
-    problems += [
-        Problem(f"posttrain.{key}={ours[key]} is neither true nor false", f"posttrain.{key}=true, or leave it out")
-        for key in ("detach", "small_batch", "require_inspected")
-        if not isinstance(ours[key], bool)
-    ]
+def _check_our_keys(ours: dict[str, Any], recipe: str) -> None:
+    """Folders must be nameable before anything looks at them, switches be switches, and lists be lists."""
+    problems = []
+    for key in ("data_dir", "runs_dir"):
+        given = f"posttrain.{key}={ours[key]}"
+        if not isinstance(ours[key], str) or not ours[key]:
+            problems.append(Problem(f"{given} is not a folder", f"leave it out, or posttrain.{key}=/some/folder"))
+        elif found := obstacle(Path(ours[key])):
+            problems.append(Problem(f"{given}: {found} is a file", "name a folder"))
+    for key in ("detach", "small_batch", "require_inspected"):
+        if not isinstance(ours[key], bool):
+            what = f"posttrain.{key}={ours[key]} is neither true nor false"
+            problems.append(Problem(what, f"posttrain.{key}=true, or leave it out"))
+    for key in LISTS:
+        if not isinstance(ours[key], list | None):
+            problems.append(Problem(f"posttrain.{key}={ours[key]} is not a list", f"posttrain.{key}=[NAME,...]"))
     if ours["run_id"] is not None and not _RUN_ID.fullmatch(str(ours["run_id"])):
-        what = f"posttrain.run_id={ours['run_id']} is no name"
+        what = f"posttrain.run_id={ours['run_id']} is not a name"
         remedy = "give at most 100 letters, digits and . _ + = -, a letter or digit first; posttrain.runs_dir moves the folder"
         problems.append(Problem(what, remedy))
     if problems:
         raise InputError(f"recipe '{recipe}' does not compose", problems)
 
 
-def _load(file: Path) -> DictConfig:
+def _load_yaml(file: Path) -> DictConfig:
     return cast(DictConfig, OmegaConf.load(file))
 
 

@@ -1,4 +1,4 @@
-"""The runs of a folder: `python -m posttrain_verl.list [posttrain.runs_dir=DIR] [--json]`, newest first."""
+"""The verb `list`: the runs of a folder, newest first."""
 
 from __future__ import annotations
 
@@ -9,55 +9,37 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from posttrain_verl import options
-from posttrain_verl.console import stdout
-from posttrain_verl.problem import InputError, Problem, exit_code
-from posttrain_verl.run import named
+from posttrain_verl import run_verbs
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.run.metrics import duration
+from posttrain_verl.run.output import format_duration
+from posttrain_verl.terminal import command_line
+from posttrain_verl.terminal.console import stdout
+from posttrain_verl.verbs import List
 
 
-def runs(home: Path) -> list[RunFolder]:
-    """Every run below `home`, the newest first."""
-    found = [RunFolder(config.parent) for config in home.absolute().glob("*/*/config.yaml")]
-    return sorted(found, key=lambda folder: folder.read_status().started, reverse=True)
-
-
-def table(folders: list[RunFolder], now: float) -> Table:
+def runs_table(folders: list[RunFolder], now: float) -> Table:
     shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "started", "why", box=None)
     for folder in folders:
-        state, status = named.state_of(folder, ask=False)
+        state, status = run_verbs.current_state(folder, ask=False)
         step = f"{status.last_step or 0}{f'/{status.total_steps}' if status.total_steps else ''}"
-        began = f"{duration(now - status.started)} ago" if status.started else ""
+        began = f"{format_duration(now - status.started)} ago" if status.started else ""
         shown.add_row(f"{folder.path.parent.name}/{folder.path.name}", state, step, began, status.why)
     return shown
 
 
-def main() -> int:
-    """The verb."""
-    parser = options.parser("list", __doc__)
-    parser.add_argument("--json", action="store_true", help="status.json of each, and the state as it is")
-    arguments = parser.parse_intermixed_args()
-    return exit_code(lambda: show(arguments.words, arguments.json), arguments.json)
-
-
-def show(words: list[str], as_json: bool) -> int:
-    """The verb without its command line. Raises InputError."""
-    given, problems = options.read("list", words, {"posttrain.runs_dir": "runs"})
-    home = Path(given["posttrain.runs_dir"]).expanduser()
-    if words and not home.is_dir():
-        problems.append(Problem(f"{home} is no folder", "name the folder of the runs: posttrain.runs_dir=runs"))
-    if problems:
-        raise InputError("the command line cannot be read", problems)
-    found = runs(home)
-    if as_json:
-        print(json.dumps([json.loads(named.as_json(folder, ask=False)) for folder in found], indent=2))
+def run(asked: List) -> int:
+    """The verb without its command line."""
+    home = Path(asked.runs_dir).expanduser().absolute()
+    found = [RunFolder(config.parent) for config in home.glob("*/*/config.yaml")]
+    found.sort(key=lambda folder: folder.read_status().started, reverse=True)
+    if asked.as_json:
+        print(json.dumps([json.loads(run_verbs.state_as_json(folder, ask=False)) for folder in found], indent=2))
     elif found:
-        stdout().print(table(found, time.time()))
+        stdout().print(runs_table(found, time.time()))
     else:
-        print(f"no runs in {home.absolute()}")
+        print(f"no runs in {home}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.main(List, run))

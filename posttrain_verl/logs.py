@@ -1,56 +1,40 @@
-"""The log of a run: `python -m posttrain_verl.logs run=NAME [-f] [-n LINES]`; `-f` goes on until the run ends."""
+"""The verb `logs`: the last lines of a run's log, and what follows them."""
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import sys
-from collections.abc import Iterator
 
-from posttrain_verl import options
-from posttrain_verl.run import named
+from posttrain_verl import clusters, run_verbs
 from posttrain_verl.run.folder import RUNNING, RunFolder
-from posttrain_verl.run.logtail import follow, last_lines
+from posttrain_verl.run.output import follow_log, last_lines
+from posttrain_verl.terminal import command_line
+from posttrain_verl.verbs import Logs
 
 
-def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
-    if folder.read_status().job and _show_job(folder, arguments):
-        return 0
+def run(asked: Logs) -> int:
+    """The verb without its command line. Raises InputError."""
+    folder = RunFolder.find(asked.run, asked.runs_dir)
+    if jobs := clusters.jobs_of(folder.read_status()):
+        # What the launch on the cluster prints. What is here is older, and is shown where the cluster has nothing.
+        lines, line = jobs.read_log(folder, asked.follow), None
+        for line in lines if asked.follow else list(lines)[-asked.lines :]:
+            print(line, flush=True)
+        if line is not None:
+            return 0
     if not folder.log.exists():
         print(f"{folder.log} does not exist yet", file=sys.stderr)
         return 1
-    for line in last_lines(folder.log, arguments.lines):
+    for line in last_lines(folder.log, asked.lines):
         print(line)
-    if arguments.follow:
-        for line in follow(folder.log, _ended(folder)):
+    if asked.follow:
+        has_ended = (run_verbs.current_state(folder)[0] != RUNNING for _ in itertools.count())
+        for line in follow_log(folder.log, has_ended):
             print(line, flush=True)
-        state, status = named.state_of(folder)
+        state, status = run_verbs.current_state(folder)
         print(f"{state}{f': {status.why}' if status.why else ''}", file=sys.stderr)
     return 0
 
 
-def _show_job(folder: RunFolder, arguments: argparse.Namespace) -> bool:
-    """What the launch on the Ray cluster prints, and whether it is still to be had there; what is here is older."""
-    from posttrain_verl.clusters import ray
-
-    running, shown = ray.of_folder(folder), False
-    for line in running.follow() if arguments.follow else running.logs().splitlines()[-arguments.lines :]:
-        print(line, flush=True)
-        shown = True
-    return shown
-
-
-def _ended(folder: RunFolder) -> Iterator[bool]:
-    while True:
-        yield named.state_of(folder)[0] != RUNNING
-
-
-def main() -> int:
-    """The verb."""
-    parser = options.parser("logs", __doc__)
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written, until the run ends")
-    parser.add_argument("-n", "--lines", type=int, default=50, help="so many of the last lines (50)")
-    return named.main("logs", parser, show)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.main(Logs, run))

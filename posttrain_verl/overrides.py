@@ -1,4 +1,4 @@
-"""The words of the command line, read as Hydra overrides: options of groups, and values of keys."""
+"""The overrides of the command line, read as Hydra reads them: options of groups, and values of keys."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from posttrain_verl import paths
-from posttrain_verl.problem import InputError, Problem, one_of
+from posttrain_verl.paths import OUR_GROUPS
+from posttrain_verl.terminal.problem import InputError, Problem, one_of
 
-OUR_GROUPS = ("recipe", "base_model", "mix", "hardware", "cluster", "watch")
-NOT_HERE = {
+OTHER_VERBS = {
     "eval": "python -m posttrain_verl.evaluate takes it",
     "pipeline": "python -m posttrain_verl.pipeline recipe=NAME",
 }
@@ -21,79 +21,98 @@ NOT_HERE = {
 
 @dataclass(frozen=True)
 class Overrides:
-    """The words as Hydra should see them, the options they name by group, and the keys whose values they set."""
+    """The overrides as Hydra should see them, the options they name by group, and the keys whose values they set."""
 
-    words: list[str]
+    rewritten: list[str]
     options: dict[str, str]
     keys: frozenset[str]
 
 
-def read(words: list[str], sweep: bool = False) -> Overrides:
-    """Read the words of the command line, e.g. `["recipe=math_grpo", "data.train_batch_size=64"]`.
+def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
+    """Read the overrides of a command line, e.g. `["recipe=math_grpo", "data.train_batch_size=64"]`.
 
-    With `sweep` a word may name several values; of the options the last is kept then, and each is checked.
+    With `sweep` an override may name several values; of the options the last is kept then, and each is checked.
 
     Raises:
-        InputError: a word that is no override, a sweep unasked for, no recipe, or an option that does not exist.
+        InputError: an argument that is not an override, an unwanted sweep, no recipe, or an option that does not exist.
     """
-    rewritten = [part for word in words for part in rewrite(word)]
-    parsed = _parse(rewritten, sweep)
-    named = [(o.key_or_group, value) for o in parsed if _is_group_key(o.key_or_group) for value in _values(o)]
+    rewritten = [part for each in given for part in rewrite_override(each)]
+    parsed = _parse_overrides(rewritten, sweep)
+    named = []  # (group, option)
+    for override in parsed:
+        if _is_group_key(override.key_or_group):
+            value = override.value()
+            several = [] if override.is_sweep_override() else [value]  # a glob is Hydra's to expand
+            options = value.list if isinstance(value, ChoiceSweep) else several
+            named += [(override.key_or_group, str(option)) for option in options]
     keys = frozenset(o.key_or_group for o in parsed if not _is_group_key(o.key_or_group))
-    _check_options(named, keys)
+    problems = []
+    if "posttrain.cluster.address" in keys:
+        with_address = [f"cluster={name}" for name in paths.names("cluster") if _has_address(name)]
+        if not any(f"{group}={name}" in with_address for group, name in named):
+            problems.append(
+                Problem(f"address= is that of a head, of {', '.join(with_address)}", f"add {with_address[0]}")
+            )
+    if "recipe" not in dict(named):
+        problems.append(
+            Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(paths.names('recipe'))}")
+        )
+    for group, name in named:
+        if group in OUR_GROUPS and name not in (known := paths.names(group)):
+            problems.append(Problem(f"{group}={name} is unknown", one_of(name, known, f"{group}=")))
+    if problems:
+        raise InputError("nothing to launch", problems)
     return Overrides(rewritten, dict(named), keys)
 
 
-def rewrite(word: str) -> list[str]:
-    """One word of the command line as Hydra should see it.
+def _has_address(cluster: str) -> bool:
+    text = (paths.conf_dir() / "cluster" / f"{cluster}.yaml").read_text(encoding="utf-8")
+    return any(line.startswith("address:") for line in text.splitlines())
 
-    A folder in `base_model=` becomes the option `folder` with its path, since a path is no name of a Hydra option.
-    Values are forced (`++`): whether a key exists is decided by `preflight.keys`, for yaml and command line alike.
+
+def rewrite_override(given: str) -> list[str]:
+    """An override of the command line as Hydra should see it.
+
+    A folder in `base_model=` becomes the option `folder` with its path, since Hydra does not take a path for an option.
+    Values are forced (`++`): whether a key exists is decided by `preflight.config_form`, for yaml and command line alike.
     """
-    key, _, value = word.partition("=")
-    if key == "base_model" and _is_path(value):
+    key, _, value = given.partition("=")
+    if key == "base_model" and _is_folder_path(value):
         folder = Path(value).expanduser().absolute()
-        return ["base_model=folder", f"++posttrain.base_model.path={quoted(str(folder))}",
-                f"++posttrain.base_model.name={quoted(folder.name)}"]  # fmt: skip
+        return ["base_model=folder", f"++posttrain.base_model.path={quote_value(str(folder))}",
+                f"++posttrain.base_model.name={quote_value(folder.name)}"]  # fmt: skip
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
     if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
-        return [word]
+        return [given]
     return [f"++{plain}={value}"]
 
 
-def as_sweep(word: str) -> str:
+def as_sweep(override: str) -> str:
     """An option of our groups as a sweep of one.
 
-    Hydra composes the parent of a multirun without the swept words. Without the recipe there is no `mix` to override,
+    Hydra composes the parent of a multirun without the swept overrides. Without the recipe there is no `mix` to override,
     so when a recipe is swept the other options must be as well.
     """
-    group, _, name = word.partition("=")
-    return f"{group}=choice({name})" if group in OUR_GROUPS and name.replace("_", "").isalnum() else word
+    group, _, name = override.partition("=")
+    return f"{group}=choice({name})" if group in OUR_GROUPS and name.replace("_", "").isalnum() else override
 
 
-def names(group: str) -> list[str]:
-    """The names that exist in one of our groups, sorted."""
-    folders = recipe_folders() if group == "recipe" else [paths.conf_dir() / group]
-    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+def _is_folder_path(value: str) -> bool:
+    """Whether a value of `base_model=` is a folder's path; several values, or none, are not a path."""
+    if not value or "," in value:
+        return False
+    return "/" in value or (Path(value).is_dir() and value not in paths.names("base_model"))
 
 
-def recipe_folders() -> list[Path]:
-    """Where recipes are looked for; the first wins."""
-    return [Path.cwd() / "recipes", paths.recipes_dir()]
-
-
-def _is_path(value: str) -> bool:
-    """Whether a value of `base_model=` is a folder's path; several values, or none, are no path."""
-    return (
-        bool(value)
-        and "," not in value
-        and ("/" in value or (Path(value).is_dir() and value not in names("base_model")))
-    )
-
-
-def quoted(text: str) -> str:
+def quote_value(text: str) -> str:
     """`text` as a value in Hydra's grammar, whatever is in it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def sets_key(override: str, keys: tuple[str, ...]) -> bool:
+    """Whether an override sets one of `keys`, or a key below one."""
+    key = override.partition("=")[0].lstrip("+~")
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
 
 
 def _is_group_key(key: str) -> bool:
@@ -101,51 +120,33 @@ def _is_group_key(key: str) -> bool:
     return group in OUR_GROUPS or group.startswith("hydra/") or (paths.verl_config_dir() / group).is_dir()
 
 
-def _values(override: Override) -> list[str]:
-    """The options that a word names: one, or those of a choice sweep. A glob is Hydra's to expand."""
-    value = override.value()
-    if isinstance(value, ChoiceSweep):
-        return [str(choice) for choice in value.list]
-    return [] if override.is_sweep_override() else [str(value)]
-
-
-def _parse(words: list[str], sweep: bool) -> list[Override]:
+def _parse_overrides(rewritten: list[str], sweep: bool) -> list[Override]:
     parser, parsed, problems = OverridesParser.create(), [], []
-    for word in words:
-        if "=" not in word and not word.startswith("~"):
-            problems.append(Problem(f"'{word}' is no key=value", "write key=value"))
+    for each in rewritten:
+        shown = f"'{each.lstrip('+')}'"
+        if "=" not in each and not each.startswith("~"):
+            problems.append(Problem(f"'{each}' is not a key=value", "write key=value"))
             continue
         try:
-            override = parser.parse_override(word)
+            override = parser.parse_override(each)
         except HydraException as error:
-            what = f"'{word.lstrip('+')}' cannot be read: {str(error).splitlines()[0]}"
+            what = f"{shown} cannot be read: {str(error).splitlines()[0]}"
             problems.append(Problem(what, "write key=value; what holds , [ ] { } or quotes is quoted: 'key=\"a,b\"'"))
             continue
-        if override.key_or_group in NOT_HERE:
-            problems.append(Problem(f"'{word.lstrip('+')}' is not for this verb", NOT_HERE[override.key_or_group]))
+        key = override.key_or_group
+        if key in OTHER_VERBS:
+            problems.append(Problem(f"{shown} is not for this verb", OTHER_VERBS[key]))
         if override.is_sweep_override() and not sweep:
-            several = f"'{word.lstrip('+')}' names several values"
-            problems.append(Problem(several, "add --multirun for a run each, or quote a value with a comma"))
-        if _is_group_key(override.key_or_group) and isinstance(override.value(), int | float | list):
-            needed = f"{override.key_or_group} is a group of config files, and its value is the name of an option"
-            problems.append(Problem(f"'{word}' names no option", needed))
-        if override.key_or_group in ("posttrain", *(f"posttrain.{group}" for group in OUR_GROUPS)):
-            problems.append(Problem(f"'{word.lstrip('+')}' replaces a whole node", "set a key below it, or GROUP=NAME"))
+            remedy = "add --multirun for a run each, or quote a value with a comma"
+            problems.append(Problem(f"{shown} names several values", remedy))
+        value = override.value()
+        is_named = isinstance(value, str) or override.is_sweep_override() or override.is_delete()
+        if _is_group_key(key) and not is_named:
+            needed = f"{key} is a group of config files, and its value is the name of an option"
+            problems.append(Problem(f"{shown} does not name an option", needed))
+        if key in ("posttrain", *(f"posttrain.{group}" for group in OUR_GROUPS)):
+            problems.append(Problem(f"{shown} replaces a whole node", "set a key below it, or GROUP=NAME"))
         parsed.append(override)
     if problems:
         raise InputError("the command line cannot be read", problems)
     return parsed
-
-
-def _check_options(named: list[tuple[str, str]], keys: frozenset[str]) -> None:
-    """Every option of our groups must exist, a recipe must be named, and an address is that of a Ray cluster."""
-    problems = []
-    if "posttrain.cluster.address" in keys and ("cluster", "ray") not in named:
-        problems.append(Problem("address= is that of a Ray cluster", "add cluster=ray"))
-    if "recipe" not in dict(named):
-        problems.append(Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(names('recipe'))}"))
-    for group, name in named:
-        if group in OUR_GROUPS and name not in (known := names(group)):
-            problems.append(Problem(f"{group}={name} is unknown", one_of(name, known, f"{group}=")))
-    if problems:
-        raise InputError("nothing to launch", problems)

@@ -2,18 +2,23 @@
 
 import importlib.util
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem
+
+# Groups of conf/ that a launch chooses from, and the recipes.
+OUR_GROUPS = ("recipe", "base_model", "mix", "hardware", "cluster", "watch")
+PIPELINE_FILE = "pipeline.json"  # in the folder of a pipeline: its stages, in order, as they stand
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def _shipped(name: str) -> Path:
+def _shipped_folder(name: str) -> Path:
     """`name` beside the package in a checkout, inside it in an installed wheel.
 
     A checkout is known by its pyproject.toml: a `conf/` that happens to lie in site-packages is not ours.
@@ -30,12 +35,23 @@ def _shipped(name: str) -> Path:
 
 def conf_dir() -> Path:
     """The folder of our Hydra groups."""
-    return _shipped("conf")
+    return _shipped_folder("conf")
 
 
 def recipes_dir() -> Path:
     """The folder of the recipes that come with the package."""
-    return _shipped("recipes")
+    return _shipped_folder("recipes")
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes are looked for; the first wins."""
+    return [Path.cwd() / "recipes", recipes_dir()]
+
+
+def names(group: str) -> list[str]:
+    """The names of the recipes, or of the options of a group of conf/, sorted."""
+    folders = recipe_folders() if group == "recipe" else [conf_dir() / group]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
 def cache_dir() -> Path:
@@ -48,7 +64,7 @@ def cache_dir() -> Path:
     try:
         return Path(chosen).expanduser().resolve() if chosen else Path(platformdirs.user_cache_dir("posttrain_verl"))
     except RuntimeError as error:
-        raise _no_cache(str(error)) from None
+        raise _no_cache_error(str(error)) from None
 
 
 def in_cache(name: str) -> Path:
@@ -61,20 +77,19 @@ def in_cache(name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_cache(str(error)) from None
+        raise _no_cache_error(str(error)) from None
     return folder
 
 
-def _no_cache(what: str) -> InputError:
-    return InputError(
-        "there is no folder for the cache", [Problem(what, "set POSTTRAIN_CACHE to a folder of your own")]
-    )
+def _no_cache_error(what: str) -> InputError:
+    remedy = "set POSTTRAIN_CACHE to a folder of your own"
+    return InputError("there is no folder for the cache", [Problem(what, remedy)])
 
 
-def absolute(files: Any) -> Any:
+def absolute_paths(files: Any) -> Any:
     """One path or a list of them, absolute; null and addresses such as s3://... stay."""
     if isinstance(files, Sequence) and not isinstance(files, str):
-        return [absolute(file) for file in files]
+        return [absolute_paths(file) for file in files]
     if not isinstance(files, str) or "://" in files:
         return files
     return str(Path(files).expanduser().absolute())
@@ -92,3 +107,14 @@ def verl_config_dir() -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("verl is not installed in this environment; run `make setup`", name="verl")
     return Path(spec.origin).parent / "trainer" / "config"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or nothing: a reader never sees half of it, whoever else writes it at the same moment."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

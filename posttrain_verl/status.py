@@ -1,69 +1,56 @@
-"""What a run does, or how it ended: `python -m posttrain_verl.status run=NAME [--json]`.
-
-Exit code 0, or 2 if there is no such run; how the run fares is in what it prints.
-"""
+"""The verb `status`: what a run does, or how it ended."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
 
-from posttrain_verl import options
-from posttrain_verl.run import named
+from posttrain_verl import run_verbs, verbs
 from posttrain_verl.run.folder import RUNNING, RunFolder
-from posttrain_verl.run.logtail import last_lines
-from posttrain_verl.run.metrics import duration, is_whole, parse, step_line
+from posttrain_verl.run.output import format_duration, is_whole_line, last_lines, parse_line, step_line
+from posttrain_verl.terminal import command_line
 
-EVENTS = 5
+LAST_EVENTS = 5
 
 
-def lines(folder: RunFolder, now: float) -> list[str]:
+def status_lines(folder: RunFolder, now: float) -> list[str]:
     """The state, the last step with its metrics, and the last events."""
-    state, status = named.state_of(folder)
-    of = f" of {status.total_steps}" if status.total_steps else ""
+    state, status = run_verbs.current_state(folder)
     shown = [f"{folder.path}", f"{state}{f': {status.why}' if status.why else ''}"]
     if state == RUNNING:
-        stage = status.stage or "starting"
-        since = duration(now - status.started)
-        shown.append(f"{stage}, for {since} (attempt {status.attempt}, pid {status.supervisor})")
-    elif state == named.LOST:
-        goes_on = f"python -m posttrain_verl.launch run={folder.path} goes on with it"
-        shown.append(f"its supervisor (pid {status.supervisor}) is gone; {goes_on}")
-    elif status.ended:
+        since = format_duration(now - status.started)
         shown.append(
-            f"ended {duration(max(0.0, now - status.ended))} ago, after {duration(status.ended - status.started)}"
+            f"{status.stage or 'starting'}; running for {since} (attempt {status.attempt}, pid {status.supervisor})"
         )
+    elif state == run_verbs.LOST:
+        remedy = f"python -m posttrain_verl.launch run={folder.path} resumes the run"
+        shown.append(f"its supervisor (pid {status.supervisor}) is gone; {remedy}")
+    elif status.ended:
+        ago = format_duration(max(0.0, now - status.ended))
+        shown.append(f"ended {ago} ago, after {format_duration(status.ended - status.started)}")
     if status.last_step is not None:
-        measured = _records(folder.metrics, 2)[-1:]  # the last line may be about to be written
-        shown += [f"step {status.last_step}{of}", *(step_line(*parse(line)) for line in measured)]
-    return shown + _events(folder)
+        shown.append(f"step {status.last_step}{f' of {status.total_steps}' if status.total_steps else ''}")
+        # Two lines, because the last one may be incomplete.
+        shown += [step_line(*parse_line(line)) for line in _last_records(folder.metrics, 2)[-1:]]
+    for event in map(json.loads, _last_records(folder.events, LAST_EVENTS)):
+        shown.append(f"{event['level']}: {event['rule']} at step {event['step']}: {event['saw']}")
+    return shown
 
 
-def _events(folder: RunFolder) -> list[str]:
-    events = map(json.loads, _records(folder.events, EVENTS))
-    return [f"{event['level']}: {event['rule']} at step {event['step']}: {event['saw']}" for event in events]
-
-
-def _records(file: Path, count: int) -> list[bytes]:
-    """Those of the last lines that are whole."""
+def _last_records(file: Path, count: int) -> list[bytes]:
+    """The whole ones among the last lines of a file."""
     lines = last_lines(file, count) if file.exists() else []
-    return [line for line in (f"{text}\n".encode() for text in lines) if is_whole(line)]
+    return [line for line in (f"{text}\n".encode() for text in lines) if is_whole_line(line)]
 
 
-def show(folder: RunFolder, arguments: argparse.Namespace) -> int:
-    print(named.as_json(folder) if arguments.json else "\n".join(lines(folder, time.time())))
+def run(asked: verbs.Status) -> int:
+    """The verb without its command line. Raises InputError."""
+    folder = RunFolder.find(asked.run, asked.runs_dir)
+    print(run_verbs.state_as_json(folder) if asked.as_json else "\n".join(status_lines(folder, time.time())))
     return 0
 
 
-def main() -> int:
-    """The verb."""
-    parser = options.parser("status", __doc__)
-    parser.add_argument("--json", action="store_true", help="status.json and the state as it is")
-    return named.main("status", parser, show)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.main(verbs.Status, run))

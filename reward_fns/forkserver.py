@@ -59,7 +59,7 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def serve(control: socket.socket, handler: Callable[[bytes, list[int]], None]) -> None:
+def serve_forks(control: socket.socket, handler: Callable[[bytes, list[int]], None]) -> None:
     """Fork one child per request until the client goes away. Children never return from here."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     while True:

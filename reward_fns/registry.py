@@ -1,7 +1,5 @@
 """Which grader a `data_source` gets: exact names first, then patterns in the order of registration."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
@@ -45,5 +43,4 @@ def resolve(data_source: str) -> tuple[Grader, dict[str, object]]:
 
 
 def known_sources() -> list[str]:
-    """Every registered name and pattern."""
     return [*sorted(_exact), *_patterns]

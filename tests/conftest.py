@@ -13,17 +13,19 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from posttrain_verl.plan import facts, nvidia
+from posttrain_verl.machine import devices
 from posttrain_verl.run.environment import LOGICAL_GPUS
+from posttrain_verl.terminal import console
 
 settings.register_profile("search", settings.get_profile("ci"), derandomize=False, max_examples=3000)
 settings.load_profile("ci")
 
-if facts.torch_build().cuda is None and nvidia.look().devices:
+if devices.torch_build().cuda is None and devices.read_driver().devices:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(["-1"] * LOGICAL_GPUS)
 
 # The variables that may name a folder where something is kept from one run to the next: `.ci/run` unsets them.
@@ -32,6 +34,7 @@ KEEPS = re.compile(
     r"|TORCH\w+|MPL\w+|RAY_TMPDIR"
 )
 SHOWN = 3  # files of each folder
+AT_START = pytest.StashKey[dict[str, list[str]] | None]()
 
 
 def warm(environ: Mapping[str, str]) -> dict[str, list[str]]:
@@ -55,10 +58,40 @@ def _files(place: str, exempt: Path) -> Iterator[str]:
         yield from (str(path) for path in paths if path.is_symlink() or path.is_file())
 
 
-AT_START = warm(os.environ) if os.environ.get("CI") else None  # elsewhere the home is a developer's own
+def pytest_configure(config: pytest.Config) -> None:
+    """Look before the first test. A worker of pytest-xdist starts later and is told what was found."""
+    told = getattr(config, "workerinput", None)
+    looked = (
+        warm(os.environ) if told is None and os.environ.get("CI") else None
+    )  # elsewhere it is a developer's own home
+    config.stash[AT_START] = told["warm"] if told else looked
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["warm"] = node.config.stash[AT_START]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests share a worker of pytest-xdist: those of one file, which share what is slow to make, and all real runs.
+
+    Real runs ask what they left on the machine, and one beside them leaves the same for a while.
+    """
+    for item in items:
+        group = "e2e" if item.get_closest_marker("e2e") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
 def machine() -> ModuleType:
     """This file, which tests cannot import by a name."""
     return sys.modules[__name__]
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The lines of progress that the product logs during a test."""
+    lines: list[str] = []
+    with console.shown(lines.append):
+        yield lines

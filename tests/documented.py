@@ -69,7 +69,8 @@ WAYS: dict[str, Way] = {
     r"launch recipe=math_grpo cluster=ray address=\S+": Elsewhere(
         "tests/e2e/clusters/test_submission.py::test_a_job_trains_on_two_nodes_and_its_files_come_back"
     ),
-    r"launch recipe=demo_sft": Elsewhere(PIPELINE),
+    r"launch recipe=demo_sft( posttrain.mix.seed=1 \S+)?": Elsewhere(PIPELINE),
+    r"evaluate run=demo_sft eval=\S+ max_tokens=64": Nowhere("a minute of SFT before it; it measures a row of evidence"),
     r"launch recipe=demo_grpo base_model=EXAMPLE": Elsewhere(PIPELINE),
     r"launch recipe=demo_smollm2_(sft|grpo base_model=EXAMPLE)": Nowhere("half an hour on two cores; its smaller twin is demo"),
     r"launch recipe=\w+ hardware=(1x80gb|8xh100|8x8xh100)": Elsewhere("tests/e2e/test_rehearsal.py::test_the_library"),

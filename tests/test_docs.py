@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,20 +17,21 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl import compose, export, overrides, prep, report
-from posttrain_verl.evaluation import job
-from posttrain_verl.pipelines import spec
-from posttrain_verl.preflight import keys
+from posttrain_verl import compose, overrides, preflight
+from posttrain_verl.preflight import config_form
+from posttrain_verl.terminal.command_line import read
+from posttrain_verl.terminal.problem import blocking
+from posttrain_verl.verbs import VERBS as declarations
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "reporting")]
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "report")]
 
 import made_runs  # noqa: E402
 import made_texts  # noqa: E402
 from documented import WAYS, Elsewhere, Here, Way  # noqa: E402
 from verbs import VERBS, run  # noqa: E402
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.yaml")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.yaml")]
 COMMAND = re.compile(r"python -m posttrain_verl\.([a-z_]+)((?:\\\n|[^`#|\n])*)")
 EXAMPLES = {"NAME": "math_grpo", "X": "math_grpo", "mine": "math_grpo", "ID": "math_grpo", "Y": "8xh100"}
 STANDS_FOR = re.compile(r"\[[^\]]*\]|\S*\.\.\.\S*|\S*<[^>]*>\S*")
@@ -70,28 +70,19 @@ def composes(words: list[str]) -> None:
     if any(word.split("=")[0] in ("run", "posttrain.sweep") for word in words):
         return
     plain = [word for word in words if not word.startswith(("address=", "hydra"))]
-    asked = overrides.read(plain, sweep=True)
+    asked = overrides.read_overrides(plain, sweep=True)
     if not any("," in word for word in plain):
-        assert keys.check(compose.compose(asked.words)) == []
-
-
-def evaluates(words: list[str]) -> None:
-    assert {word.split("=")[0] for word in words} <= set(job.KINDS)
-
-
-READERS: dict[str, Callable[[list[str]], object]] = {
-    "launch": composes, "check": composes, "pipeline": spec.read, "export": export.read_arguments,
-    "report": report.read_arguments, "evaluate": evaluates,
-    "prep": lambda words: prep.choose([word for word in words if not word.startswith("limit=")]),
-}  # fmt: skip
+        assert config_form.check_keys(compose.compose(asked.rewritten)) == []
 
 
 @pytest.mark.parametrize(("verb", "text"), commands(), ids=[f"{verb} {text}" for verb, text in commands()])
 def test_a_shown_command_is_one_that_the_verb_takes(verb, text):
     assert verb in VERBS
     words = words_of(text)
-    if words and verb in READERS:
-        READERS[verb](words)
+    if words and verb in ("launch", "check"):
+        composes(words)
+    elif words and verb in ("pipeline", "export", "report", "evaluate", "prep"):
+        read(declarations[verb], words)
 
 
 COMMANDS = {" ".join(command): command for command in (command_of(*each) for each in commands())}
@@ -175,6 +166,19 @@ def test_every_key_of_ours_stands_in_the_page_of_the_words():
     ours = OmegaConf.load(ROOT / "conf/launch.yaml").posttrain
     groups = {"stage", *overrides.OUR_GROUPS}  # set by the trunk, and by recipe=, mix= ...
     assert [key for key in ours if key not in groups and f"`posttrain.{key}=" not in page] == []
+
+
+def test_the_recipe_to_copy_is_grpo_and_lacks_nothing_but_its_data(tmp_path, monkeypatch):
+    page = (ROOT / "docs/config.md").read_text("utf-8")
+    block = re.search(r"```yaml\n(# GRPO on my task.*?)```", page, re.DOTALL)
+    assert block
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text(block[1])
+    monkeypatch.chdir(tmp_path)
+    composed = compose.compose(["recipe=mine", "hardware=8xh100"])
+    assert composed.verl.algorithm.adv_estimator == "grpo"
+    problems = blocking(preflight.find_problems(composed))
+    assert [problem.what for problem in problems if not problem.what.endswith(".parquet is missing")] == []
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.run import leftovers
+from posttrain_verl.machine import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHES = [
@@ -60,10 +60,11 @@ def filled(folder: Path) -> str:
     return str(file)
 
 
-def test_the_suite_began_on_a_fresh_machine(machine):
-    if machine.AT_START is None:
+def test_the_suite_began_on_a_fresh_machine(machine, pytestconfig):
+    at_start = pytestconfig.stash[machine.AT_START]
+    if at_start is None:
         pytest.skip("CI is not set: the home is a developer's own")
-    assert not machine.AT_START, "these were there before the first test; `.ci/run` gives an empty home and TMPDIR"
+    assert not at_start, "these were there before the first test; `.ci/run` gives an empty home and TMPDIR"
 
 
 def test_a_new_home_is_cold(cold, machine):
@@ -144,7 +145,7 @@ def test_ci_run_gives_the_suite_a_fresh_machine(ci_run, cold, tmp_path):
     given = dict(line.split("=", 1) for line in ended.stdout.split("\0") if line)
     assert [name for name in CACHES if name in given] == []
     assert "PIP_CACHE_DIR" in given
-    assert leftovers._FIT_FOR_RAY.fullmatch(given["TMPDIR"])
+    assert processes._FIT_FOR_RAY.fullmatch(given["TMPDIR"])
     assert not Path(given["HOME"]).exists() and not Path(given["TMPDIR"]).exists(), "they are deleted at the end"
 
 

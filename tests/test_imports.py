@@ -53,7 +53,7 @@ def test_data_prep_does_not_know_the_product():
 
 
 def test_only_the_training_process_imports_verls_trainers():
-    allowed = ("posttrain_verl/run/", "posttrain_verl/cpu/")
+    allowed = ("posttrain_verl/cpu/", "posttrain_verl/verl/")
     seen = {(file, name) for file, name in imported("posttrain_verl") if name.startswith("verl.trainer")}
     assert not sorted((file, name) for file, name in seen if not file.startswith(allowed))
 
@@ -63,6 +63,14 @@ def test_composing_and_launching_import_nothing_heavy():
     script = f"import posttrain_verl.launch, sys; print(sorted({HEAVY | {'transformers'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_check_does_not_import_what_it_does_not_use():
+    """Each of these takes some hundredths of a check."""
+    unused = {"asyncio", "http.client", "jinja2", "pyarrow.compute"}
+    script = f"import posttrain_verl.check, sys; print(sorted({unused} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "posttrain_verl"
 MAIN = '\nif __name__ == "__main__":'
-VERBS = sorted([file.stem for file in PACKAGE.glob("*.py") if MAIN in file.read_text("utf-8")]
+VERBS = sorted([file.stem for file in PACKAGE.glob("*.py") if file.stem != "__main__" and MAIN in file.read_text("utf-8")]
                + [file.parent.name for file in PACKAGE.glob("*/__main__.py")])  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from false_alarms_parts.trial import Skipped, Trial, lines_of, need_root
 
-from posttrain_verl.run.processes import process
+from posttrain_verl.machine.processes import find_process
 
 FREE_BYTES = 32 << 20
 THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
@@ -136,7 +136,7 @@ def stop(folder: Path, seconds: float) -> int:
     try:
         _signal(pids, signal.SIGSTOP)
         time.sleep(seconds)
-        return sum(one is not None and one.is_stopped for one in map(process, pids))
+        return sum(one is not None and one.is_stopped for one in map(find_process, pids))
     finally:
         _signal(pids, signal.SIGCONT)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from posttrain_verl.run import stages
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.verl import progress
 
 SFT, RL = "math_sft", "math_grpo"
 
@@ -47,12 +47,12 @@ class Trial:
 
     @property
     def stage(self) -> str:
-        return stages.read(self.run.stage_file)[0]
+        return progress.read_activity(self.run.activity_file)[0]
 
     @property
     def stage_since(self) -> float:
         """By the driver's clock."""
-        return stages.read(self.run.stage_file)[1]
+        return progress.read_activity(self.run.activity_file)[1]
 
     @property
     def steps(self) -> int:

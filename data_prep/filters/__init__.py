@@ -4,8 +4,6 @@ The order is that of the reports: a row is dropped for the first reason found. `
 pattern, or None for all rows), so that Python looks only at rows that could have the flaw.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.filters import arithmetic, gold, language, latex, loops, pictures, text
+from data_prep.filters import arithmetic, gold, latex, text
 from data_prep.sources import SourceSpec
 
 
@@ -38,59 +36,64 @@ class Filter:
     columns: tuple[str, ...] = ("question", "answer", "solution")
     suspect: str | None = None
     abilities: tuple[str, ...] | None = None
-    default: bool = True
 
 
-def _either(check: Callable[[str], str | None]) -> Callable[[Case], str | None]:
-    return lambda case: check(case.question) or (check(case.solution) if case.solution else None)
+def _check_both_texts(check: Callable[[str], str | None]) -> Callable[[Case], str | None]:
+    return lambda case: check(case.question) or check(case.solution or "")
 
 
-def _empty(case: Case) -> str | None:
+def _check_empty(case: Case) -> str | None:
     if case.answer is not None and gold.is_empty(case.answer):
         return "the gold answer is empty"
     return None if case.answer is not None or case.solution else "there is neither a gold answer nor a solution"
 
 
-def _truncated(case: Case) -> str | None:
+def _check_truncated(case: Case) -> str | None:
     return text.cut_question(case.question) or (None if case.solution is None else text.cut_solution(case.solution))
 
 
-def _unreadable(case: Case) -> str | None:
-    return None if case.answer is None else gold.unreadable(case.answer, case.data_source, case.ability)
-
-
-def _no_final(case: Case) -> str | None:
-    return gold.no_final_answer(case.solution) if case.solution and case.answer is not None else None
-
-
-def _disagrees(case: Case) -> str | None:
+def _check_disagreement(case: Case) -> str | None:
     if not case.solution or case.answer is None or gold.is_empty(case.answer):
         return None
-    return gold.disagrees(case.solution, case.answer, case.data_source)
-
-
-def _false_step(case: Case) -> str | None:
-    return arithmetic.flaw(case.solution) if case.solution else None
+    return gold.find_disagreement(case.solution, case.answer, case.data_source)
 
 
 _MATH = ("math",)
 FILTERS = (
-    Filter("empty_answer", _empty),
-    Filter("needs_image", lambda case: pictures.needs_image(case.question), ("question",), pictures.SUSPECT),
-    Filter("truncated", _truncated),
+    Filter("empty_answer", _check_empty),
+    Filter("needs_image", lambda case: text.needs_image(case.question), ("question",), text.SUSPECT),
+    Filter("truncated", _check_truncated),
     Filter(
         "broken_latex",
-        _either(latex.flaw),
+        _check_both_texts(latex.find_broken_latex),
         ("question", "solution"),
         r"[\\$\x07\x08\x0b\x0c]|[\t\r\n](?:imes|ext|heta|frac|riangle|an|au|ight|ho|angle|floor|ceil|eq|abla)",
         _MATH,
     ),
-    Filter("repetition", _either(loops.repeats), ("question", "solution"), abilities=_MATH),
-    Filter("other_language", _either(language.other_language), ("question", "solution"), abilities=_MATH),
-    Filter("unreadable_gold", _unreadable, ("answer",), r"[^\d]"),
-    Filter("missing_final_answer", _no_final, ("solution",), abilities=_MATH),
-    Filter("disagreeing_solution", _disagrees, ("solution",), abilities=_MATH),
-    Filter("false_step", _false_step, ("solution",), r"\d(?s:.)*(?:=|\x{2248}|\\approx|equal)", _MATH),
+    Filter("repetition", _check_both_texts(text.find_repetition), ("question", "solution"), abilities=_MATH),
+    Filter("other_language", _check_both_texts(text.other_language), ("question", "solution"), abilities=_MATH),
+    Filter(
+        "unreadable_gold",
+        lambda case: (
+            None if case.answer is None else gold.explain_unreadable(case.answer, case.data_source, case.ability)
+        ),
+        ("answer",),
+        r"[^\d]",
+    ),
+    Filter(
+        "missing_final_answer",
+        lambda case: gold.no_final_answer(case.solution) if case.solution and case.answer is not None else None,
+        ("solution",),
+        abilities=_MATH,
+    ),
+    Filter("disagreeing_solution", _check_disagreement, ("solution",), abilities=_MATH),
+    Filter(
+        "false_step",
+        lambda case: arithmetic.find_false_step(case.solution or ""),
+        ("solution",),
+        r"\d(?s:.)*(?:=|\x{2248}|\\approx|equal)",
+        _MATH,
+    ),
 )
 # Found by numbers or across rows, outside this package.
 POOL_REASONS = ("too_long", "contaminated", "conflicting_gold", "duplicate", "near_duplicate")
@@ -106,13 +109,13 @@ class Verdict:
     detail: list[str | None]
 
 
-def chosen(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
+def choose_filters(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
     """The filters that a mix switches on; `all: false` switches off what is not named."""
     default = switches.get("all", True)
     return tuple(each for each in FILTERS if switches.get(each.reason, default))
 
 
-def flags(case: Case) -> dict[str, str]:
+def find_reasons(case: Case) -> dict[str, str]:
     """Every reason that applies to one row, with its detail: what inspection shows."""
     found = {}
     for each in FILTERS:
@@ -121,7 +124,7 @@ def flags(case: Case) -> dict[str, str]:
     return found
 
 
-def judge(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) -> Verdict:
+def judge_batch(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) -> Verdict:
     """Every row's first reason to be dropped."""
     flawed = pc.is_valid(items["flaw"]).to_numpy(zero_copy_only=False)
     verdict = Verdict(flawed.astype(np.int16), [None] * items.num_rows)
@@ -129,22 +132,20 @@ def judge(items: pa.RecordBatch, filters: tuple[Filter, ...], spec: SourceSpec) 
     for each in filters:
         if each.abilities and spec.ability not in each.abilities:
             continue
-        for row in np.flatnonzero(_suspects(items, each) & (verdict.reason == 0)):
+        for row in np.flatnonzero(_find_suspects(items, each) & (verdict.reason == 0)):
             cells = cells or {name: items[name].to_pylist() for name in ("question", "answer", "solution")}
-            case = Case(
-                cells["question"][row], cells["answer"][row], cells["solution"][row], spec.data_source, spec.ability
-            )
+            question, answer, solution = (column[row] for column in cells.values())
+            case = Case(question, answer, solution, spec.data_source, spec.ability)
             if detail := each.check(case):
                 verdict.reason[row], verdict.detail[row] = REASONS.index(each.reason), detail
     return verdict
 
 
-def _suspects(items: pa.RecordBatch, each: Filter) -> np.ndarray:
+def _find_suspects(items: pa.RecordBatch, each: Filter) -> np.ndarray:
     if each.suspect is None:
         return np.ones(items.num_rows, dtype=bool)
     found = np.zeros(items.num_rows, dtype=bool)
     for column in each.columns:
-        found |= pc.fill_null(pc.match_substring_regex(items[column], each.suspect), False).to_numpy(
-            zero_copy_only=False
-        )
+        matches = pc.fill_null(pc.match_substring_regex(items[column], each.suspect), False)
+        found |= matches.to_numpy(zero_copy_only=False)
     return found

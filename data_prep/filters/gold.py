@@ -1,11 +1,14 @@
 """The gold under its own reward: can the grader read it, and does the worked solution arrive at it."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 
 from data_prep.filters import latex
+from reward_fns import grade
+from reward_fns.code.problem import BadTests, read_problem
+from reward_fns.math.extract import final_answer
+from reward_fns.math.grader import LIMIT_SECONDS, as_formula, read_gold, verify_symbolic
+from reward_fns.math.verifier import VerifierError
 
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 _NOTHING = re.compile(r"\\(?:boxed|fbox|text|mathrm|mbox)(?![A-Za-z])|####|[\s{}$#'\"`*\u200b\ufeff]")
@@ -29,18 +32,14 @@ def is_empty(answer: str) -> bool:
     return not _NOTHING.sub("", answer) and answer.count("{") == answer.count("}")
 
 
-def unreadable(answer: str, data_source: str, ability: str) -> str | None:
+def explain_unreadable(answer: str, data_source: str, ability: str) -> str | None:
     """Why the reward of `data_source` cannot grade against this gold, or None."""
     if _PLAIN.fullmatch(answer):
         return None
-    return _unreadable_tests(answer) if ability == "code" else _unreadable_answer(answer, data_source)
-
-
-def _unreadable_tests(answer: str) -> str | None:
-    from reward_fns.code.problem import BadTests, read
-
+    if ability != "code":
+        return _unreadable_answer(answer, data_source)
     try:
-        read(answer)
+        read_problem(answer)
     except (BadTests, ValueError, TypeError, KeyError) as error:
         return str(error)[:200]
     return None
@@ -48,21 +47,16 @@ def _unreadable_tests(answer: str) -> str | None:
 
 @lru_cache(maxsize=8192)
 def _unreadable_answer(answer: str, data_source: str) -> str | None:
-    from reward_fns import grade
-    from reward_fns.math.gold import as_formula, read_gold
-    from reward_fns.math.grader import LIMIT_SECONDS, symbolic
-    from reward_fns.math.verifier import VerifierError
-
     gold = read_gold(answer)
     if not gold.text:
         return "the gold is empty"
-    if malformed := _malformed(gold.text, gold.kind):
+    if malformed := _find_malformed(gold.text, gold.kind):
         return malformed
-    if broken := latex.flaw(f"${gold.text}$"):
+    if broken := latex.find_broken_latex(f"${gold.text}$"):
         return broken
     if gold.kind == "formula":
         try:
-            readable = symbolic(gold, as_formula(gold.text), LIMIT_SECONDS)
+            readable = verify_symbolic(gold, as_formula(gold.text), LIMIT_SECONDS)
         except VerifierError as error:
             return f"the verifier fails on it: {error}"
         if not readable:
@@ -71,21 +65,19 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
     return None if verdict["acc"] else f"the gold scores 0 under the reward of {data_source}"
 
 
-def same(one: str, other: str, data_source: str) -> bool:
+def is_same_gold(one: str, other: str, data_source: str) -> bool:
     """Whether two golds mean the same under the reward of `data_source`: `1/2` and `0.5`, `5` and `$5`."""
-    from reward_fns import grade
-
     if is_empty(one) or is_empty(other):
         return False
     return any(grade(data_source, f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
 
 
-def _malformed(text: str, kind: str) -> str | None:
+def _find_malformed(text: str, kind: str) -> str | None:
     """What is wrong with the form of a gold, without reading it as mathematics."""
     bare = text.strip(" $")
     if _PLACEHOLDER.fullmatch(bare):
         return f"the gold is a placeholder: {bare!r}"
-    if kind == "number" or kind == "choice":
+    if kind in ("number", "choice"):
         return None
     if len(re.findall(r"[A-Za-z]{2,}", _LATEX_WORDS.sub(" ", bare))) > _LONGEST_WORDS:
         return f"the gold is a sentence: {bare[:60]!r}"
@@ -102,8 +94,6 @@ def _malformed(text: str, kind: str) -> str | None:
 
 def has_final_answer(solution: str) -> bool:
     """Whether a worked solution marks its final answer: a box, `####`, or "the answer is"."""
-    from reward_fns.math.extract import final_answer
-
     return bool(_MARKED.search(solution)) or final_answer(solution).where in ("boxed", "hash", "phrase")
 
 
@@ -114,13 +104,11 @@ def no_final_answer(solution: str) -> str | None:
     return f"no final answer in {solution[-40:]!r}"
 
 
-def disagrees(solution: str, answer: str, data_source: str) -> str | None:
-    """How the final answer of a worked solution differs from the gold, or None. An undecided verifier is no proof."""
+def find_disagreement(solution: str, answer: str, data_source: str) -> str | None:
+    """How the final answer of a worked solution differs from the gold, or None. An undecided verifier proves nothing."""
     marked = _MARKED.search(solution)
     if marked and marked.group(1).replace(",", "") == answer:
         return None
-    from reward_fns import grade
-
     verdict = grade(data_source, solution, answer, mode="flexible")
     if verdict["acc"] or verdict["verifier_error"]:
         return None

@@ -1,8 +1,8 @@
 r"""Broken LaTeX: what will not render, and what a writer, a JSON decoder or a length limit has cut."""
 
-from __future__ import annotations
-
 import re
+
+from data_prep.filters.vocabulary import WORDS
 
 _ESCAPED = re.compile(r"\\[\\{}$]")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
@@ -27,43 +27,34 @@ _ONE_ARGUMENT = re.compile(
 )
 _ENVIRONMENT_NAME = re.compile(r"\\(?:begin|end)(?![A-Za-z])(?!\s*\{[A-Za-z]+\*?\})")
 _CUT = re.compile(r"\\(?:(?:left|right)\s*)?[\s$]*$")
-# Names that are often seen, and the beginnings of them that are commands themselves.
-_OFTEN_NAMES = (
-    "frac dfrac tfrac sqrt times cdot cdots ldots boxed text textbf mathrm mathbf mathbb left right begin end binom "
-    "overline infty alpha beta gamma theta lambda approx equiv angle triangle Rightarrow implies quad displaystyle "
-    "operatorname circ pmod lfloor rfloor lceil rceil"
-)
-_OFTEN = _OFTEN_NAMES.split()
-_COMMANDS_TOO_WORDS = "le in inf over pm tr text mathbb cdot quad th"
-_COMMANDS_TOO = frozenset(_COMMANDS_TOO_WORDS.split())
-_CUT_NAMES = {name[:end] for name in _OFTEN for end in range(2, len(name))} - {*_OFTEN, *_COMMANDS_TOO}
-_STANDS_ALONE = {
-    "pi", "infty", "circ", "ldots", "dots", "cdots", "square", "blacksquare", "qed", "degree", "alpha", "beta", "gamma",
-    "theta", "lambda", "mu", "sigma", "phi", "omega", "rangle", "rfloor", "rceil", "prime", "emptyset", "varnothing",
-    "quad", "qquad", "checkmark", "rvert", "Omega", "Delta", "hline", "triangle", "angle", "pounds", "therefore",
-}  # fmt: skip
+_OFTEN = WORDS["often_commands"]
+_CUT_NAMES = {name[:end] for name in _OFTEN for end in range(2, len(name))} - _OFTEN - WORDS["short_commands"]
 
 
-def flaw(text: str) -> str | None:
+def find_broken_latex(text: str) -> str | None:
     """What is broken in the LaTeX of `text`, or None. Plain text with dollars of money is not LaTeX."""
     if _DECODED.search(text):
         return "a control character where a backslash command was"
     if not _EVIDENCE.search(text):
         return None
     bare = _ESCAPED.sub("", text)
-    return _braces(bare) or _environments(text) or _pairs(text) or _dollars(bare) or _cut_off(text) or _arguments(text)
-
-
-def _braces(text: str) -> str | None:
     depth = 0
-    for char in text:
-        depth += (char == "{") - (char == "}")
+    for brace in re.findall("[{}]", bare):
+        depth += 1 if brace == "{" else -1
         if depth < 0:
             return "a closing brace without an opening one"
-    return f"{depth} unclosed brace" if depth else None
+    if depth:
+        return f"{depth} unclosed brace"
+    return (
+        _check_environments(text)
+        or _check_pairs(text)
+        or _check_dollars(bare)
+        or _cut_off(text)
+        or _check_arguments(text)
+    )
 
 
-def _environments(text: str) -> str | None:
+def _check_environments(text: str) -> str | None:
     opened: list[str] = []
     for kind, name in _ENVIRONMENT.findall(text):
         if kind == "begin":
@@ -73,19 +64,19 @@ def _environments(text: str) -> str | None:
     return f"\\begin{{{opened[-1]}}} without its \\end" if opened else None
 
 
-def _pairs(text: str) -> str | None:
+def _check_pairs(text: str) -> str | None:
     commands = _COMMAND.findall(text)
     left, right = commands.count("left"), commands.count("right")
     if left != right:
         return f"{left} \\left, but {right} \\right"
+    line_broken = text.replace("\\\\", "")  # `\\[2pt]` is a line break with its height
     for opening, closing in ((r"\[", r"\]"), (r"\(", r"\)")):
-        line_broken = text.replace("\\\\", "")  # `\\[2pt]` is a line break with its height
         if line_broken.count(opening) != line_broken.count(closing):
             return f"{opening} without its {closing}"
     return None
 
 
-def _dollars(text: str) -> str | None:
+def _check_dollars(text: str) -> str | None:
     if text.count("$$") % 2:
         return "an odd number of $$"
     text = _LABELS.sub(" ", text.replace("$$", ""))
@@ -119,12 +110,14 @@ def _cut_off(text: str) -> str | None:
     closed = re.sub(r"\\[\])]", "", text)
     tail = closed.rstrip(" \n\t.$)]")
     last = re.search(r"\\([A-Za-z]+)$", tail)
-    if _CUT.search(closed) or (last and last.group(1) not in _STANDS_ALONE and len(tail) == len(text.rstrip())):
+    if _CUT.search(closed) or (
+        last and last.group(1) not in WORDS["closing_commands"] and len(tail) == len(text.rstrip())
+    ):
         return f"ends inside a command: {text.rstrip()[-20:]!r}"
     return None
 
 
-def _arguments(text: str) -> str | None:
+def _check_arguments(text: str) -> str | None:
     """A command without the arguments that it takes. The braces of `text` are known to be balanced."""
     for pattern, count in ((_TWO_ARGUMENTS, 2), (_ONE_ARGUMENT, 1)):
         for command in pattern.finditer(text):

@@ -1,10 +1,10 @@
-"""Texts that stop in the middle."""
-
-from __future__ import annotations
+"""Flaws of a text as a text: it stops in the middle, repeats itself, is not English, or needs a picture that the row lacks."""
 
 import re
+from collections import Counter
 
 from data_prep.filters.gold import has_final_answer
+from data_prep.filters.vocabulary import WORDS
 
 _DANGLING = re.compile(
     r"(?:[,(\[{+/=<>&]|(?<!\*)\*|[\u2013\u2014]|\s-|\b(?:the|a|an|of|and|or|to|is|are|was|were|be|with|for|by|from|in|that|which|then|so|we|"
@@ -47,11 +47,8 @@ def cut_solution(solution: str) -> str | None:
         return "a <think> that never ends"
     if tail.count("```") % 2:
         return "a code fence that never ends"
-    if (
-        _DANGLING.search(tail)
-        or _stops_short(tail)
-        or (tail.endswith(("...", "\u2026")) and not has_final_answer(tail))
-    ):
+    trails_off = tail.endswith(("...", "\u2026")) and not has_final_answer(tail)
+    if trails_off or _DANGLING.search(tail) or _stops_short(tail):
         return f"the solution ends in {tail[-30:]!r}"
     return None
 
@@ -66,3 +63,133 @@ def _stops_short(tail: str) -> bool:
     if lines and sum(not _FINISHED.search(line) for line in lines) * 2 > len(lines):
         return False  # a writer who uses none
     return len(last.split()) >= 4 or not has_final_answer(tail)
+
+
+_SCAN = 5_000  # characters of a word looked at for loops
+_LONG_LOOP = re.compile(r"(.{12,200}?)\1{3,}", re.DOTALL)
+_SHORT_LOOP = re.compile(r"(.{1,11}?)\1{5,}", re.DOTALL)
+_SHORT_LEAST = 60  # characters that a loop of less than 12 fills at least; 1000000 is a number
+_RULES = set("-=_.*#~|:+ \u2014")  # lines that people draw
+_LONGEST = 200  # words of a passage
+_SENTENCE = 12  # words; longer passages need to stand three times on end, not four
+_REAL_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_MARK = re.compile(r"^\W*(?:(?:step|case|part)\s+)?\d+\s*[.:)]\s*", re.IGNORECASE)
+
+
+def find_repetition(text: str) -> str | None:
+    """The passage that a text repeats in a loop, or None.
+
+    A loop is the same words on end: one word 8 times, two 6 times, up to 12 words 4 times, up to 200 words 3 times. It is also
+    the same characters inside one word. Of nine lines or more it is a line of 20 or more characters that makes up a third.
+    """
+    words = text.split()
+    for word in words:
+        if len(word) >= 48 and (found := _letter_loop(word[:_SCAN])):
+            return f"repeats {found[:40]!r}"
+    if passage := _word_loop(words):
+        return f"repeats {passage[:40]!r}"
+    lines = [_MARK.sub("", line).strip() for line in text.splitlines() if line.strip()]
+    line, count = Counter(lines).most_common(1)[0] if len(lines) >= 9 else ("", 0)
+    return f"repeats the line {line[:40]!r} {count} times" if len(line) >= 20 and count * 3 >= len(lines) else None
+
+
+def _letter_loop(word: str) -> str | None:
+    if (found := _LONG_LOOP.search(word)) and len(set(found.group(1))) > 3:
+        return found.group(1)
+    for found in _SHORT_LOOP.finditer(word):
+        if len(found.group()) >= _SHORT_LEAST and set(found.group(1)) - _RULES:
+            return found.group(1)
+    return None
+
+
+def _word_loop(words: list[str]) -> str | None:
+    """The first passage that stands on end too often."""
+    last: dict[tuple[str, str, str], int] = {}
+    run: dict[tuple[str, str, str], tuple[int, int]] = {}  # (distance of the last two, how often it held)
+    for place, window in enumerate(zip(words, words[1:], words[2:], strict=False)):
+        if window in last:
+            gap = place - last[window]
+            before, held = run.get(window, (0, 0))
+            run[window] = (gap, held + 1 if gap == before else 1)
+            passage = words[place : place + gap]
+            if run[window][1] >= _most_repeats(passage) and gap <= _LONGEST and passage == words[place - gap : place]:
+                return " ".join(passage)
+        last[window] = place
+    return None
+
+
+def _most_repeats(passage: list[str]) -> int:
+    """How often a passage may follow itself. Sums of equal terms and rows of zeros are not loops."""
+    if not any(_REAL_WORD.search(word) for word in passage):
+        return 40 if len(passage) < 3 or len(set(passage)) == 1 else 12
+    return {1: 7, 2: 5}.get(len(passage), 3 if len(passage) <= _SENTENCE else 2)
+
+
+_LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"(?<![\w'\u2019\\])[^\W\d_]{2,}(?:['\u2019][^\W\d_]+)?(?!\w)")
+_FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|```.*?```|\\[A-Za-z]+|https?://\S+", re.DOTALL)
+_ENGLISH, _FOREIGN = WORDS["english"], WORDS["foreign"] - WORDS["english"]
+_FEW = 3  # a name or a quotation
+_ENOUGH = 7  # different words without an English one among them
+
+
+def other_language(text: str) -> str | None:
+    """Why `text` is not English, or None: letters of another script than Latin and Greek, more words of another language
+    (or with its accents) than frequent English ones, or none of those at all. Formulas and names do not count."""
+    letters = _LETTER.findall(text)
+    foreign = sum("\u0400" <= letter <= "\u1fff" or letter >= "\u3000" for letter in letters)
+    greek = sum("\u0386" <= letter <= "\u03ff" for letter in letters)
+    if (foreign > 3 and foreign > 0.05 * len(letters)) or (greek > 20 and greek > 0.5 * len(letters)):
+        return f"{max(foreign, greek)} of {len(letters)} letters belong to another script"
+    words = [word for word in _WORD.findall(_FORMULA.sub(" ", text)) if not word.isupper()]
+    names = {word for word in words[1:] if word[0].isupper()}
+    english = sum(word.lower() in _ENGLISH for word in words)
+    if english * 4 > len(words):
+        return None
+    plain = [word for word in words if word not in names]
+    other = sum(word.lower() in _FOREIGN or not word.isascii() for word in plain)
+    if (other >= _FEW and other > english) or (other >= 2 and not english and other * 2 >= len(plain)):
+        return f"{other} words of another language, {english} English ones"
+    if not english and len({word.lower() for word in words}) >= _ENOUGH:
+        return f"no English word among {len(words)}: {' '.join(words[:6])!r}"
+    return None
+
+
+_KIND = r"(?:(?:pie|bar|line|circle|scatter|box|stem|tree|venn|coordinate|street|road)[ -])?"
+# What stands in a text only for a picture, and what may be part of the story as well ("an animal in the picture").
+_SURE = r"(?:figures?|diagrams?|number line)"
+_ANY = rf"{_KIND}(?:figure|diagram|number line|graph|chart|picture|image|drawing|illustration|sketch|photo|photograph|plot|map)"
+_BESIDE = r"below|above|here|at (?:the )?(?:left|right)|(?:to|on) the (?:left|right)"
+_PLACE = rf"(?:{_BESIDE}|shown|provided|pictured|attached|displayed)"
+_SHOWN = r"(?:shown|pictured|depicted|illustrated|sketched|displayed|indicated|marked)"
+_POINTS = "|".join(
+    (
+        r"!\[[^\]]*\]\([^)]*\)|<img\b|<image>|\\includegraphics|\[asy\]|\\begin\{(?:tikzpicture|asy|picture)\}",
+        r"https?://\S+\.(?:png|jpe?g|gif|svg|webp)|cdn\.mathpix",
+        r"[\[(](?:see )?(?:image|figure|diagram|picture|graph)(?: (?:not shown|omitted|here|below|above|\d+))?[\])]",
+        rf"\b{_SHOWN} (?:{_BESIDE})\b",
+        rf"\b{_SHOWN} (?:in|by|on) (?:the |this |our )?(?:\w+ )?{_ANY}\b",
+        rf"\bas {_SHOWN}(?=[,.;?!]|$)",
+        rf"\b(?:in|from|see|using|use|refer to|consult|examine|study|consider|observe|look at) (?:the|this) "
+        rf"(?:\w+ )?{_SURE}\b(?! skating)",
+        rf"\b(?:based on|according to|refer to|look at|using|see) (?:the|this) (?:\w+ )?{_ANY}\b",
+        rf"\b(?:the|this) (?:\w+ )?{_ANY} (?:(?:is|are) )?{_PLACE}\b",
+        rf"\b(?:consider|use|using|study) (?:the |this )?(?:\w+ )?{_ANY} {_PLACE}\b",
+        rf"\b(?:the|this) {_ANY} (?:shows|depicts|illustrates|displays)\b",
+        rf"\b(?:following|adjacent|accompanying|attached|adjoining) {_ANY}\b(?! of speech)",
+        r"\b(?:graph|diagram|sketch|plot) of [^.]{1,50} is (?:shown|drawn|given|displayed)\b",
+        r"\bfig(?:ure|\.) ?\(?\d",
+    )
+)
+_PICTURE = re.compile(_POINTS, re.IGNORECASE)
+# A cheap test for texts that could match.
+SUSPECT = (
+    r"(?i)image|figure|diagram|pictur|graph|shown|depicted|illustrated|sketch|marked|indicated|displayed|\[asy|<img|tikz"
+    r"|!\[|chart|plot|drawing|map|photo|number line|https?://|\bfig\."
+)
+
+
+def needs_image(question: str) -> str | None:
+    """The words that point to a picture. Pictures drawn in code count: few models read them."""
+    found = _PICTURE.search(question)
+    return f"needs a picture: {found.group()[:60]!r}" if found else None

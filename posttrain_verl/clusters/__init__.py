@@ -1,1 +1,98 @@
-"""Where a launch runs when it is not here: a Ray cluster, an allocation of Slurm, Kubernetes. One module each."""
+"""Where a launch runs: on this machine, as a job of a Ray cluster, in an allocation of Slurm, on Kubernetes.
+
+A kind of cluster is one module here that defines `CLUSTER`, and one file in conf/cluster whose `name` is that of the module.
+No other file names it. A module is imported when its cluster is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from posttrain_verl import paths
+from posttrain_verl.terminal.problem import InputError, Problem, one_of
+
+if TYPE_CHECKING:
+    from posttrain_verl.run.folder import RunFolder, Status
+    from posttrain_verl.run.resume import ResumeRequest
+    from posttrain_verl.verl.composed import Composed
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What verbs ask a cluster about a run that is a job there. The run folder's status.json names the job.
+
+    `resume` follows the job while it runs, else submits another, and returns the exit code. `refresh_status` asks the cluster
+    for the run's status. `stop` ends the job and returns its state. `read_log` yields the lines that the job has printed, and
+    with true also those to come.
+    """
+
+    resume: Callable[[RunFolder, ResumeRequest], int]
+    refresh_status: Callable[[RunFolder], Status]
+    stop: Callable[[RunFolder], str]
+    read_log: Callable[[RunFolder, bool], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One kind of cluster.
+
+    `submit` checks a launch, hands it over, and returns the exit code. `show` returns what would be handed over, for `--dry-run`.
+    `count_at_once` says how many members of a sweep fit beside each other; without it one runs at a time.
+    """
+
+    submit: Callable[[Composed], int]
+    show: Callable[[Composed], str] | None = None
+    count_at_once: Callable[[Composed], int] | None = None
+    jobs: Jobs | None = None
+
+
+def cluster_named(name: str) -> Cluster:
+    """The cluster whose module has this name. Raises InputError where there is none."""
+    module, found = f"{__name__}.{name}", None
+    try:
+        found = getattr(import_module(module), "CLUSTER", None)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # of something that the module itself imports
+            raise
+    if not isinstance(found, Cluster):
+        problem = Problem(f"posttrain.cluster.name={name} is unknown", one_of(name, paths.names("cluster"), "cluster="))
+        raise InputError("nothing to launch", [problem])
+    return found
+
+
+def submit_launch(composed: Composed, dry_run: bool = False) -> int:
+    """Launch where `cluster=` says, and return the exit code. With `dry_run` print what a cluster would get, and submit nothing.
+
+    Raises:
+        InputError: the launch cannot run there, or there is nothing to print. Nothing is left behind.
+    """
+    name = str(composed.posttrain.cluster.name)
+    cluster = cluster_named(name)
+    if not dry_run:
+        return cluster.submit(composed)
+    if cluster.show is None:
+        shown = ", ".join(f"cluster={each}" for each in paths.names("cluster") if _prints(each))
+        remedy = f"--dry-run is for {shown}; python -m posttrain_verl.check composes and checks, and starts nothing"
+        raise InputError("nothing to print", [Problem(f"cluster={name} has no script: it starts at once", remedy)])
+    print(cluster.show(composed).rstrip())
+    return 0
+
+
+def _prints(option: str) -> bool:
+    """Whether a file of conf/cluster names a cluster that has something to print; one of the user's own may share a module."""
+    import yaml
+
+    text = (paths.conf_dir() / "cluster" / f"{option}.yaml").read_text(encoding="utf-8")
+    return cluster_named(yaml.safe_load(text)["name"]).show is not None
+
+
+def jobs_of(status: Status) -> Jobs | None:
+    """How to ask about the job that a status names; None for a run of this machine."""
+    if status.job is None:
+        return None
+    jobs = cluster_named(status.job.get("cluster", "ray")).jobs  # runs from before name none, and are Ray's
+    assert jobs is not None, "only a cluster with jobs writes one into a status"
+    return jobs

@@ -5,31 +5,26 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from posttrain_verl import preflight
-from posttrain_verl.clusters import words
-from posttrain_verl.compose import Composed
-from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.verl.placement import logical_cpus
+from posttrain_verl.clusters import Cluster, remote_launch
+from posttrain_verl.terminal.console import log
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.stage import logical_cpus
 
-WARNING_SECONDS = 120  # before the time of the allocation is up
+WARNING_SECONDS = 120  # before the time of the allocation ends
 
 
-def submit(composed: Composed, say: Callable[[str], None], dry_run: bool = False) -> int:
-    """Write the script beside the run folder it will make, and hand it to sbatch; with `dry_run` print it only.
+def submit_launch(composed: Composed) -> int:
+    """Write the script beside the run folder it will make, and hand it to sbatch.
 
     Raises:
-        InputError: the recipe has problems, the hardware is not named, or sbatch is missing or refuses the script.
+        InputError: the recipe has problems, the hardware is not named, or sbatch is missing or rejects the script.
     """
-    words.require_named_hardware(composed)
-    preflight.require(preflight.check(composed), composed)
     run_dir = composed.run_dir()
-    text = script(composed, run_dir)
-    if dry_run:
-        say(text.rstrip())
-        return 0
+    text = show_script(composed, run_dir)
     file = run_dir.with_suffix(".sbatch")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -40,43 +35,45 @@ def submit(composed: Composed, say: Callable[[str], None], dry_run: bool = False
         what = getattr(error, "stderr", "").strip() or "there is no sbatch on this machine"
         remedy = "launch on a login node of the cluster; --dry-run prints the script anywhere"
         raise InputError("nothing was handed to Slurm", [Problem(what, remedy)]) from None
-    say(f"Slurm job {answer.stdout.strip()}; its output is {_output(run_dir)}, its run folder {run_dir}")
+    log.info(f"Slurm job {answer.stdout.strip()}; its output is {_output_file(run_dir)}, its run folder {run_dir}")
     return 0
 
 
-def script(composed: Composed, run_dir: Path) -> str:
-    """The sbatch script: options of Slurm, what this run is, and on_slurm.sh."""
-    cluster = composed.posttrain.cluster
-    python = cluster.python or sys.executable
-    there = words.there(composed, run_dir.name, {"posttrain.runs_dir": words.value(str(run_dir.parents[1]))})
-    launch = [python, "-m", "posttrain_verl.launch", *there]
-    lines = [
-        "#!/bin/bash",
-        *(f"#SBATCH {option}" for option in _options(composed, run_dir)),
-        *cluster.setup,
-        f"python={shlex.quote(python)}",
-        f"ray_options=({shlex.join(_ray_options(composed))})",
-        f"launch=({shlex.join(launch)})",
-    ]
-    return "\n".join(lines) + "\n\n" + Path(__file__).with_name("on_slurm.sh").read_text()
+def show_script(composed: Composed, run_dir: Path | None = None) -> str:
+    """The script of a launch that has no problems. Raises InputError as `submit_launch` does."""
+    remote_launch.require_named_hardware(composed)
+    preflight.raise_if_blocked(preflight.find_problems(composed), composed)
+    return sbatch_script(composed, run_dir or composed.run_dir())
 
 
-def _options(composed: Composed, run_dir: Path) -> list[str]:
-    cluster, (nodes, devices) = composed.posttrain.cluster, words.devices(composed)
+def sbatch_script(composed: Composed, run_dir: Path) -> str:
+    """The sbatch script: options of Slurm, the launch with its Ray, and on_slurm.sh.
+
+    On the CPU backend the devices are logical ones. Ray gets as many CPUs as VeRL asks for beside them.
+    """
+    cluster, (nodes, devices) = composed.posttrain.cluster, remote_launch.node_devices(composed)
     options = [f"--job-name={composed.recipe}", f"--nodes={nodes}", "--ntasks-per-node=1", f"--time={cluster.time}",
-               f"--output={_output(run_dir)}", f"--signal=B:TERM@{WARNING_SECONDS}"]  # fmt: skip
+               f"--output={_output_file(run_dir)}", f"--signal=B:TERM@{WARNING_SECONDS}"]  # fmt: skip
     if composed.posttrain.hardware.name != "cpu":
         options.append(f"--gpus-per-node={devices}")
     if cluster.cpus_per_node:
         options.append(f"--cpus-per-task={cluster.cpus_per_node}")
-    return options + list(cluster.options)
+    python = cluster.python or sys.executable
+    replaced = {"posttrain.runs_dir": remote_launch.hydra_value(str(run_dir.parents[1]))}
+    overrides = remote_launch.remote_overrides(composed, run_dir.name, replaced)
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {option}" for option in [*options, *cluster.options]),
+        *cluster.setup,
+        f"python={shlex.quote(python)}",
+        f"ray_options=(--num-gpus={devices} --num-cpus={logical_cpus(devices)})",
+        f"launch=({shlex.join([python, '-m', 'posttrain_verl.launch', *overrides])})",
+    ]
+    return "\n".join(lines) + "\n\n" + Path(__file__).with_name("on_slurm.sh").read_text()
 
 
-def _ray_options(composed: Composed) -> list[str]:
-    """The devices, which are logical ones on the CPU backend, and as many CPUs as VeRL asks for beside them."""
-    devices = words.devices(composed)[1]
-    return [f"--num-gpus={devices}", f"--num-cpus={logical_cpus(devices)}"]
-
-
-def _output(run_dir: Path) -> Path:
+def _output_file(run_dir: Path) -> Path:
     return run_dir.with_suffix(".slurm.txt")
+
+
+CLUSTER = Cluster(submit_launch, show_script)

@@ -8,5 +8,5 @@ import os
 
 
 def is_chosen() -> bool:
-    """Whether this process was asked to run VeRL on the CPU. `launch` sets the variable; nothing else does."""
+    """Whether this process was asked to run VeRL on the CPU. `process_variables` sets the variable."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"

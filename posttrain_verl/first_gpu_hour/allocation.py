@@ -1,6 +1,6 @@
 """Memory of one GPU: what the plan foresees at the tokens that were trained, and what torch allocated.
 
-VeRL 0.9.1 logs `perf/max_memory_allocated_gb` and `perf/max_memory_reserved_gb` of the process that trains, in 2^30 bytes. vLLM
+VeRL 0.9.1 logs what torch allocated and reserved in the process that trains, in 2^30 bytes. vLLM
 runs in processes of its own, and the CUDA context is in none of torch's figures: both are left out of the planned one.
 """
 
@@ -13,17 +13,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.plan import adapt, job, memory, shape
-from posttrain_verl.plan.job import Job
+from posttrain_verl.base_models import shape
+from posttrain_verl.compose import compose
+from posttrain_verl.plan import memory
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.run.metrics import by_step
+from posttrain_verl.run.output import metrics_by_step
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.job import Job
+from posttrain_verl.verl.metrics import ALLOCATED, RESERVED, STEP_TOKENS
 
 TOLERANCE = 0.25  # of the planned figure; a plan that is off by more is named in the report
 GIB = 2**30
-NOT_TORCHS = ("CUDA context", "fragmentation", "vLLM", "weight sync")
-# Tokens of one step on all GPUs, as VeRL's trainers of SFT and of RL log them.
-TOKENS = ("train/global_tokens", "perf/total_num_tokens")
+OUTSIDE_TORCH = ("CUDA context", "fragmentation", "vLLM", "weight sync")
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ class Memory:
         return f"{off:+.0%}" + (" **outside the tolerance**" if abs(off) > TOLERANCE else "")
 
 
-def compare(words: Sequence[str], folder: RunFolder) -> Memory:
-    """The memory of a run that was launched with `words`."""
-    metrics = list(by_step(folder.metrics).values())
-    trained = [value for step in metrics for key, value in step.items() if key in TOKENS]
-    asked = of_tokens(compose(list(words)), max(trained)) if trained else None
-    return Memory(planned(asked), _peak(metrics, "allocated"), _peak(metrics, "reserved"),
+def compare_memory(overrides: Sequence[str], folder: RunFolder) -> Memory:
+    """The memory of a run that was launched with `overrides`."""
+    metrics = list(metrics_by_step(folder.metrics).values())
+    trained = [value for step in metrics for key, value in step.items() if key in STEP_TOKENS]
+    asked = job_with_tokens(compose(list(overrides)), max(trained)) if trained else None
+    return Memory(planned_peak(asked), _logged_peak(metrics, ALLOCATED), _logged_peak(metrics, RESERVED),
                   asked.models[0].tokens if asked else None)  # fmt: skip
 
 
-def of_tokens(composed: Composed, tokens: float) -> Job | None:
+def job_with_tokens(composed: Composed, tokens: float) -> Job | None:
     """The job of a launch whose step trained `tokens` on all GPUs together: runs seldom fill what they may.
 
     VeRL shares a step's tokens evenly among as few micro batches as their budget allows. None where the model's shape is
@@ -65,67 +66,57 @@ def of_tokens(composed: Composed, tokens: float) -> Job | None:
     given = composed.posttrain.base_model.get("config")
     if not given:
         return None
-    rows, mini_batches = _rows(composed)
-    fill = tokens / rows / adapt.longest(composed.stage, composed.verl)
-    asked = job.of_config(composed.stage, composed.verl, _shape(given), composed.posttrain.hardware, fill)
+    step = composed.settings.batch()
+    rows, mini_batches = step.sequences, step.prompts / (step.effective / step.rollouts)
+    fill = tokens / rows / composed.settings.longest
+    asked = composed.settings.job(_model_shape(given), composed.posttrain.hardware, fill)
     each = tokens / asked.gpus
-    models = [replace(model, tokens=_even(each / mini_batches, model.tokens), forward_tokens=_even(each, model.forward_tokens))
-              for model in asked.models]  # fmt: skip
+    models = []
+    for model in asked.models:
+        largest, forward = (each / mini_batches, model.tokens), (each, model.forward_tokens)
+        models.append(replace(model, tokens=_even_micro_batch(*largest), forward_tokens=_even_micro_batch(*forward)))
     return replace(asked, models=tuple(models))
 
 
-def of_micro_batch(composed: Composed, tokens: int) -> Job:
+def job_with_micro_batch(composed: Composed, tokens: int) -> Job:
     """The job of a launch whose largest micro batch had `tokens`."""
-    shape_of_model = _shape(composed.posttrain.base_model.config)
-    asked = job.of_config(composed.stage, composed.verl, shape_of_model, composed.posttrain.hardware)
+    asked = composed.settings.job(_model_shape(composed.posttrain.base_model.config), composed.posttrain.hardware)
     return replace(asked, models=tuple(replace(model, tokens=tokens, forward_tokens=tokens) for model in asked.models))
 
 
-def planned(asked: Job | None) -> float | None:
+def planned_peak(asked: Job | None) -> float | None:
     """The peak that the plan foresees in torch's own accounting on one GPU; None on a machine without one."""
     if asked is None or not asked.memory:
         return None
-    table = memory.table(asked)
-    lines = [line for line in table.lines if not line.name.startswith(NOT_TORCHS)]
+    table = memory.memory_table(asked)
+    lines = [line for line in table.lines if not line.name.startswith(OUTSIDE_TORCH)]
     phases = [phase for phase in table.phases if phase != memory.ROLLOUT]
     return max(sum(line.bytes for line in lines if phase in line.phases) for phase in phases) / GIB
 
 
-def _rows(composed: Composed) -> tuple[int, float]:
-    """Sequences of one step, and in how many mini batches they are trained."""
-    config = composed.verl
-    if composed.stage == "sft":
-        return config.data.train_batch_size, 1
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    return config.data.train_batch_size * rollout.n, config.data.train_batch_size / actor.ppo_mini_batch_size
-
-
-def _even(tokens: float, most: int) -> int:
+def _even_micro_batch(tokens: float, most: int) -> int:
     """Tokens of one of the fewest equal micro batches of at most `most`."""
     return math.ceil(tokens / max(math.ceil(tokens / most), 1))
 
 
-def _shape(given: Any) -> shape.Shape:
+def _model_shape(given: Any) -> shape.Shape:
     config: Any = OmegaConf.to_container(given)
-    return shape.of_config(config)
+    return shape.shape_of_config(config)
 
 
-def _peak(metrics: Any, kind: str) -> float | None:
-    ends = f"perf/max_memory_{kind}_gb"
-    found = [value for step in metrics for key, value in step.items() if key.endswith(ends)]
+def _logged_peak(metrics: Any, keys: Sequence[str]) -> float | None:
+    found = [value for step in metrics for key, value in step.items() if key in keys]
     return max(found, default=None)
 
 
-def table(memories: Mapping[str, Memory]) -> list[str]:
-    """A Markdown table of the runs."""
-    rows = [f"| {name} | {one.tokens or '-'} | {_gb(one.planned)} | {_gb(one.allocated)} | {_gb(one.reserved)} | {one.verdict} |"
-            for name, one in memories.items()]  # fmt: skip
-    return [
-        "| run | tokens of a micro batch | planned GB | allocated GB | reserved GB | allocated against planned |",
-        "|---|---|---|---|---|---|",
-        *rows,
-    ]
+def memory_table(memories: Mapping[str, Memory]) -> list[str]:
+    lines = ["| run | tokens of a micro batch | planned GB | allocated GB | reserved GB | allocated against planned |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, one in memories.items():
+        peaks = " | ".join(map(format_number, (one.planned, one.allocated, one.reserved)))
+        lines.append(f"| {name} | {one.tokens or '-'} | {peaks} | {one.verdict} |")
+    return lines
 
 
-def _gb(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def format_number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

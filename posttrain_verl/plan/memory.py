@@ -4,6 +4,11 @@ A step has phases that follow each other on the same GPUs: vLLM generates (`roll
 (`log_prob`), models learn (`update`, `critic`), the optimizer steps (`step`), and the new weights go to vLLM (`sync`).
 Each line says in which of them it is there. The largest sum over a phase is what the GPU must hold.
 
+Within the update the largest moment counts. FSDP gathers one part of the model at a time and reduces its gradient before it
+continues, so the logits, the layer that is recomputed and the gradient of the embedding are never there together. Checked
+with torch's FSDPMemTracker (benchmarks/plan_tracker.py) on FSDP2 as VeRL 0.9.1 wraps it (verl.utils.fsdp_utils.apply_fsdp2).
+Activations are counted as in Korthikanti et al. 2022 (arXiv 2205.05198), for a gated MLP, RMSNorm and flash attention.
+
 GB are 2^30 bytes, as in torch and in VeRL's own perf/max_memory_allocated_gb.
 """
 
@@ -12,16 +17,182 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from posttrain_verl.plan import moments
-from posttrain_verl.plan.job import GIB, Job, Rollout, Trained
-from posttrain_verl.plan.moments import VERL
+from posttrain_verl.base_models.shape import Shape
+from posttrain_verl.verl.job import GIB, Job, RolloutEngine, TrainedModel
+
+KORTHIKANTI = "Korthikanti et al. 2022 (arXiv 2205.05198)"
+FSDP = "PyTorch FSDP, Zhao et al. 2023 (arXiv 2304.11277); torch's FSDPMemTracker"
+VERL = "VeRL 0.9.1, verl/workers/engine/fsdp and engine_workers"
+SDPA = "transformers, sdpa_mask and repeat_kv; torch's attention turns the mask into the compute type"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that is in memory at a moment."""
+
+    name: str
+    bytes: float
+    formula: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment and what is there only then."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> float:
+        return sum(part.bytes for part in self.parts)
+
+
+def largest_moment(model: TrainedModel) -> Moment:
+    """The moment of a training step that needs most."""
+    moments = (_loss_moment(model), _output_layer_moment(model), _last_layer_moment(model), _embedding_moment(model))
+    return max(moments, key=lambda moment: moment.bytes)
+
+
+def forward_part(model: TrainedModel) -> Part:
+    """The pass that only takes log-probabilities: at the output layer, or where no logits are made in a layer."""
+    shape, item = model.shape, model.compute_bytes
+    gathered = item * shape.word_parameters * (2 if model.shard > 1 else 1)
+    if not model.outer_apart:
+        gathered = item * (shape.outer_parameters + (shape.layer_parameters if model.shard > 1 else 0))
+    logits, layer = shape.vocab * model.logit_bytes[1], layer_bytes(shape, item)
+    tokens = max(logits + 2 * item * shape.hidden, layer)
+    mask = model.mask_pairs(model.forward_tokens) * (1 + item)
+    formula = f"{model.forward_tokens} tokens x {tokens / 1024:.0f} KiB + gathered output layer"
+    return Part("log-probabilities", model.forward_tokens * tokens + gathered + mask, formula, VERL)
+
+
+def _loss_moment(model: TrainedModel) -> Moment:
+    """The loss and its gradient, before the output layer's backward pass: logits in all their copies."""
+    held = 0 if model.fsdp2 else model.shape.outer_parameters
+    return Moment("the loss", (
+        _gathered_part(model, held, "embedding and output layer" if held else ""),
+        _activations_part(model, _kept_bytes(model), ""),
+        _logits_part(model, model.logit_bytes[0]),
+        *_mask_parts(model, again=False),
+    ))  # fmt: skip
+
+
+def _output_layer_moment(model: TrainedModel) -> Moment:
+    """The output layer's backward pass: logits, its gradient, and the last layer gathered ahead."""
+    shape = model.shape
+    outer = shape.word_parameters if model.outer_apart else shape.outer_parameters
+    ahead = shape.layer_parameters if model.shard > 1 else 0
+    return Moment("the output layer", (
+        _gathered_part(model, outer + ahead, "output layer + the next layer"),
+        _gradients_part(model, model.compute_bytes * shape.word_parameters, f"output layer x {model.compute_bytes} bytes"),
+        _activations_part(model, _kept_bytes(model) + model.compute_bytes * shape.hidden, ""),
+        _logits_part(model, model.compute_bytes if model.logit_bytes[0] else 0),
+        *_mask_parts(model, again=False),
+    ))  # fmt: skip
+
+
+def _last_layer_moment(model: TrainedModel) -> Moment:
+    """The MLP's backward pass in the last layer, while the gradient of what came before is being reduced in fp32."""
+    shape, item, split = model.shape, model.compute_bytes, model.shard > 1
+    held = 0 if model.outer_apart else shape.outer_parameters
+    # Three gradients of the MLP's width come, the product of gate and up goes; its input and result have a gradient, too.
+    mlp_gradients = item * (3 - 1) * shape.mlp_width + 2 * item * shape.hidden
+    each = all_layers_bytes(shape, item, model.checkpointing) + mlp_gradients
+    again = shape.layers * _repeated_bytes(model)
+    if model.checkpointing:
+        again = layer_bytes(shape, item) + _repeated_bytes(model)
+    waiting = 4 * max(shape.word_parameters if model.outer_apart else 0, shape.layer_parameters) * split
+    waiting += item * held
+    return Moment("the last layer", (
+        _gathered_part(model, held + shape.layer_parameters * (1 + split), "this layer + the next" if split else "this layer"),
+        _gradients_part(model, item * shape.down_parameters + waiting, "down projection + what is being reduced x 4 bytes"),
+        _activations_part(model, each + again, "with its MLP's gradients"),
+        *_mask_parts(model, again=True),
+    ))  # fmt: skip
+
+
+def _embedding_moment(model: TrainedModel) -> Moment:
+    """The end of the backward pass: a tied embedding has two gradients and their sum, another is reduced in fp32."""
+    shape, item, split = model.shape, model.compute_bytes, model.shard > 1
+    gradients = 3 * item * shape.outer_parameters + 4 * shape.layer_parameters * split
+    formula = f"embedding: two gradients and their sum x {item} bytes + a layer x 4"
+    held = shape.outer_parameters
+    if model.outer_apart:
+        gradients, formula = (item + 4 * split) * shape.word_parameters, f"embedding x {item} bytes + x 4"
+        held = 0
+    return Moment("the embedding", (
+        _gathered_part(model, held, "embedding" if held else ""),
+        _gradients_part(model, gradients, formula),
+        _activations_part(model, item * shape.hidden, ""),
+    ))  # fmt: skip
+
+
+def _kept_bytes(model: TrainedModel) -> float:
+    """Bytes a token that the forward pass leaves behind."""
+    shape, item = model.shape, model.compute_bytes
+    repeated = 0 if model.checkpointing else shape.layers * _repeated_bytes(model)
+    return all_layers_bytes(shape, item, model.checkpointing) + outer_bytes(shape, item) + repeated
+
+
+def _repeated_bytes(model: TrainedModel) -> float:
+    """Bytes a token that a layer keeps more under sdpa with a mask: keys and values are copied for each query head."""
+    return 2 * model.compute_bytes * (model.shape.q_width - model.shape.kv_width) if model.dense_mask else 0
+
+
+def _gathered_part(model: TrainedModel, parameters: float, what: str) -> Part:
+    if not model.reshards:
+        parameters, what = model.shape.parameters, "all layers (reshard_after_forward=false)"
+    return Part("gathered layers", parameters * model.compute_bytes, f"{what} x {model.compute_bytes} bytes", FSDP)
+
+
+def _gradients_part(model: TrainedModel, size: float, what: str) -> Part:
+    return Part("unreduced gradients", 0 if model.lora_rank else size, what, FSDP)
+
+
+def _activations_part(model: TrainedModel, each: float, more: str) -> Part:
+    how = "layer inputs" if model.checkpointing else f"{model.shape.layers} layers"
+    formula = f"{model.tokens} tokens x {each / 1024:.0f} KiB ({how}{' and this layer ' + more if more else ''})"
+    return Part("activations", model.tokens * each, formula, KORTHIKANTI)
+
+
+def _logits_part(model: TrainedModel, each: float) -> Part:
+    formula = f"{model.tokens} tokens x {model.shape.vocab} words x {each:g} bytes"
+    return Part("logits", model.tokens * model.shape.vocab * each, formula, VERL)
+
+
+def _mask_parts(model: TrainedModel, again: bool) -> Iterator[Part]:
+    """The dense mask of sdpa: one byte a pair of tokens, and in the compute type for each layer whose attention is kept."""
+    layers = int(again) if model.checkpointing else model.shape.layers
+    pairs, copies = model.mask_pairs(model.tokens), 1 + model.compute_bytes * layers
+    if pairs:
+        yield Part("attention mask", pairs * copies, f"{pairs / 1e6:.0f} M pairs of tokens x {copies} bytes", SDPA)
+
+
+def layer_bytes(shape: Shape, item: int = 2) -> float:
+    """Bytes a token that one decoder layer keeps, in a compute type of `item` bytes."""
+    norms = 2 * (4 + item) * shape.hidden + (4 + item) * (shape.q_width + shape.kv_width) * shape.qk_norm
+    inputs = 2 * item * shape.hidden
+    attention = item * 2 * (shape.q_width + shape.kv_width) + 4 * shape.heads
+    routed = item * shape.hidden * shape.active_experts * 2
+    return norms + inputs + attention + 4 * item * shape.mlp_width + routed
+
+
+def outer_bytes(shape: Shape, item: int = 2) -> float:
+    """Bytes a token kept outside the layers: the last norm and the input of the output layer. Logits are not in it."""
+    return (4 + 2 * item) * shape.hidden
+
+
+def all_layers_bytes(shape: Shape, item: int = 2, checkpointing: bool = True) -> float:
+    """Bytes a token that all layers keep; with checkpointing only their inputs."""
+    return shape.layers * (item * shape.hidden if checkpointing else layer_bytes(shape, item))
+
 
 ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC, HOST = "rollout", "log_prob", "update", "critic", "step", "sync", "host"
-RL_PHASES = (ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC)
+PHASES = (ROLLOUT, LOG_PROB, UPDATE, CRITIC, STEP, SYNC)
 
-FRAGMENTATION = (
-    0.03  # of the device, lost between blocks of torch's allocator with expandable segments, while models work
-)
+# Of the device, lost between blocks of torch's allocator with expandable segments, while models work.
+FRAGMENTATION = 0.03
 CONTEXT = 1.0 * GIB  # CUDA context, cuBLAS workspace and NCCL buffers of one process
 ASLEEP = 1.0 * GIB  # what a sleeping vLLM keeps: its context and the CUDA graphs
 GRAPHS = 1.0 * GIB  # vLLM's CUDA graphs, within its share since vLLM 0.21 (VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS)
@@ -61,13 +232,12 @@ class Table:
         return sum(line.bytes for line in self.lines if phase in line.phases)
 
     def line(self, name: str) -> Line:
-        """The line of that name."""
         return next(line for line in self.lines if line.name == name)
 
     @property
     def phases(self) -> list[str]:
         """The phases of this job, in the order of a step; the host is not among them."""
-        return [phase for phase in RL_PHASES if any(line.phases == {phase} for line in self.lines)]
+        return [phase for phase in PHASES if any(line.phases == {phase} for line in self.lines)]
 
     @property
     def peak(self) -> tuple[str, float]:
@@ -95,122 +265,89 @@ class Table:
         return enough and (not self.job.host_memory or self.total(HOST) <= self.job.host_memory)
 
 
-def table(job: Job) -> Table:
+def memory_table(job: Job) -> Table:
     """The memory of a job, line by line."""
-    phases = _phases(job)
-    lines = _overhead(job, phases)
-    for model in job.models:
-        lines += _model(model, job, phases)
+    phases: tuple[str, ...] = (UPDATE, STEP)
     if job.rollout:
-        lines += _rollout(job, job.rollout)
-    return Table(job, tuple(line for line in [*lines, *_host(job)] if line.bytes or line.name == "vLLM KV cache"))
-
-
-def _phases(job: Job) -> tuple[str, ...]:
-    if job.rollout is None:
-        return (UPDATE, STEP)
-    critic = any(model.name == "critic" for model in job.models)
-    return tuple(phase for phase in RL_PHASES if critic or phase != CRITIC)
-
-
-def _overhead(job: Job, phases: tuple[str, ...]) -> list[Line]:
-    """What is no tensor. VeRL empties torch's cache before vLLM wakes, so blocks are lost only while models work."""
-    lost, asleep = FRAGMENTATION * job.memory, ASLEEP if job.rollout else 0
-    return [
-        Line("CUDA context", CONTEXT, "and NCCL's buffers", RULE, frozenset(phases)),
-        Line("fragmentation", lost, "3 % of the device", RULE, frozenset(phases) - {ROLLOUT, SYNC}),
-        Line("vLLM asleep", asleep, "its context and CUDA graphs", RULE, frozenset(phases) - {ROLLOUT}),
-    ]
-
-
-def _model(model: Trained, job: Job, phases: tuple[str, ...]) -> list[Line]:
-    """Lines of one trained model. What is offloaded is on the GPU only while the model works."""
-    learn = CRITIC if model.name == "critic" else UPDATE
-    away = model.offload_policy
-    parameters = frozenset(_works(model, learn) if model.param_offload else phases)
-    optimizer = frozenset({learn, STEP} if model.optimizer_offload else phases)
+        critic = any(model.outputs_values for model in job.models)
+        phases = tuple(phase for phase in PHASES if critic or phase != CRITIC)
+    # What is not a tensor. VeRL empties torch's cache before vLLM wakes, so blocks are lost only while models work.
     lines = [
-        _parameters(model, frozenset() if away else parameters),
-        _gradients(model, frozenset() if away else frozenset({learn, STEP})),
-        _whole_gradients(model, frozenset({learn})),
-        _optimizer(model, frozenset() if away else optimizer),
-        _step(model, frozenset() if away else frozenset({STEP})),
-        *_update(model, learn),
+        Line("CUDA context", CONTEXT, "and NCCL's buffers", RULE, frozenset(phases)),
+        Line(
+            "fragmentation", FRAGMENTATION * job.memory, "3 % of the device", RULE, frozenset(phases) - {ROLLOUT, SYNC}
+        ),
+        Line(
+            "vLLM asleep",
+            ASLEEP if job.rollout else 0,
+            "its context and CUDA graphs",
+            RULE,
+            frozenset(phases) - {ROLLOUT},
+        ),
     ]
-    if model.name == "actor" and LOG_PROB in phases:
-        part = moments.forward(model)
-        lines.append(Line(part.name, part.bytes, part.formula, part.source, frozenset({LOG_PROB})))
-        lines.append(_whole_weights(model, job))
-    return lines
+    for model in job.models:
+        lines += _model_lines(model, job, frozenset(phases))
+    if job.rollout:
+        lines += _rollout_lines(job, job.rollout)
+    # A node loads a model, and then trains it; its own memory must hold whichever is more.
+    training, loading = list(_while_training(job)), [_loading_line(job)]
+    lines += max(training, loading, key=lambda lines: sum(line.bytes for line in lines))
+    workers = job.gpus_per_node
+    lines.append(Line("processes", workers * HOST_PROCESS, f"{workers} workers x 4 GB", RULE, frozenset({HOST})))
+    return Table(job, tuple(line for line in lines if line.bytes or line.name == "vLLM KV cache"))
 
 
-def _works(model: Trained, learn: str) -> set[str]:
-    """The phases that need the weights of a model on the GPU.
-
-    FSDP2 sends the weights to vLLM tensor by tensor, from where they lie; FSDP1 and LoRA load them all for it.
-    """
-    if model.name != "actor":
-        return {learn, STEP}
-    loads = not model.fsdp2 or bool(model.lora_rank)
-    return {learn, STEP, LOG_PROB} | ({SYNC} if loads else set())
-
-
-def _billions(number: float) -> str:
+def _format_billions(number: float) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e7 else f"{number / 1e6:.2f} M"
 
 
-def _parameters(model: Trained, phases: frozenset[str]) -> Line:
-    count = model.shape.parameters + (model.trained_parameters if model.lora_rank else 0)
-    formula = f"{_billions(count)} x {model.master_bytes} bytes / {model.shard} GPUs"
-    return Line(f"{model.name} parameters", count * model.master_bytes / model.shard, formula, ZERO, phases)
+def _model_lines(model: TrainedModel, job: Job, phases: frozenset[str]) -> list[Line]:
+    """Lines of one trained model. What is offloaded is on the GPU only while the model works."""
+    name, shard, item = model.name, model.shard, model.master_bytes
+    learn, trained = CRITIC if model.outputs_values else UPDATE, model.trained_parameters
+    samples = job.rollout is not None and not model.outputs_values  # vLLM samples from it
+    works = {learn, STEP, LOG_PROB} if samples else {learn, STEP}
+    if samples and (not model.fsdp2 or model.lora_rank):
+        works |= {
+            SYNC
+        }  # FSDP2 sends the weights to vLLM tensor by tensor, from where they lie; others load them all for it
+    stays = frozenset() if model.offload_policy else phases
+    each = f"{item} bytes / {shard} GPUs"
+    count = model.shape.parameters + (trained if model.lora_rank else 0)
+    whole = trained * REDUCED * (1 - 1 / shard) if model.whole_gradients else 0
+    lines = [
+        Line(f"{name} parameters", count * item / shard, f"{_format_billions(count)} x {each}", ZERO,
+             stays & works if model.param_offload else stays),
+        Line(f"{name} gradients", trained * item / shard, f"{_format_billions(trained)} x {each}", ZERO, stays & {learn, STEP}),
+        # They wait whole, in the type of the reduction, until the last micro batch reduces them.
+        Line(f"{name} whole gradients", whole, f"{_format_billions(trained)} x {REDUCED} bytes, less its share "
+             "(use_no_sync_for_gradient_accumulation)", VERL, frozenset({learn})),
+        Line(f"{name} optimizer", trained * 2 * item / shard, f"{_format_billions(trained)} x 2 AdamW moments x {each}", ZERO,
+             stays & {learn, STEP} if model.optimizer_offload else stays),
+        Line(f"{name} optimizer step", trained * item / shard, "one copy of the gradients: AdamW's denominator, all tensors "
+             "at once (foreach)", "torch.optim.AdamW, foreach", stays & {STEP}),
+    ]  # fmt: skip
+    moment = largest_moment(model)  # of a micro batch: what comes and goes
+    lines += [Line(f"{name} {part.name}", part.bytes, f"at {moment.name}: {part.formula}", part.source, frozenset({learn}))
+              for part in moment.parts]  # fmt: skip
+    if samples:
+        part = forward_part(model)
+        lines.append(Line(part.name, part.bytes, part.formula, part.source, frozenset({LOG_PROB})))
+        lines.append(_whole_weights_line(model, job))
+    return lines
 
 
-def _gradients(model: Trained, phases: frozenset[str]) -> Line:
-    formula = f"{_billions(model.trained_parameters)} x {model.master_bytes} bytes / {model.shard} GPUs"
-    size = model.trained_parameters * model.master_bytes / model.shard
-    return Line(f"{model.name} gradients", size, formula, ZERO, phases)
-
-
-def _whole_gradients(model: Trained, phases: frozenset[str]) -> Line:
-    """Gradients that wait whole, in the type of the reduction, until the last micro batch reduces them."""
-    size = model.trained_parameters * REDUCED * (1 - 1 / model.shard) if model.whole_gradients else 0
-    formula = f"{_billions(model.trained_parameters)} x {REDUCED} bytes, less its share (use_no_sync_for_gradient_accumulation)"
-    return Line(f"{model.name} whole gradients", size, formula, VERL, phases)
-
-
-def _optimizer(model: Trained, phases: frozenset[str]) -> Line:
-    formula = (
-        f"{_billions(model.trained_parameters)} x 2 AdamW moments x {model.master_bytes} bytes / {model.shard} GPUs"
-    )
-    size = model.trained_parameters * 2 * model.master_bytes / model.shard
-    return Line(f"{model.name} optimizer", size, formula, ZERO, phases)
-
-
-def _step(model: Trained, phases: frozenset[str]) -> Line:
-    size = model.trained_parameters * model.master_bytes / model.shard
-    formula = "one copy of the gradients: AdamW's denominator, all tensors at once (foreach)"
-    return Line(f"{model.name} optimizer step", size, formula, "torch.optim.AdamW, foreach", phases)
-
-
-def _update(model: Trained, learn: str) -> Iterator[Line]:
-    """What comes and goes in a micro batch: the lines of its largest moment."""
-    moment = moments.largest(model)
-    for part in moment.parts:
-        formula = f"at {moment.name}: {part.formula}"
-        yield Line(f"{model.name} {part.name}", part.bytes, formula, part.source, frozenset({learn}))
-
-
-def _whole_weights(model: Trained, job: Job) -> Line:
+def _whole_weights_line(model: TrainedModel, job: Job) -> Line:
     """FSDP1 puts all weights on each GPU to send them: adapters unless they are summoned layer by layer, and one GPU's state
     dict, which copies every weight. FSDP2 hands out one tensor at a time."""
     summons = bool(model.lora_rank) and job.gpus > 1 and not (job.rollout and job.rollout.layered_summon)
     copies = not model.lora_rank and job.gpus == 1
     size = model.shape.parameters * model.master_bytes if not model.fsdp2 and (summons or copies) else 0
-    formula = f"{_billions(model.shape.parameters)} x {model.master_bytes} bytes (FSDP1)"
+    formula = f"{_format_billions(model.shape.parameters)} x {model.master_bytes} bytes (FSDP1)"
     return Line("whole weights", size, formula, VERL, frozenset({SYNC}))
 
 
-def _rollout(job: Job, rollout: Rollout) -> list[Line]:
+def _rollout_lines(job: Job, rollout: RolloutEngine) -> list[Line]:
     """vLLM takes `gpu_memory_utilization` of the device; what weights and passes leave of it is KV cache."""
     split, shape, awake = rollout.tensor_parallel, rollout.shape, frozenset({ROLLOUT})
     weights = shape.parameters * rollout.item / split
@@ -223,10 +360,10 @@ def _rollout(job: Job, rollout: Rollout) -> list[Line]:
     adapters = actor.lora_rank and not rollout.sends_base
     tensor = shape.largest_adapter(actor.lora_rank) if adapters else shape.largest_tensor
     texts = {
-        "weights": f"{_billions(shape.parameters)} x {rollout.item} bytes / TP {split}",
+        "weights": f"{_format_billions(shape.parameters)} x {rollout.item} bytes / TP {split}",
         "passes": f"{rollout.batched_tokens} tokens x (4 h + 2 i / TP) x {rollout.item} + {rollout.max_num_seqs} logits x 8",
         "cache": f"{rollout.share:g} of {job.memory / GIB:.1f} GB less the lines above; {each / 1024:.0f} KiB a token",
-        "sync": f"bucket {rollout.bucket / GIB:.2g} GB + largest tensor {_billions(tensor)} x {actor.master_bytes} bytes",
+        "sync": f"bucket {rollout.bucket / GIB:.2g} GB + largest tensor {_format_billions(tensor)} x {actor.master_bytes} bytes",
     }
     return [
         Line("vLLM weights", weights, texts["weights"], VLLM, frozenset({ROLLOUT, SYNC})),
@@ -235,14 +372,6 @@ def _rollout(job: Job, rollout: Rollout) -> list[Line]:
         Line("vLLM CUDA graphs", graphs, "none with enforce_eager", RULE, awake),
         Line("weight sync", rollout.bucket + tensor * actor.master_bytes, texts["sync"], VERL, frozenset({SYNC})),
     ]
-
-
-def _host(job: Job) -> list[Line]:
-    """What one node holds in its own memory: while it trains, or while it loads a model, whichever is more."""
-    training, loading = list(_while_training(job)), list(_while_loading(job))
-    lines = max(training, loading, key=lambda lines: sum(line.bytes for line in lines))
-    size = job.gpus_per_node * HOST_PROCESS
-    return [*lines, Line("processes", size, f"{job.gpus_per_node} workers x 4 GB", RULE, frozenset({HOST}))]
 
 
 def _while_training(job: Job) -> Iterator[Line]:
@@ -263,15 +392,14 @@ def _while_training(job: Job) -> Iterator[Line]:
         yield Line("vLLM weights, asleep", size, "with LoRA vLLM sleeps at level 1", VERL, host)
     if job.saves_model:
         size = job.models[0].shape.parameters * (job.models[0].master_bytes + 2)
-        yield Line(
-            "model being saved", size, "hf_model: all weights on the first rank, and a bf16 model for them", VERL, host
-        )
+        formula = "hf_model: all weights on the first rank, and a bf16 model for them"
+        yield Line("model being saved", size, formula, VERL, host)
 
 
-def _while_loading(job: Job) -> Iterator[Line]:
+def _loading_line(job: Job) -> Line:
     """VeRL loads a model once in each group that shares it, but a tied one on every rank."""
     model = max(job.models, key=lambda model: model.shape.parameters)
     copies = job.gpus_per_node if model.shape.tied else max(job.gpus_per_node / model.shard, 1)
-    formula = f"{_billions(model.shape.parameters)} x {model.master_bytes} bytes x {copies:g} ranks that load it"
+    formula = f"{_format_billions(model.shape.parameters)} x {model.master_bytes} bytes x {copies:g} ranks that load it"
     size = model.shape.parameters * model.master_bytes * copies
-    yield Line(f"{model.name} being loaded", size, formula, VERL, frozenset({HOST}))
+    return Line(f"{model.name} being loaded", size, formula, VERL, frozenset({HOST}))

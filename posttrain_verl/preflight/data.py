@@ -1,49 +1,78 @@
-"""The Parquet files of a launch: there, readable, with the columns that VeRL reads, and with enough rows."""
+"""The data: Parquet files with the columns and rows that VeRL needs, and the manifest that describes them.
+
+The manifest shows whether the files are unchanged, whether somebody approved them, and whether they hold evaluation items.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import ListConfig
+from omegaconf import ListConfig, OmegaConf
+from pyarrow import types
 
-from posttrain_verl.compose import Composed
-from posttrain_verl.problem import Problem
+import data_prep
+from data_prep import DataError, read_manifest
+from data_prep.manifest import FILE_NAME, config_digest, file_sha256
+from posttrain_verl import paths
+from posttrain_verl.compose import our_tree
+from posttrain_verl.preflight.report import CannotTell
+from posttrain_verl.terminal.problem import Problem, one_of, warning
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.schema import read_yaml
 
 
-def check(composed: Composed) -> list[Problem]:
-    """Problems of every file in data.train_files and data.val_files; addresses such as s3://... are not looked at."""
-    problems = [problem for file in files(composed) for problem in _check_file(composed, file)]
-    return _none_given(composed) + (problems or _check_rows(composed))
+def check_data(composed: Composed) -> list[Problem]:
+    """Problems of every file of training and validation. Addresses such as s3://... are not looked at."""
+    settings = composed.settings
+    missing = [name for name in composed.stage.needed_files if not getattr(settings, name)]
+    found = [Problem(f"{settings.key(name)}={getattr(settings, name)} names no file",
+                     f"leave {settings.key(name)} out, or give a Parquet file") for name in missing]  # fmt: skip
+    problems = [problem for file in list_data_files(composed) for problem in _check_file(composed, file)]
+    return found + (problems or list(_check_counts(composed)))
 
 
-def files(composed: Composed) -> list[Path]:
+def check_mix(composed: Composed) -> list[Problem]:
+    """Problems of the keys below `posttrain.mix`, if the recipe or the command line changes the mix. A shipped one is right."""
+    mix: Any = OmegaConf.to_container(composed.posttrain.mix)
+    if mix == our_tree(composed.choices)["mix"]:
+        return []  # reading the declaration of a mix takes a third of a second
+    try:
+        data_prep.parse(mix)
+    except DataError as error:
+        return [Problem(f"posttrain.{each.where}: {each.what}", each.remedy) for each in error.problems]
+    return []
+
+
+def list_data_files(composed: Composed) -> list[Path]:
     """The local Parquet files of the launch, training first, absolute."""
-    return local(composed, "train_files") + local(composed, "val_files")
+    return _list_local_files(composed, "train_files") + _list_local_files(composed, "val_files")
 
 
-def local(composed: Composed, key: str) -> list[Path]:
-    """The local files of `data.train_files` or `data.val_files`."""
-    value = composed.verl.data.get(key)
+def _list_local_files(composed: Composed, name: str) -> list[Path]:
+    value = getattr(composed.settings, name)
     listed = list(value) if isinstance(value, ListConfig) else [value]
     return [Path(str(file)).expanduser().absolute() for file in listed if file and "://" not in str(file)]
 
 
-def rows(composed: Composed, key: str) -> int | None:
-    """Rows that VeRL will use of `data.train_files` or `data.val_files`; None when a file cannot be counted here."""
-    found = local(composed, key)
+def count_rows(composed: Composed, name: str) -> int | None:
+    """Rows that VeRL will use of `train_files` or `val_files`; None when a file cannot be counted here."""
+    found = _list_local_files(composed, name)
     if not found or not all(_is_parquet(file) for file in found):
         return None
-    total = sum(_rows_in(file) for file in found)
-    limit = composed.verl.data.get(key.replace("files", "max_samples"), -1)
+    total = sum(_count_rows_in(file) for file in found)
+    limit = getattr(composed.settings, name.replace("files", "max_samples"))
     return min(total, limit) if isinstance(limit, int) and limit > 0 else total
 
 
-def readable(composed: Composed, key: str) -> list[Path]:
-    """The local files of `data.train_files` or `data.val_files` that are Parquet with rows and the columns of the stage."""
-    found = [file for file in local(composed, key) if _is_parquet(file) and _rows_in(file)]
-    return [file for file in found if not _flaws(composed, pq.read_schema(file))]
+def list_readable_files(composed: Composed, name: str) -> list[Path]:
+    """The local files of `train_files` or `val_files` that are Parquet with rows and the columns of the stage."""
+    found = [file for file in _list_local_files(composed, name) if _is_parquet(file) and _count_rows_in(file)]
+    return [file for file in found if not any(_column_flaws(composed, pq.read_schema(file)))]
 
 
 def is_offline(composed: Composed) -> bool:
@@ -52,11 +81,11 @@ def is_offline(composed: Composed) -> bool:
     return bool(mix.get("offline", mix.name == "embedded"))
 
 
-def _rows_in(file: Path) -> int:
+def _count_rows_in(file: Path) -> int:
     try:
         return int(pq.read_metadata(file).num_rows)
     except (pa.ArrowInvalid, OSError):
-        return 0  # `check` says so
+        return 0  # check_data reports the file
 
 
 def _is_parquet(file: Path) -> bool:
@@ -67,91 +96,152 @@ def _is_parquet(file: Path) -> bool:
         return stream.read(4) == b"PAR1"
 
 
-def _check_file(composed: Composed, file: Path) -> list[Problem]:
+def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
     if not file.exists():
-        return _missing(composed, file)
+        if file.parent != composed.data_dir:
+            yield Problem(f"{file} is missing", "give the path of a Parquet file that exists")
+        elif not is_offline(composed):
+            build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
+            yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")
+        return
     try:
         schema = pq.read_schema(file)
         count = pq.read_metadata(file).num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        return [Problem(f"{file} is no readable Parquet file: {error}", "build it again or give another file")]
-    problems = [Problem(f"{file} {flaw}", _columns_remedy(composed)) for flaw in _flaws(composed, schema)]
-    return problems if count else [*problems, Problem(f"{file} has no rows", "build the data again, or another mix")]
+        yield Problem(f"{file} is not a readable Parquet file: {error}", "build it again or give another file")
+        return
+    stage = composed.stage.name.upper()
+    remedy = f"python -m posttrain_verl.prep writes files for {stage}; docs/data.md lists the columns"
+    for flaw in _column_flaws(composed, schema):
+        yield Problem(f"{file} {flaw}", remedy)
+    if not count:
+        yield Problem(f"{file} has no rows", "build the data again, or another mix")
 
 
-def _none_given(composed: Composed) -> list[Problem]:
-    """SFT can do without validation; VeRL's RL trainer opens both sets."""
-    keys = ("train_files",) if composed.stage == "sft" else ("train_files", "val_files")
-    return [
-        Problem(
-            f"data.{key}={composed.verl.data.get(key)} names no file", f"leave data.{key} out, or give a Parquet file"
-        )
-        for key in keys
-        if not composed.verl.data.get(key)
-    ]
-
-
-def _missing(composed: Composed, file: Path) -> list[Problem]:
-    if file.parent != composed.data_dir:
-        return [Problem(f"{file} is missing", "give the path of a Parquet file that exists")]
-    if is_offline(composed):
-        return []
-    build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
-    return [Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")]
-
-
-def _flaws(composed: Composed, schema: pa.Schema) -> list[str]:
+def _column_flaws(composed: Composed, schema: pa.Schema) -> Iterator[str]:
     """What is wrong with the columns, each as the end of a sentence about the file."""
-    config = composed.verl.data
-    wanted = {config.messages_key: "chat"} if composed.stage == "sft" else {
-        config.prompt_key: "chat", config.reward_fn_key: "text", "reward_model": "truth"}  # fmt: skip
-    flaws = []
-    for name, kind in wanted.items():
+    for name, kind in composed.settings.columns.items():
+        needed, fits = _KINDS[kind]
         if name not in schema.names:
-            flaws.append(f"has no column {name}; it has {', '.join(schema.names)}")
-        elif not _FITS[kind](schema.field(name).type):
-            flaws.append(f"has a column {name} of type {schema.field(name).type}; VeRL needs {_NEEDS[kind]}")
-    return flaws
+            yield f"has no column {name}; it has {', '.join(schema.names)}"
+        elif not fits(schema.field(name).type):
+            yield f"has a column {name} of type {schema.field(name).type}; VeRL needs {needed}"
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _is_chat(kind: pa.DataType) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind)
+    return is_list and _has_fields(kind.value_type, "role", "content")
 
 
 def _has_fields(kind: pa.DataType, *names: str) -> bool:
-    return pa.types.is_struct(kind) and set(names) <= {field.name for field in kind}
+    return types.is_struct(kind) and set(names) <= {field.name for field in kind}
 
 
-_FITS = {
-    "chat": lambda kind: _is_list(kind) and _has_fields(kind.value_type, "role", "content"),
-    "text": _is_text,
-    "truth": lambda kind: _has_fields(kind, "ground_truth"),
-}
-_NEEDS = {
-    "chat": "a list of {role, content}",
-    "text": "a string",
-    "truth": "a struct with ground_truth",
+_KINDS = {
+    "chat": ("a list of {role, content}", _is_chat),
+    "text": ("a string", lambda kind: types.is_string(kind) or types.is_large_string(kind)),
+    "truth": ("a struct with ground_truth", lambda kind: _has_fields(kind, "ground_truth")),
 }
 
 
-def _columns_remedy(composed: Composed) -> str:
-    return f"python -m posttrain_verl.prep writes files for {composed.stage.upper()}; docs/data.md lists the columns"
+def _check_counts(composed: Composed) -> Iterator[Problem]:
+    """Loaders drop the last incomplete batch, so a set smaller than a batch gives no step at all."""
+    settings, batch = composed.settings, composed.settings.train_batch_size
+    for name in composed.stage.batched_files:
+        count = count_rows(composed, name)
+        if count is not None and isinstance(batch, int) and count < batch:
+            size = settings.override("train_batch_size")
+            remedy = f"lower {settings.key('train_batch_size')} to {count} or less"
+            if name == "val_files":
+                remedy += f", or {settings.override('val_files', None)}"
+            yield Problem(f"{settings.key(name)} has {count} rows, fewer than {size}: there would be no batch", remedy)
 
 
-def _check_rows(composed: Composed) -> list[Problem]:
-    """Both loaders drop the last incomplete batch, so a set smaller than a batch gives no step at all."""
-    batch = composed.verl.data.train_batch_size
-    keys = ("train_files", "val_files") if composed.stage == "sft" else ("train_files",)
-    counts = {key: rows(composed, key) for key in keys}
-    return [
-        Problem(
-            f"data.{key} has {count} rows, fewer than data.train_batch_size={batch}: there would be no batch",
-            f"lower data.train_batch_size to {count} or less" + (", or data.val_files=null" if "val" in key else ""),
-        )
-        for key, count in counts.items()
-        if count is not None and isinstance(batch, int) and count < batch
-    ]
+SAMPLED_GROUPS = 8  # row groups that are read of one file
+
+
+def sample_rows(file: Path, columns: list[str], count: int) -> list[dict[str, Any]]:
+    """Up to `count` rows with `columns` of them, evenly spaced over SAMPLED_GROUPS row groups of the file.
+
+    The rows are the same for the same file, so the verdict of a check does not depend on luck.
+    """
+    parquet = pq.ParquetFile(file)
+    groups = _spread_evenly(parquet.num_row_groups, SAMPLED_GROUPS)
+    table = parquet.read_row_groups(groups, columns=columns) if groups else pa.table({})
+    return table.take(_spread_evenly(table.num_rows, count)).to_pylist()
+
+
+def _spread_evenly(total: int, count: int) -> list[int]:
+    """At most `count` of the numbers below `total`, evenly spaced, the first and the last among them."""
+    return sorted({int(place) for place in np.linspace(0, max(total - 1, 0), min(total, count))})
+
+
+def check_manifest(composed: Composed) -> list[Problem]:
+    """Problems of every manifest beside the data. Raises CannotTell when the data is not built yet."""
+    files, known = [file for file in list_data_files(composed) if file.is_file()], paths.names("eval")
+    found = [Problem(f"posttrain.evals names {name}, and there is no such evaluation", one_of(name, known))
+             for name in list_evaluations(composed) if known and name not in known]  # fmt: skip
+    if not files and not found:
+        raise CannotTell("the data is not built yet")
+    for folder in dict.fromkeys(file.parent for file in files):
+        found += _check_manifest_folder(composed, folder, [file for file in files if file.parent == folder])
+    return found
+
+
+def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) -> Iterator[Problem]:
+    build = f"python -m posttrain_verl.prep mix={composed.choices['mix']}"
+    is_ours, must_be_inspected = folder == composed.data_dir, composed.posttrain.require_inspected
+    level: Any = "problem" if must_be_inspected else "warning"
+    try:
+        manifest = read_manifest(folder)
+        entries, overlap = dict(manifest["files"]), dict(manifest["overlap"])
+    except (DataError, KeyError, TypeError):
+        if is_ours or must_be_inspected:
+            what = f"{folder / FILE_NAME} is missing or cannot be read: nobody knows what this data is"
+            yield Problem(what, f"build it: {build}", level)
+        return
+    for file in files:
+        if (entry := entries.get(file.name)) is None:
+            yield warning(f"{file} is not in the manifest beside it", f"build it again: {build}")
+            continue
+        # Compare the size always, and the sha256 where the file is younger than its manifest.
+        younger = file.stat().st_mtime > (folder / FILE_NAME).stat().st_mtime
+        if file.stat().st_size != entry["bytes"] or (younger and file_sha256(file) != entry["sha256"]):
+            yield Problem(f"{file} is not the file that its manifest describes", f"build it again: {build} --force")
+    mix: Any = OmegaConf.to_container(composed.posttrain.mix)
+    if is_ours and not is_offline(composed) and manifest.get("mix_sha256") != config_digest(mix):
+        yield warning(f"{folder} was built from another version of the mix {mix['name']}", f"build it again: {build}")
+    if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
+        remedy = f"python -m posttrain_verl.inspect mix={composed.choices['mix']} --approve"
+        yield Problem(f"nobody has approved the data in {folder}", remedy, level)
+    if not is_offline(composed):  # an offline mix is made up by us, in place of the data that the evaluations are about
+        for name in list_evaluations(composed):
+            yield from _check_decontaminated(name, manifest, overlap, folder)
+
+
+def list_evaluations(composed: Composed) -> list[str]:
+    """The evaluations that the recipe is judged by, as far as they are known."""
+    return [str(name) for name in composed.posttrain.evals or []]
+
+
+def _check_decontaminated(
+    name: str, manifest: Mapping[str, Any], overlap: Mapping[str, Any], folder: Path
+) -> Iterator[Problem]:
+    """The build must have searched for the overlap with an evaluation, and must have dropped what it found."""
+    file = paths.conf_dir() / "eval" / f"{name}.yaml"
+    wanted = read_yaml(file).get("source") if file.is_file() else None
+    if not isinstance(wanted, dict):  # no such evaluation, or the test split of a mix, which its builder keeps apart
+        return
+    sources = (manifest.get("mix") or {}).get("sources") or {}
+    read = {source: sources.get(source) or {} for source in overlap}
+    same = [source for source, options in read.items()
+            if options.get("from", source) == wanted["from"] and options.get("split") == wanted.get("split")]  # fmt: skip
+    if not same:
+        what = f"the data in {folder} was not searched for items of the evaluation {name}"
+        yield Problem(what, f"add {wanted['from']} to decontaminate.against of the mix, and build it again")
+        return
+    result = overlap[same[0]]
+    left = min((result.get("rows_by_overlap") or {}).values(), default=0) - result.get("dropped", 0)
+    if left > 0:
+        what = f"{left} training rows in {folder} share long passages with the evaluation {name}"
+        yield warning(what, "set decontaminate.drop in the mix, and build it again")

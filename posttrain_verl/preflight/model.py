@@ -1,6 +1,6 @@
-"""The model: its folder has config, weights and tokenizer, or the hub can be asked for it.
+"""The model: its folder is complete or the hub has it, the installed vLLM can build it, and its attention can run.
 
-An embedded model that is not built yet is no problem; launch builds it.
+An embedded model may be missing, because launch builds it.
 """
 
 from __future__ import annotations
@@ -8,20 +8,26 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl.base_models import built, is_embedded
-from posttrain_verl.compose import Composed
-from posttrain_verl.overrides import names
+from omegaconf import DictConfig
+
+from posttrain_verl import paths
+from posttrain_verl.base_models import built_folder, is_embedded
 from posttrain_verl.preflight import machine
-from posttrain_verl.problem import Problem, one_of
+from posttrain_verl.terminal.problem import Problem, one_of, warning
+from posttrain_verl.verl import vllm_models
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.settings import FLASH, VARLEN, ModelSettings, exchanges_parts
 
-HUB_SECONDS = 2.0
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def check(composed: Composed) -> list[Problem]:
+def check_model(composed: Composed) -> list[Problem]:
     """Problems of every model folder that the launch names."""
     found = []
     for path in dict.fromkeys(composed.models):
@@ -32,47 +38,39 @@ def check(composed: Composed) -> list[Problem]:
     return found
 
 
-def folder_of(path: str) -> Path | None:
+def find_model_folder(path: str) -> Path | None:
     """The folder of a model on this machine: its own, the one built in the cache, or a snapshot of the hub."""
     if is_embedded(path):
-        return built(path)
+        return built_folder(path)
     if _is_folder_path(path):
         return Path(path).expanduser() if Path(path).expanduser().is_dir() else None
     from huggingface_hub import try_to_load_from_cache
 
-    file = _repository(path) and try_to_load_from_cache(path, "config.json")
+    file = _is_repository_id(path) and try_to_load_from_cache(path, "config.json")
     return Path(file).parent if isinstance(file, str) else None
 
 
-def facts(composed: Composed) -> dict[str, Any]:
+def read_model_config(composed: Composed) -> dict[str, Any]:
     """The model's config.json, or what conf/base_model says of it, under the recipe's own `override_config`."""
-    return {**_described(composed), **_overridden(composed)}
-
-
-def _described(composed: Composed) -> dict[str, Any]:
-    folder = folder_of(composed.model)
+    given: Any = composed.settings.model.override_config or {}
+    folder, ours = find_model_folder(composed.model), composed.posttrain.base_model
     if folder is not None and (file := folder / "config.json").is_file():
-        try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError:
-            return {}  # `check` says so
-    ours = composed.posttrain.base_model
-    return dict(ours.get("config") or {}) if ours.get("path") == composed.model else {}
+        config = read_json(file)  # check_model reports a file that cannot be read
+    else:
+        config = dict(ours.get("config") or {}) if ours.get("path") == composed.model else {}
+    return {**config, **(given.get("model_config") or given)}
 
 
-def _overridden(composed: Composed) -> dict[str, Any]:
-    owner = composed.verl if composed.stage == "sft" else composed.verl.actor_rollout_ref
-    given = owner.model.get("override_config") or {}
-    return dict(given.get("model_config") or given)
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no such file or it holds something else."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def size(composed: Composed) -> int | None:
-    """Parameters of the trained model, where its weights are on this machine."""
-    folder = folder_of(composed.model)
-    return parameters(folder) if folder is not None else None
-
-
-def _repository(name: str) -> bool:
+def _is_repository_id(name: str) -> bool:
     """Whether a name can be a repository of the hub: `Model` or `Organisation/Model`."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -85,106 +83,153 @@ def _repository(name: str) -> bool:
 
 
 def _check_hub(name: str, composed: Composed) -> list[Problem]:
-    """A snapshot in the cache is enough; else the hub must answer, and know the model, when it is trained here."""
-    if not _repository(name):
-        return [Problem(f"{name} is neither a folder nor Organisation/Model of the hub", _HUB)]
-    if folder_of(name) is not None:
+    """A snapshot in the cache is enough. Without one the hub must answer and know the model, where it is trained here."""
+    if not _is_repository_id(name):
+        return [Problem(f"{name} is neither a folder nor Organisation/Model of the hub", _HUB_REMEDY)]
+    if find_model_folder(name) is not None:
         return []
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         what = f"model {name} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it"
         return [Problem(what, f"unset HF_HUB_OFFLINE, or first: hf download {name}")]
     if not machine.is_here(composed):
         return []
-    return _ask_hub(name)
-
-
-def _ask_hub(name: str) -> list[Problem]:
     import httpx
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_SECONDS)
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=2.0)
     except GatedRepoError:
-        return [
-            Problem(f"model {name} is gated", f"accept its licence on the hub, then: hf auth login; hf download {name}")
-        ]
+        remedy = f"accept its licence on the hub, then: hf auth login; hf download {name}"
+        return [Problem(f"model {name} is gated", remedy)]
     except HfHubHTTPError as error:
         status = error.response.status_code
         return [Problem(f"the hub does not give out model {name} (HTTP {status})", "check its name, and hf auth login")]
     except (httpx.HTTPError, OSError) as error:
         what = f"model {name} is not on this machine, and the hub cannot be reached ({error})"
-        return [
-            Problem(what, f"connect, or copy a snapshot: hf download {name} on another machine; or base_model=/folder")
-        ]
+        remedy = f"connect, or copy a snapshot: hf download {name} on another machine; or base_model=/folder"
+        return [Problem(what, remedy)]
     return []
 
 
 def check_folder(folder: Path) -> list[Problem]:
     """Problems of one Hugging Face folder."""
     if not folder.is_dir():
-        remedy = f"base_model takes a folder or a name; {one_of(folder.name, names('base_model'), 'base_model=')}\n"
-        return [Problem(f"model folder {folder} does not exist", remedy + _HUB)]
-    lacking = [
-        f"no {name}"
-        for name, there in (
-            ("config.json", (folder / "config.json").is_file()),
-            ("weights (*.safetensors or pytorch_model*.bin)", bool(weights(folder))),
-            (f"tokenizer ({', '.join(TOKENIZERS)})", any((folder / name).is_file() for name in TOKENIZERS)),
-        )
-        if not there
-    ]
-    lacking += [f"no {shard}, which its index lists" for shard in _missing_shards(folder)]
-    lacking += [
-        f"an unreadable {name}" for name in ("config.json", "tokenizer_config.json") if not _is_json(folder / name)
-    ]
+        near = one_of(folder.name, paths.names("base_model"), "base_model=")
+        remedy = f"base_model takes a folder or a name; {near}\n{_HUB_REMEDY}"
+        return [Problem(f"model folder {folder} does not exist", remedy)]
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    parts = {
+        "config.json": (folder / "config.json").is_file(),
+        "weights (*.safetensors or pytorch_model*.bin)": bool(weights),
+        f"tokenizer ({', '.join(TOKENIZER_FILES)})": any((folder / name).is_file() for name in TOKENIZER_FILES),
+    }
+    lacking = [f"no {name}" for name, is_there in parts.items() if not is_there]
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+    lacking += [f"no {shard}, which its index lists" for shard in sorted(shards) if not (folder / shard).is_file()]
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and not _is_json_object(folder / name):
+            lacking.append(f"an unreadable {name}")
     remedy = "give the folder that save_pretrained wrote"
     if (folder.parent / "fsdp_config.json").is_file():  # beside the shards lie config and tokenizer alone
         remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder"
     return [Problem(f"model folder {folder} has {', '.join(lacking)}", remedy)] if lacking else []
 
 
-_HUB = "a model of the hub is named by posttrain.base_model.path=Organisation/Model base_model=folder"
-
-
-def weights(folder: Path) -> list[Path]:
-    """The weight files of a Hugging Face folder."""
-    return sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-
-
-def parameters(folder: Path) -> int | None:
-    """Parameters in a folder's safetensors files, read from their headers; None without such files.
-
-    The header is JSON after eight bytes of its length (https://github.com/huggingface/safetensors#format).
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    return sum(_elements(file) for file in files) if files else None
-
-
-def _elements(file: Path) -> int:
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def _is_json(file: Path) -> bool:
-    """Whether a file that is there holds a JSON object."""
-    if not file.is_file():
-        return True
+def _is_json_object(file: Path) -> bool:
     try:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
     except ValueError:
         return False
 
 
-def _missing_shards(folder: Path) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return sorted(shard for shard in shards if not (folder / shard).is_file())
+_HUB_REMEDY = "a model of the hub is named by posttrain.base_model.path=Organisation/Model base_model=folder"
+
+
+def count_parameters(folder: Path | None) -> int | None:
+    """Parameters in a folder's safetensors files, read from their headers; None without folder or such files.
+
+    The header is JSON after eight bytes of its length (https://github.com/huggingface/safetensors#format).
+    """
+    total = None
+    for file in folder.glob("*.safetensors") if folder else ():
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        total = (total or 0) + sum(
+            math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+        )
+    return total
 
 
 def _is_folder_path(path: str) -> bool:
-    """Whether a model path means a folder here: it exists, or it is written like one (hub ids are Org/Model)."""
+    """Whether a model path means a folder: it exists, or it is written like one (hub ids are Org/Model)."""
     return path.startswith(("/", ".", "~")) or Path(path).is_dir()
+
+
+def check_architecture(composed: Composed) -> list[Problem]:
+    """What vLLM would fail on, where the stage makes rollouts with it."""
+    rollout = composed.settings.rollout
+    if rollout is None or rollout.engine != "vllm":
+        return []
+    facts = read_model_config(composed)
+    longest = int(rollout.max_model_len or facts.get("max_position_embeddings") or 0)  # null: the model's whole context
+    overrides = rollout.model_overrides  # a mapping, or its JSON; vLLM reports anything else
+    with suppress(ValueError):
+        overrides = json.loads(overrides) if isinstance(overrides, str) else overrides
+    if isinstance(overrides, dict | DictConfig):
+        facts |= {str(key): value for key, value in overrides.items()}
+    found = vllm_models.find_unbuildable(facts, longest)
+    if machine.is_here(composed):
+        return found
+    return [warning(f"{problem.what}; that machine may have another vLLM", problem.remedy) for problem in found]
+
+
+# What varlen refuses at the first forward pass (posttrain_verl/verl/packed_rows.py), by the keys of config.json.
+VARLEN_LACKS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a soft cap on attention": lambda facts: facts.get("attn_logit_softcapping"),
+    "attention sinks": lambda facts: facts.get("model_type") == "gpt_oss",
+    "a vision tower": lambda facts: facts.get("vision_config"),
+}
+# It compiles for the installed PyTorch, so it must see it.
+INSTALL_FLASH = "pip install --no-build-isolation --no-deps flash-attn==2.8.3 (needs the CUDA toolkit; docs/gpu.md)"
+
+
+def check_attention(composed: Composed) -> list[Problem]:
+    """Problems of the attention of a run with VeRL's FSDP engines. Only this machine is searched for flash-attn."""
+    if not composed.settings.uses_fsdp:
+        return []
+    trained, models, found = composed.settings.model, composed.settings.models, []
+    is_cpu, facts = composed.posttrain.hardware.name == "cpu", read_model_config(composed)
+    asked = [what for what, is_asked in VARLEN_LACKS.items() if is_asked(facts)]
+    if asked and trained.attention_in_force == VARLEN:
+        key = trained.key("attention")
+        what = f"{composed.model} has {asked[0]}, which {key}={VARLEN} does not do"
+        found.append(Problem(what, f"{key}={FLASH}, or eager"))
+    for one in models:
+        found += _check_attention_choice(one, too_old=not is_cpu and "bf16" not in composed.posttrain.hardware.dtypes)
+    wants_flash = [one for one in models if one.attention_in_force == FLASH]
+    if wants_flash and not is_cpu:
+        if not found:
+            machine.require_here(composed)
+        # The package `kernels` fetches flash-attn from the hub.
+        if machine.is_here(composed) and not any(find_spec(package) for package in ("flash_attn", "kernels")):
+            keys = [one.key("attention") for one in wants_flash]
+            found += [Problem(f"{key} is {FLASH}, and flash-attn is not installed", f"{key}={VARLEN}, or {INSTALL_FLASH}")
+                      for key in keys]  # fmt: skip
+    return found
+
+
+def _check_attention_choice(trained: ModelSettings, too_old: bool) -> Iterator[Problem]:
+    """`too_old` GPUs have a compute capability below 8.0, which VeRL's packed attentions need, as bf16 does."""
+    key, chosen = trained.key("attention"), trained.attention_in_force
+    parallel, split = trained.key("sequence_parallel"), trained.gpus_per_sequence
+    if split > 1 and not exchanges_parts(chosen):  # each GPU would see its own part alone
+        what = f"{parallel}={split} splits sequences, and attention across the parts does not exist in {chosen}"
+        yield Problem(what, f"{trained.override('attention', VARLEN)}, or {parallel}=1")
+    if too_old and exchanges_parts(chosen):
+        yield Problem(f"{key}={chosen} needs GPUs of the Ampere generation or newer", f"{key}=sdpa")
+    shipped = (VARLEN, FLASH, "sdpa", "eager", "flex_attention")
+    if chosen not in shipped and "flash" not in chosen and "/" not in chosen:
+        # A warning only, because a program can register more with transformers.
+        yield warning(f"{key}={chosen} is not an attention that transformers brings", one_of(chosen, shipped))

@@ -1,4 +1,4 @@
-"""What the checks found, and which of them could not look: what `preflight.json` holds."""
+"""The verdicts of the checks, as `preflight.json` holds them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl.compose import Composed
-from posttrain_verl.problem import Problem, blocking, warning_lines
+from posttrain_verl.terminal.problem import Problem, blocking, warning_lines
+from posttrain_verl.verl.composed import Composed
 
 Check = Callable[[Composed], Iterable[Problem]]
 
 
 class CannotTell(Exception):
-    """Raised by a check that has nothing to look at here, e.g. the tokenizer of a model that is not on this machine."""
+    """Raised by a check whose subject is not here, e.g. the tokenizer of a model that is not on this machine."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One check: `verdict` is passed, warned, failed, skipped (the user's wish) or unseen (`note` says why)."""
+    """One check. `verdict` is passed, warned, failed, skipped (the user asked for it) or unseen (`note` says why)."""
 
     check: str
     verdict: str
@@ -32,13 +32,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts of one preflight, in the order in which the checks ran."""
+    """The verdicts of one preflight, in the order of the checks."""
 
     verdicts: list[Verdict]
 
     @property
     def problems(self) -> list[Problem]:
-        """Problems and warnings of all checks."""
         return [problem for verdict in self.verdicts for problem in verdict.problems]
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,7 +49,7 @@ class Report:
         (run_dir / "preflight.json").write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
     def lines(self) -> list[str]:
-        """What is worth saying of a preflight that found no problem: warnings, and what was not looked at."""
+        """Lines for a preflight that found no problem: its warnings, and which checks did not run."""
         aside: dict[tuple[str, str], list[str]] = {}
         for each in self.verdicts:
             if each.verdict in ("skipped", "unseen"):
@@ -60,7 +59,7 @@ class Report:
         ]
 
 
-def look(name: str, check: Check, composed: Composed) -> Verdict:
+def run_check(name: str, check: Check, composed: Composed) -> Verdict:
     """Run one check and time it."""
     started = time.perf_counter()
     try:
@@ -68,10 +67,5 @@ def look(name: str, check: Check, composed: Composed) -> Verdict:
     except CannotTell as reason:
         found, note = [], str(reason)
     seconds = round(time.perf_counter() - started, 3)
-    return Verdict(name, "unseen" if note else _verdict(found), seconds, found, note)
-
-
-def _verdict(found: list[Problem]) -> str:
-    if blocking(found):
-        return "failed"
-    return "warned" if found else "passed"
+    verdict = "unseen" if note else "failed" if blocking(found) else "warned" if found else "passed"
+    return Verdict(name, verdict, seconds, found, note)

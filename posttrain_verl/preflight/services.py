@@ -1,143 +1,102 @@
-"""What a run needs of the machine around it: Ray, free ports, a key for wandb, shared memory."""
+"""What a run needs around it: Ray and its token, free ports, a key for wandb, shared memory, and its own run folder.
+
+Ray's token decides who may talk to a cluster. Without one a Ray listens on the loopback only.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import ipaddress
 import netrc
 import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import OmegaConf
-
-from posttrain_verl.clusters.auth import is_on as auth_is_on
-from posttrain_verl.clusters.auth import missing_token
-from posttrain_verl.compose import Composed
 from posttrain_verl.preflight import machine
-from posttrain_verl.problem import Problem, warning
+from posttrain_verl.terminal.problem import Problem, warning
+from posttrain_verl.verl.composed import Composed
 
 RAY_VERSIONS = ((2, 56), (3, 0))  # as in pyproject.toml
-CONNECT_SECONDS = 1.0
 SHARED_MEMORY = Path("/dev/shm")
 MIB = 2**20
 VLLM_QUEUES = 20  # MiB: two of ten chunks (cpu/vllm_plugin.py)
-LITTLE = 1024 * MIB  # below, Ray keeps its objects on the disk
-PORT_KEYS = ("ray_kwargs.ray_init.dashboard_port", "ray_kwargs.ray_init._metrics_export_port",
-             "actor_rollout_ref.rollout.prometheus.port", "transfer_queue.metrics.port",
-             "actor_rollout_ref.rollout.disaggregation.bootstrap_port",
-             "actor_rollout_ref.rollout.engine_kwargs.vllm.data_parallel_rpc_port")  # fmt: skip
-OFF = {"actor_rollout_ref.rollout.prometheus.port": "actor_rollout_ref.rollout.prometheus.enable",
-       "transfer_queue.metrics.port": "transfer_queue.metrics.enabled"}  # fmt: skip
-PORT_VARIABLES = ("MASTER_PORT", "VLLM_PORT")
+LITTLE_SHARED_MEMORY = 1024 * MIB  # below, Ray keeps its objects on the disk
 
 
 def check_ray(composed: Composed) -> list[Problem]:
-    """Problems of Ray: its version; and for a cluster that runs already, its token, and that it answers."""
+    """Problems of Ray: its version, and for a cluster that already runs, its token and whether it answers."""
     found, version = [], importlib.metadata.version("ray")
     low, high = RAY_VERSIONS
     if not low <= tuple(int(part) for part in version.split(".")[:2]) < high:
         wanted = f"{low[0]}.{low[1]} to before {high[0]}"
-        found.append(
-            Problem(f"Ray {version} is installed; the run needs {wanted}", "make setup installs the pinned one")
-        )
-    address = os.environ.get("RAY_ADDRESS") or OmegaConf.select(composed.verl, "ray_kwargs.ray_init.address")
-    if not address or address == "local":
-        return [*found, *_slurm(composed)]
-    token = missing_token(str(address)) if auth_is_on() else []
-    return found + token + list(_answers(str(address)))
-
-
-def _slurm(composed: Composed) -> Iterator[Problem]:
-    """Ray counts the CPUs of the machine where Slurm gave a part of them; the CPU backend sets a number of its own."""
-    given, key = os.environ.get("SLURM_CPUS_ON_NODE", ""), "ray_kwargs.ray_init.num_cpus"
-    counted = os.cpu_count() or 0
-    if not given.isdecimal() or int(given) >= counted or composed.verl.trainer.device == "cpu":
-        return
-    if OmegaConf.select(composed.verl, key) is None:
+        what = f"Ray {version} is installed; the run needs {wanted}"
+        found.append(Problem(what, "make setup installs the pinned one"))
+    settings = composed.settings
+    address = str(os.environ.get("RAY_ADDRESS") or settings.ray_address or "local")
+    if address != "local":
+        return [*found, *(missing_token(address) if is_auth_on() else []), *_check_ray_answers(address)]
+    # Ray counts all CPUs of the machine where Slurm gave a part of them. The CPU backend sets its own number.
+    given, counted = os.environ.get("SLURM_CPUS_ON_NODE", ""), os.cpu_count() or 0
+    if given.isdecimal() and int(given) < counted and settings.device != "cpu" and settings.ray_cpus is None:
         what = f"Slurm gave this job {given} CPUs, and Ray may count {counted}: it starts that many workers at once"
-        yield warning(what, f"{key}={given}")
+        found.append(warning(what, settings.override("ray_cpus", given)))
+    return found
 
 
-def _answers(address: str) -> Iterator[Problem]:
+def _check_ray_answers(address: str) -> Iterator[Problem]:
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
     if address != "auto" and not (host and port):
-        yield Problem(f"the Ray address {address} is no host:port", "e.g. RAY_ADDRESS=10.0.0.1:6379")
-    elif host and port and not _listens(host, port):
-        yield Problem(
-            f"nothing answers at the Ray address {address}", "start the cluster, or unset RAY_ADDRESS for a local one"
-        )
+        yield Problem(f"the Ray address {address} is not host:port", "e.g. RAY_ADDRESS=10.0.0.1:6379")
+    elif host and port:
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+        except OSError:
+            remedy = "start the cluster, or unset RAY_ADDRESS for a local one"
+            yield Problem(f"nothing answers at the Ray address {address}", remedy)
 
 
 def check_ports(composed: Composed) -> list[Problem]:
-    """Ports that the user fixed and that are taken. All others are chosen free by Ray, VeRL and vLLM."""
-    machine.require_here(composed)
+    """Ports that the user fixed and that are taken. Ray, VeRL and vLLM choose free ones for all others."""
     found = []
-    for name, port in _fixed_ports(composed):
+    machine.require_here(composed)
+    fixed = [(key, port) for key, port in composed.settings.ports() if isinstance(port, int) and port]
+    fixed += [(name, int(os.environ[name])) for name in ("MASTER_PORT", "VLLM_PORT")
+              if os.environ.get(name, "").isdecimal()]  # fmt: skip
+    for name, port in fixed:
         if not 0 < port < 65536:
-            found.append(Problem(f"{name}={port} is no port", "give a number from 1024 to 65535, or leave it out"))
-        elif not _is_free(port):
-            found.append(
-                Problem(f"{name}={port} is in use", "choose another, or leave it out: a free one is taken then")
-            )
+            found.append(Problem(f"{name}={port} is not a port", "give a number from 1024 to 65535, or leave it out"))
+            continue
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            remedy = "choose another, or leave it out: a free one is taken then"
+            found.append(Problem(f"{name}={port} is in use", remedy))
     return found
 
 
-def _fixed_ports(composed: Composed) -> Iterator[tuple[str, int]]:
-    for key in PORT_KEYS:
-        port = OmegaConf.select(composed.verl, key)
-        if isinstance(port, int) and port and (key not in OFF or OmegaConf.select(composed.verl, OFF[key])):
-            yield key, port
-    for name in PORT_VARIABLES:
-        if os.environ.get(name, "").isdecimal():
-            yield name, int(os.environ[name])
-
-
-def _is_free(port: int) -> bool:
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
-
-
 def check_wandb(composed: Composed) -> list[Problem]:
-    """A key for Weights & Biases, where it is among the loggers: without one it would ask on a terminal."""
-    logger = composed.verl.trainer.logger
-    if "wandb" not in ([logger] if isinstance(logger, str) else logger or []):
+    """A key for Weights & Biases, where it is among the loggers. Without one it would ask on a terminal."""
+    settings = composed.settings
+    if "wandb" not in settings.logger_names:
         return []
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or os.environ.get("WANDB_API_KEY"):
         return []
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
-    if _has_login(host):
-        return []
-    return [Problem(f"trainer.logger has wandb, and there is no key for {host}",
-                    "set WANDB_API_KEY, or WANDB_MODE=offline, or trainer.logger=[console,file]")]  # fmt: skip
-
-
-def _has_login(host: str) -> bool:
     file = Path(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))
-    try:
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    with suppress(OSError, netrc.NetrcParseError):
+        if netrc.netrc(file).authenticators(host) is not None:
+            return []
+    remedy = f"set WANDB_API_KEY, or WANDB_MODE=offline, or {settings.override('loggers', '[console,file]')}"
+    return [Problem(f"{settings.key('loggers')} has wandb, and there is no key for {host}", remedy)]
 
 
 def check_shared_memory(composed: Composed) -> list[Problem]:
@@ -148,24 +107,76 @@ def check_shared_memory(composed: Composed) -> list[Problem]:
     if not os.access(SHARED_MEMORY, os.W_OK):
         remedy = "mount it writable: Ray does not start without it (docker run --tmpfs /dev/shm:rw)"
         return [Problem(f"{SHARED_MEMORY} cannot be written", remedy)]
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    needed = _bucket(composed)
+    free, needed, rollout = shutil.disk_usage(SHARED_MEMORY).free, 0, composed.settings.rollout
+    if rollout and composed.settings.device == "cpu":  # CUDA passes the weights on without it
+        needed = (int(rollout.bucket_megabytes or 0) + VLLM_QUEUES) * MIB
     remedy = "enlarge it (docker run --shm-size=8g, or mount -o remount,size=8g /dev/shm)"
     if free < needed:
         what = f"{SHARED_MEMORY} has {free // MIB} MiB free, and an update of the weights needs {needed // MIB}"
         return [Problem(what, f"{remedy}, or lower update_weights_bucket_megabytes")]
-    if free < LITTLE:
-        return [
-            warning(
-                f"{SHARED_MEMORY} has {free // MIB} MiB free: Ray will keep its objects on the disk, slowly", remedy
-            )
-        ]
+    if free < LITTLE_SHARED_MEMORY:
+        what = f"{SHARED_MEMORY} has {free // MIB} MiB free: Ray will keep its objects on the disk, slowly"
+        return [warning(what, remedy)]
     return []
 
 
-def _bucket(composed: Composed) -> int:
-    """Bytes of shared memory for the weights on their way to vLLM, and for vLLM's own queue; none where CUDA passes them on."""
-    if composed.stage == "sft" or composed.verl.trainer.device != "cpu":
-        return 0
-    bucket = int(composed.verl.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes)
-    return (bucket + VLLM_QUEUES) * MIB
+def check_run_folder(composed: Composed) -> list[Problem]:
+    """A problem if the run's folder cannot be made, names a run that exists, or would get no metrics.jsonl."""
+    found = []
+    folder, settings, names = composed.run_dir(), composed.settings, composed.settings.logger_names
+    place = next(one for one in folder.parents if os.path.exists(one))  # also where looking is not allowed
+    if machine.is_here(composed) and not os.access(place, os.W_OK | os.X_OK):
+        found.append(Problem(f"{place} cannot be written", "set posttrain.runs_dir to a folder of your own"))
+    if composed.posttrain.run_id is not None and folder.exists():
+        remedy = f"choose another posttrain.run_id, or resume that run: python -m posttrain_verl.launch run={folder}"
+        found.append(Problem(f"{folder} exists already", remedy))
+    if "file" not in names:  # VeRL's file logger writes metrics.jsonl; watch, status, resume and report read it
+        given, better = (settings.override("loggers", f"[{','.join(listed)}]") for listed in (names, [*names, "file"]))
+        found.append(Problem(f"{given} leaves out file: the watch would be blind, and no resume possible", better))
+    return found
+
+
+MAKE_TOKEN = (
+    "make one with `ray get-auth-token --generate` on the head, and give this shell the same: RAY_AUTH_TOKEN_PATH=FILE"
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of the same machine reach `host` (a name or an address)."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def has_token() -> bool:
+    """Whether Ray will find a token. Ray 2.60 reads the variable, the named file, then the file in the home folder."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named or os.path.expanduser("~/.ray/auth_token")).is_file()
+
+
+def is_auth_on() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "token") == "token"
+
+
+def missing_token(host: str) -> list[Problem]:
+    """Why a Ray at `host` may not be started or asked: others can reach it, and it has no token."""
+    if is_auth_on():
+        return [] if has_token() else [Problem(f"there is no token for the Ray at {host}", MAKE_TOKEN)]
+    if is_loopback(host):
+        return []
+    what = f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} lets everyone who reaches {host} run programs there"
+    return [Problem(what, "unset it; " + MAKE_TOKEN)]
+
+
+def check_token(composed: Composed) -> list[Problem]:
+    """A Ray that this launch would start on an address other than the loopback must have a token."""
+    options: Any = composed.settings.ray_options or {}
+    host = options.get("_node_ip_address")
+    if not host or options.get("address") or is_loopback(str(host)):
+        return []
+    return missing_token(str(host))

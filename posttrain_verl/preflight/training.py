@@ -1,4 +1,9 @@
-"""Settings that VeRL takes without a word and that spoil a training: learning rates, precision, LoRA, groups, KL."""
+"""Batches, the rollout engine, and settings that VeRL accepts and that spoil a training: learning rates, precision, LoRA, and
+the schedule.
+
+A run must reach its last step, or VeRL ends without saving. A stage adds its own rules (posttrain_verl/verl), which are those
+that VeRL 0.9.1 and vLLM assert on their workers.
+"""
 
 from __future__ import annotations
 
@@ -6,167 +11,147 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-import reward_fns
 from posttrain_verl.base_models import is_embedded
-from posttrain_verl.compose import Composed
-from posttrain_verl.preflight import model
-from posttrain_verl.problem import Problem, warning
+from posttrain_verl.preflight import data, model
+from posttrain_verl.preflight.report import CannotTell
+from posttrain_verl.terminal.problem import Problem, blocking, warning
+from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.stage import is_count
 
-# Learning rates in use, by stage and by what is trained: SFT 1e-5 to 4e-5 (Tulu 3, open math SFT) and 1e-4 to 2e-4 with
-# LoRA; RL 5e-7 to 1e-6 and 3e-5 with LoRA (VeRL docs/algo/baseline.md, SkyRL), each with room of about a factor of ten.
-LR_RANGES = {("sft", False): (1e-6, 1e-4), ("sft", True): (1e-5, 1e-3),
-             ("rl", False): (5e-8, 1e-5), ("rl", True): (5e-7, 3e-4)}  # fmt: skip
+SMALLEST_BATCH = 64  # sequences of an optimizer step; published full fine-tuning runs take 64 to 128 and more
+
+
+def check_batch(composed: Composed) -> list[Problem]:
+    """Every rule of the stage that the launch breaks, or only the numbers that are wrong by themselves."""
+    return composed.settings.batch_problems()
+
+
+def check_effective_batch(composed: Composed) -> list[Problem]:
+    """A problem if the effective batch is under 64, a warning with LoRA, which often runs so."""
+    if composed.posttrain.hardware.name == "cpu":
+        raise CannotTell("runs on the CPU are small on purpose")
+    if blocking(check_batch(composed)):
+        raise CannotTell("the batch has problems")
+    settings = composed.settings
+    effective, key = settings.batch().effective, settings.effective_batch_key
+    if effective >= SMALLEST_BATCH or composed.posttrain.small_batch:
+        return []
+    what = f"the effective batch is {effective} sequences an optimizer step, and published runs take {SMALLEST_BATCH} or more"
+    if settings.model.lora_rank:
+        return [warning(what, f"raise {key} if the loss is noisy")]
+    return [Problem(what, f"raise {key}, or say that it is meant: posttrain.small_batch=true")]
+
+
+def check_engine(composed: Composed) -> list[Problem]:
+    """Every rule of models and the rollout engine that the launch breaks."""
+    settings = composed.settings
+    if not is_count(settings.nodes_count) or not is_count(settings.gpus_per_node):
+        return []  # check_batch reports it
+    return list(settings.engine_problems(model.read_model_config(composed), composed.posttrain.hardware))
+
+
 LR_DESTROYS = 1e-3  # VeRL's default for SFT: full fine-tuning of a pretrained model does not survive it
-SMALL_MODEL = 50_000_000  # parameters; models below learn at higher rates
-HALF = ("bf16", "bfloat16", "fp16", "float16", "16")
+SMALL_MODEL = 50_000_000  # parameters; smaller models learn at higher rates
+HALF_PRECISION = ("bf16", "bfloat16", "fp16", "float16", "16")
 LOSES_UPDATES = 1e-5  # of a weight near 0.02, bf16 keeps steps of 8e-5: updates of AdamW are about the learning rate
 
 
-def check(composed: Composed) -> list[Problem]:
-    """Every such setting of the launch."""
-    stage = _sft if composed.stage == "sft" else _rl
-    return [*_learning_rate(composed), *_precision(composed), *_lora(composed), *stage(composed)]
+def check_training(composed: Composed) -> list[Problem]:
+    """Every such setting of the launch, except the schedule's."""
+    trained, found = composed.settings.model, list(_check_learning_rate(composed))
+    if str(trained.master_dtype) in HALF_PRECISION:
+        what = f"{trained.override('master_dtype')}: weights in 16 bits lose updates of lr={trained.lr:g}"
+        level: Any = "problem" if trained.lr <= LOSES_UPDATES and trained.lora_rank == 0 else "warning"
+        remedy = f"{trained.override('master_dtype', 'fp32')} (param_offload if memory is short)"
+        found.append(Problem(what, remedy, level))
+    return [*found, *_check_lora(composed), *composed.settings.training_problems()]
 
 
-def _parts(composed: Composed) -> tuple[DictConfig, DictConfig, DictConfig]:
-    """The model, optimizer and engine that are trained."""
-    if composed.stage == "sft":
-        return composed.verl.model, composed.verl.optim, composed.verl.engine
-    actor = composed.verl.actor_rollout_ref.actor
-    return composed.verl.actor_rollout_ref.model, actor.optim, actor.get("fsdp_config", actor)
-
-
-def _key(composed: Composed, part: str) -> str:
-    prefix = {"model": "actor_rollout_ref.model", "optim": "actor_rollout_ref.actor.optim",
-              "engine": "actor_rollout_ref.actor.fsdp_config"}  # fmt: skip
-    return part if composed.stage == "sft" else prefix[part]
-
-
-def _learning_rate(composed: Composed) -> Iterator[Problem]:
-    parts, key = _parts(composed), f"{_key(composed, 'optim')}.lr"
-    lora, lr = parts[0].lora_rank > 0, parts[1].lr
-    size = model.size(composed)
+def _check_learning_rate(composed: Composed) -> Iterator[Problem]:
+    trained, stage = composed.settings.model, composed.stage
+    key, lr, lora = trained.key("lr"), trained.lr, trained.lora_rank > 0
+    size = model.count_parameters(model.find_model_folder(composed.model))
     if is_embedded(composed.model) if size is None else size < SMALL_MODEL:
         return
-    low, high = LR_RANGES[composed.stage, lora]
+    low, high = stage.usual_lora_lr if lora else stage.usual_lr
     mode = "LoRA" if lora else "full fine-tuning"
     if lr >= LR_DESTROYS and not lora:
         yield Problem(f"{key}={lr:g} destroys a pretrained model in {mode}", f"{key} between {low:g} and {high:g}")
     elif not low <= lr <= high:
-        what = f"{key}={lr:g} is far from what {composed.stage.upper()} with {mode} uses"
+        what = f"{key}={lr:g} is far from what {stage.name.upper()} with {mode} uses"
         yield warning(what, f"usual values lie between {low:g} and {high:g}")
 
 
-def _precision(composed: Composed) -> Iterator[Problem]:
-    parts = _parts(composed)
-    dtype, lr = str(parts[2].get("model_dtype")), parts[1].lr
-    if dtype not in HALF:
+def _check_lora(composed: Composed) -> Iterator[Problem]:
+    trained, rollout = composed.settings.model, composed.settings.rollout
+    if (trained.megatron_lora_rank or 0) > 0:
+        what = f"{trained.key('megatron_lora_rank')} is read by Megatron alone: FSDP would train every weight"
+        yield Problem(what, f"use {trained.override('lora_rank', trained.megatron_lora_rank)}")
+    if trained.lora_rank <= 0:
         return
-    key = f"{_key(composed, 'engine')}.model_dtype"
-    what = f"{key}={dtype}: weights in 16 bits lose updates of lr={lr:g}"
-    blocks = lr <= LOSES_UPDATES and parts[0].lora_rank == 0
-    yield Problem(what, f"{key}=fp32 (param_offload if memory is short)", "problem" if blocks else "warning")
-
-
-def _lora(composed: Composed) -> Iterator[Problem]:
-    model_config, key = _parts(composed)[0], _key(composed, "model")
-    if model_config.get("lora", {}).get("rank", 0) > 0:
-        what = f"{key}.lora.rank is read by Megatron alone: FSDP would train every weight"
-        yield Problem(what, f"use {key}.lora_rank={model_config.lora.rank}")
-    if model_config.lora_rank <= 0:
-        return
-    yield from _lora_checkpoint(composed, key)
-    adapter = model_config.get("lora_adapter_path")
+    key, contents = trained.key("save_contents"), trained.save_contents or []
+    if "hf_model" in contents:  # VeRL 0.9.1 fills huggingface/ with peft's names, at which no weight is looked for
+        kept = ",".join(part for part in contents if part != "hf_model")
+        what = f"{key} has hf_model, and {trained.key('lora_rank')} > 0: VeRL writes base and adapter side by side"
+        remedy = f"{key}=[{kept}]; python -m posttrain_verl.export merges the adapter, or writes it alone"
+        yield warning(f"{what}, which transformers takes for missing weights", remedy)
+    adapter = trained.lora_adapter
     if adapter and str(adapter).startswith(("/", "~", ".")) and not Path(adapter).expanduser().is_dir():
-        yield Problem(f"{key}.lora_adapter_path={adapter} does not exist", "give the folder of an adapter, or null")
-    if composed.stage == "rl" and "dummy" in str(composed.verl.actor_rollout_ref.rollout.load_format):
-        rollout = "actor_rollout_ref.rollout.load_format"
-        what = f"{rollout}=dummy with LoRA: only the adapter is sent, on top of random base weights"
-        yield Problem(what, f"{rollout}=safetensors")
+        yield Problem(f"{trained.override('lora_adapter')} does not exist", "give the folder of an adapter, or null")
+    if rollout and "dummy" in str(rollout.load_format):
+        what = f"{rollout.override('load_format', 'dummy')} with LoRA: only the adapter is sent, on top of random base weights"
+        yield Problem(what, rollout.override("load_format", "safetensors"))
 
 
-def _lora_checkpoint(composed: Composed, key: str) -> Iterator[Problem]:
-    """VeRL 0.9.1 fills `huggingface/` from the state dict as peft names it, so that no weight has its place."""
-    prefix = "" if composed.stage == "sft" else "actor_rollout_ref.actor."
-    contents = OmegaConf.select(composed.verl, f"{prefix}checkpoint.save_contents") or []
-    if "hf_model" not in contents:
-        return
-    kept = ",".join(part for part in contents if part != "hf_model")
-    yield warning(
-        f"{prefix}checkpoint.save_contents has hf_model, and {key}.lora_rank > 0: VeRL writes base and adapter side by side, "
-        "which transformers takes for missing weights",
-        f"{prefix}checkpoint.save_contents=[{kept}]; python -m posttrain_verl.export merges the adapter, or writes it alone",
-    )
+def check_schedule(composed: Composed) -> list[Problem]:
+    """Problems of the number of steps and of the frequencies."""
+    settings, total, available, found = composed.settings, count_steps(composed), _steps_in_data(composed), []
+    wanted, epochs = settings.total_steps, settings.total_epochs
+    if isinstance(wanted, int) and available and available < wanted:
+        # VeRL 0.9.1 saves and validates last at total_training_steps.
+        per_epoch, steps = available // epochs, settings.override("total_steps")
+        what = f"{steps}, but the data ends after {available} steps ({epochs} epochs of {per_epoch})"
+        remedy = f"set {settings.override('total_epochs', -(-wanted // per_epoch))} or fewer steps"
+        found.append(Problem(f"{what}: VeRL would end there without its last checkpoint", remedy))
+    found += [*settings.frequency_problems(), *_check_resume(composed, total)]
+    return found if total is None else [*found, *settings.warmup_problems(total)]
 
 
-def _sft(composed: Composed) -> Iterator[Problem]:
-    config = composed.verl
-    if config.data.truncation == "left":
-        yield warning(
-            "data.truncation=left cuts the prompt of a long row and keeps its answer", "data.truncation=right"
-        )
-    if config.model.get("use_remove_padding") is False and config.engine.ulysses_sequence_parallel_size > 1:
-        what = "engine.ulysses_sequence_parallel_size > 1 needs packed rows"
-        yield Problem(what, "model.use_remove_padding=true, or engine.ulysses_sequence_parallel_size=1")
+def count_steps(composed: Composed) -> int | None:
+    """Trainer steps of the run; None when the data is not there to be counted."""
+    wanted, available = composed.settings.total_steps, _steps_in_data(composed)
+    return wanted if isinstance(wanted, int) else available
 
 
-def _rl(composed: Composed) -> Iterator[Problem]:
-    yield from _kl(composed.verl)
-    yield from _groups(composed.verl)
-    yield from _sampling(composed.verl)
-    yield from _loss(composed.verl)
+def _steps_in_data(composed: Composed) -> int | None:
+    settings = composed.settings
+    rows, batch, epochs = data.count_rows(composed, "train_files"), settings.train_batch_size, settings.total_epochs
+    if rows is None or not isinstance(batch, int) or batch < 1 or not isinstance(epochs, int):
+        return None
+    return rows // batch * epochs
 
 
-def _kl(config: DictConfig) -> Iterator[Problem]:
-    actor, in_reward = config.actor_rollout_ref.actor, config.algorithm.use_kl_in_reward
-    if actor.use_kl_loss and in_reward:
-        yield warning("KL is punished twice: in the reward (algorithm.use_kl_in_reward) and in the loss (actor.use_kl_loss)",
-                      "turn one of them off")  # fmt: skip
-    if actor.use_kl_loss and actor.kl_loss_coef == 0:
-        yield warning("actor_rollout_ref.actor.kl_loss_coef=0: a reference model is held in memory for nothing",
-                      "actor_rollout_ref.actor.use_kl_loss=false")  # fmt: skip
-
-
-def _groups(config: DictConfig) -> Iterator[Problem]:
-    """Dynamic sampling (DAPO's filter_groups) needs groups, VeRL's own replay buffer, and a metric of the grades."""
-    filtering: Any = config.algorithm.get("filter_groups") or {}
-    if not filtering.get("enable"):
-        return
-    sampler = config.trainer.v1.sampler
-    if config.actor_rollout_ref.rollout.n < 2:
-        yield Problem("algorithm.filter_groups drops groups without variance, and a group of one has none: no batch "
-                      "would ever be full", "actor_rollout_ref.rollout.n=8, or filter_groups.enable=false")  # fmt: skip
-    passed_on = (sampler.sampler_kwargs.get("filter_groups") or {}).get("enable")
-    if sampler.custom_sampler.path and sampler.custom_sampler.name and not passed_on:
-        yield Problem("algorithm.filter_groups is ignored: VeRL hands a custom sampler no filter",
-                      "set trainer.v1.sampler.sampler_kwargs.filter_groups as in conf/rl.yaml")  # fmt: skip
-    metric, own = filtering.get("metric"), config.reward.custom_reward_function.path == "pkg://reward_fns"
-    known = ("reward", *(key for key in reward_fns.KEYS if key != "pred"))
-    if not metric or (own and metric not in known):
-        yield Problem(
-            f"algorithm.filter_groups.metric={metric} is no part of a grade", f"use one of {', '.join(known)}"
-        )
-
-
-def _sampling(config: DictConfig) -> Iterator[Problem]:
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.get("do_sample") is False:
-        what = "actor_rollout_ref.rollout.do_sample=false: every answer of a group would be the same"
-        yield Problem(what, "leave it true; validation has val_kwargs.do_sample")
-    if rollout.val_kwargs.n > 1 and not (rollout.val_kwargs.do_sample and rollout.val_kwargs.temperature > 0):
-        yield warning(f"actor_rollout_ref.rollout.val_kwargs.n={rollout.val_kwargs.n} greedy answers are all the same",
-                      "set val_kwargs.do_sample=true val_kwargs.temperature=1.0, or val_kwargs.n=1")  # fmt: skip
-
-
-def _loss(config: DictConfig) -> Iterator[Problem]:
-    actor, correction = config.actor_rollout_ref.actor, config.algorithm.get("rollout_correction") or {}
-    if actor.policy_loss.loss_mode == "dro" and not actor.policy_loss.dro_beta:
-        key = "actor_rollout_ref.actor.policy_loss"
-        yield Problem(f"{key}.loss_mode=dro needs {key}.dro_beta", f"{key}.dro_beta=1.0")
-    if correction.get("rollout_rs") and correction.get("rollout_rs_threshold") is None:
-        key = "algorithm.rollout_correction.rollout_rs"
-        yield Problem(f"{key} needs {key}_threshold", f"{key}_threshold=2.0, or {key}=null")
-    if config.algorithm.adv_estimator == "gdpo" and not config.algorithm.get("gdpo_reward_keys"):
-        yield Problem("algorithm.adv_estimator=gdpo needs algorithm.gdpo_reward_keys", "e.g. [acc, format]")
+def _check_resume(composed: Composed, total: int | None) -> list[Problem]:
+    """The checkpoint to resume from must be named, exist, and leave something to train."""
+    settings, path = composed.settings, composed.settings.resume_path
+    if not settings.resumes_from_path:
+        return []
+    name = Path(path).name if isinstance(path, str) else ""
+    step, given = name.removeprefix("global_step_"), f"{settings.key('resume_path')}={path}"
+    if not path or not name.startswith("global_step_") or not step.isdecimal():
+        what = f"{settings.override('resume_mode')}, but {given}"
+        return [Problem(what, "give a checkpoint folder: <run>/checkpoints/global_step_N")]
+    if not Path(path).expanduser().is_dir():
+        return [Problem(f"{given} does not exist", "give a checkpoint folder that does")]
+    if total is not None and int(step) >= total:
+        what = f"the checkpoint is of step {step}, and the run ends after {total}: nothing is left to train"
+        steps, epochs = settings.keys("total_steps", "total_epochs")
+        return [Problem(what, f"set {steps} or {epochs} for more than {step} steps")]
+    in_data, stage = _steps_in_data(composed), composed.stage
+    per_epoch = in_data // settings.total_epochs if in_data else 0
+    if stage.ends_with_epoch and per_epoch and int(step) % per_epoch == 0:
+        what = f"the checkpoint of step {step} is of the end of an epoch of {per_epoch} steps: VeRL's {stage.name.upper()} "
+        what += "trainer finds its loader exhausted and ends without training (upstream #7401)"
+        remedy = "resume from an earlier checkpoint, or export it and start from that folder as base_model="
+        return [Problem(what, remedy)]
+    return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +12,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run.checkpoints import has_weights
+from posttrain_verl.paths import write_atomically
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verl.checkpoints import has_weights, step_folder, steps_in
+from posttrain_verl.verl.stage import Settings, Stage, stage_named
 
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 
 @dataclass
 class Status:
-    """`status.json`: `why` says why the run ended, times are seconds since the epoch, `pid` is the process that trains.
+    """`status.json`. Times are seconds since the epoch, and `pid` is the process that trains.
 
-    `job` is what `clusters.job.Job` takes, where the run is a job of a Ray cluster. On this machine
-    `supervisor` is the process that follows it, `attempt` counts the starts of the run, `stage` is what VeRL does now,
-    `rule` names the rule of the watch that ended the run.
+    `why` says why the run ended, and `rule` names the rule of the watch that ended it. `job` names the run's job on a cluster:
+    its `cluster` is a module of `clusters`, and the rest is that module's own. On this machine `supervisor` is the process that
+    follows the run. `attempt` counts the starts of the run, and `stage` is what VeRL's trainer does now, an activity
+    of `verl.progress`.
     """
 
     state: str
@@ -47,92 +49,68 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.config = path / "config.yaml"
+        self.plan = path / "plan.json"
+        self.status = path / "status.json"
+        self.log = path / "log.txt"
+        self.metrics = path / "metrics.jsonl"
+        self.events = path / "events.jsonl"  # what the watch saw and did, one JSON a line
+        self.activity_file = path / ".activity.json"  # what VeRL's trainer does at the moment; see `verl.progress`
+        self.cluster_file = path / ".cluster.json"  # what Ray knows of the run's actors and nodes; see `run.ray_state`
+        self.checkpoints = path / "checkpoints"
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
         """Make the folder of a new run.
 
         Raises:
-            FileExistsError: there is a run in it; two runs in one folder would destroy each other's files.
+            FileExistsError: it exists. Two runs in one folder would destroy each other's files.
         """
         path.mkdir(parents=True)
         return cls(path)
 
     @classmethod
     def find(cls, name: str, runs_dir: str | Path = "runs") -> RunFolder:
-        """The run that `name` means: a folder, `<recipe>/<id>`, an `<id>`, or a recipe, whose newest run it is then.
+        """The run that `name` means: a folder, `<recipe>/<id>`, an `<id>`, or a recipe, which means its newest run.
 
         Raises:
-            InputError: no run, or runs of several recipes, with that name.
+            InputError: no run has that name, or runs of several recipes have it.
         """
         if (Path(name) / "config.yaml").is_file():
             return cls(Path(name).absolute())
         home = Path(runs_dir).expanduser().absolute()
         named = [run for run in (home / name, *home.glob(f"*/{glob.escape(name)}")) if (run / "config.yaml").is_file()]
         if not named:
-            named = sorted((config.parent for config in (home / name).glob("*/config.yaml")), key=_written)[-1:]
-        if len(named) != 1:
-            raise InputError("no such run", [_no_single_run(name, home, named)])
-        return cls(named[0])
+            named = sorted((config.parent for config in (home / name).glob("*/config.yaml")), key=_launch_time)[-1:]
+        if len(named) == 1:
+            return cls(named[0])
+        if named:
+            meant = ", ".join(str(run.relative_to(home)) for run in sorted(named))
+            raise InputError("no such run", [Problem(f"run={name} means several runs", f"name one: {meant}")])
+        newest = sorted((config.parent for config in home.glob("*/*/config.yaml")), key=_launch_time)[-5:]
+        known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
+        remedy = f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
+        raise InputError("no such run", [Problem(f"run={name} is not a run in {home}", remedy)])
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def plan(self) -> Path:
-        return self.path / "plan.json"
-
-    @property
-    def status(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """What the watch saw and did, one JSON a line."""
-        return self.path / "events.jsonl"
-
-    @property
-    def stage_file(self) -> Path:
-        """What VeRL's trainer does at the moment; see `stages`."""
-        return self.path / ".stage.json"
-
-    @property
-    def cluster_file(self) -> Path:
-        """What Ray knows of the run's actors and nodes; see `roster`."""
-        return self.path / ".cluster.json"
-
-    def metrics_of(self, attempt: int) -> Path:
+    def attempt_metrics(self, attempt: int) -> Path:
         """Where VeRL writes in this attempt: it empties the file, so only the first one may have metrics.jsonl itself."""
         return self.metrics if attempt == 1 else self.path / f".metrics.{attempt}.jsonl"
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
     def write_config(self, verl: DictConfig) -> None:
         """Write exactly what VeRL gets."""
-        replace(self.config, OmegaConf.to_yaml(verl))
+        write_atomically(self.config, OmegaConf.to_yaml(verl))
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        replace(self.plan, json.dumps(plan, indent=2, default=str) + "\n")
+        write_atomically(self.plan, json.dumps(plan, indent=2, default=str) + "\n")
 
     def read_plan(self) -> dict[str, Any]:
         return json.loads(self.plan.read_text())
 
     def write_status(self, status: Status) -> None:
-        replace(self.status, json.dumps(asdict(status), indent=2) + "\n")
+        write_atomically(self.status, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> Status:
-        """The status; that of a run which was prepared and never started, if there is none, or none that can be read."""
+        """The status. A run without one was never started, and one that cannot be read counts as failed."""
         try:
             return Status(**json.loads(self.status.read_text()))
         except FileNotFoundError:
@@ -148,25 +126,28 @@ class RunFolder:
         self.write_status(status)
         return status
 
-    def checkpoint_step(self, stage: str) -> int:
-        """The step of the newest checkpoint with whole shards.
+    @property
+    def stage(self) -> Stage:
+        """The stage of the run, as its plan.json names it."""
+        return stage_named(self.read_plan()["stage"])
 
-        Raises:
-            InputError: there is none.
-        """
-        saved = [step for step in self.checkpoint_steps() if has_weights(self.shards(stage, step))]
+    def read_settings(self) -> Settings:
+        """The run's config, typed and under our own names."""
+        config = OmegaConf.load(self.config)
+        assert isinstance(config, DictConfig)
+        return self.stage.settings(config)
+
+    def checkpoint_step(self) -> int:
+        """The step of the newest checkpoint with whole shards. Raises InputError where there is none."""
+        saved = [step for step in self.checkpoint_steps() if has_weights(self.shards(step))]
         if not saved:
             what = f"{self.checkpoints} holds no checkpoint"
-            raise InputError("no checkpoint", [Problem(what, "set trainer.save_freq to a number of steps")])
+            raise InputError("no checkpoint", [Problem(what, f"set {Settings.key('save_every')} to a number of steps")])
         return saved[-1]
 
-    def checkpoint(self, stage: str, step: int) -> Path:
-        """The folder with the actor's shards of a step.
-
-        Raises:
-            InputError: that step was not saved.
-        """
-        folder = self.shards(stage, step)
+    def checkpoint(self, step: int) -> Path:
+        """The folder with the trained model's shards of a step. Raises InputError where the step was not saved."""
+        folder = self.shards(step)
         if not folder.is_dir():
             steps = self.checkpoint_steps()
             raise InputError("no checkpoint", [Problem(f"step {step} is not saved (any more)", f"there are: {steps}")])
@@ -174,35 +155,13 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """The steps that have a folder, whole or not."""
-        return sorted(int(path.name.rsplit("_", 1)[1]) for path in self.checkpoints.glob("global_step_*"))
+        return sorted(steps_in(self.checkpoints))
 
-    def shards(self, stage: str, step: int) -> Path:
+    def shards(self, step: int) -> Path:
         """Where the shards of the trained model lie, if the step was saved."""
-        return self.checkpoints / f"global_step_{step}" / ("actor" if stage == "rl" else "")
+        return step_folder(self.checkpoints, step) / self.stage.weights_folder
 
 
-def _written(run: Path) -> tuple[float, str]:
-    """For the newest run: when it was launched, and its name where the file system's times are coarse."""
+def _launch_time(run: Path) -> tuple[float, str]:
+    """When a run was launched; its name decides where the file system's times are coarse."""
     return (run / "config.yaml").stat().st_mtime, run.name
-
-
-def _no_single_run(name: str, home: Path, named: list[Path]) -> Problem:
-    if named:
-        meant = ", ".join(str(run.relative_to(home)) for run in sorted(named))
-        return Problem(f"run={name} means several runs", f"name one: {meant}")
-    newest = sorted((config.parent for config in home.glob("*/*/config.yaml")), key=_written)[-5:]
-    known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
-    return Problem(
-        f"run={name} is no run in {home}", f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
-    )
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a whole file or nothing: a reader never sees half of it, whoever else writes it at the same moment."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,91 +1,88 @@
-"""A sweep: `-m key=a,b other=c,d` runs one member for each combination, and ends with one table and plot of them.
+"""A sweep: `-m key=a,b other=c,d` runs one member for each combination, and ends with a table and a page of them.
 
-Hydra's sweepers choose the members (all combinations, or Optuna's next trials). Each is a process of its own, since a
-process holds one Ray and one run. Everything the sweep knows lies in `<runs_dir>/multirun/<id>/`.
+Hydra's sweepers choose the members (all combinations, or Optuna's next trials). Each runs as its own process, since a process
+holds one Ray and one run. Everything the sweep knows lies in `<runs_dir>/multirun/<id>/`.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 
 from hydra_plugins import posttrain_launcher
 from posttrain_verl import compose, overrides, paths
 from posttrain_verl.run.folder import DONE
-from posttrain_verl.run.live import say
-from posttrain_verl.sweep import results, room
-from posttrain_verl.sweep.members import Members
-from posttrain_verl.sweep.record import Member, Record, key_of, open_record, value_of
-
-Batch = Callable[[Path, list[list[str]]], list[JobReturn]]
+from posttrain_verl.sweep import members, runner, table
+from posttrain_verl.sweep.members import Member, Record, open_record, override_key, override_value
+from posttrain_verl.sweep.runner import MemberRunner
+from posttrain_verl.terminal.problem import InputError, Problem
 
 
-def run(verb: str, words: list[str], flags: list[str]) -> int:
-    """Run the sweep that `words` ask for, print its table, and return the worst exit code of its members.
+def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Callable[[Path], object]) -> int:
+    """Run the sweep that the arguments ask for, print its table, and return the worst exit code of its members.
 
-    `verb` is the module that each member runs. `posttrain.sweep=<id>` goes on with a sweep that did not end: what is
-    done is kept; its own words are taken when no others are given.
+    `verb` is the module that each member runs, and `write_page` draws the sweep in a folder. `posttrain.sweep=<id>` resumes a
+    sweep that did not end. What is done is kept, and without other overrides its own are taken.
 
     Raises:
-        InputError: words that cannot be read, or a sweep that is not there or has other words.
+        InputError: the overrides cannot be read, or the sweep does not exist or has other overrides.
     """
-    record = open_record(verb, words, flags)
-    asked = overrides.read(record.words, sweep=True)
-    compose.register_recipes(overrides.names("recipe"))
-    members, at_once = Members(record, report=say), room.at_once(record.words)
+    record = open_record(verb, arguments, flags)
+    asked = overrides.read_overrides(record.words, sweep=True)
+    compose.register_recipes(paths.names("recipe"))
+    member_runner, at_once = MemberRunner(record), runner.count_at_once(record.words)
+    given = [*asked.rewritten, *_hydra_overrides(record)]
+    worst = -math.inf if override_value(given, "hydra.sweeper.direction") == "maximize" else math.inf
 
-    hydra_words = [*asked.words, *_of_hydra(record)]
-    worst = -math.inf if value_of(hydra_words, "hydra.sweeper.direction") == "maximize" else math.inf
+    def run_batch(folder: Path, several: list[list[str]]) -> list[JobReturn]:
+        return [_job_return(member, worst) for member in member_runner.run(several, at_once)]
 
-    def batch(folder: Path, several: list[list[str]]) -> list[JobReturn]:
-        return [_returned(member, worst) for member in members.run(several, at_once)]
-
+    task: Any = run_batch
     try:
-        _through_hydra(batch, verb, hydra_words)
+        # `hydra.main` does the same with `sys.argv`, which is the caller's.
+        with hydra.initialize_config_dir(str(paths.conf_dir()), version_base=compose.VERSION_BASE):
+            entry = GlobalHydra.instance().hydra
+            assert entry is not None
+            entry.multirun("launch", task, [overrides.as_sweep(override) for override in given])
+    except HydraException as error:
+        problem = Problem(" ".join(str(error).split()), "docs/sweeps.md shows sweeps")
+        raise InputError("nothing to sweep", [problem]) from error
     finally:
         if record.members:
-            from posttrain_verl.sweep import table
-
-            table.conclude(record)
+            table.conclude_sweep(record)
+            write_page(record.folder)
     return max((member.code or 0 for member in record.members), default=0)
 
 
-def _through_hydra(batch: Batch, verb: str, words: list[str]) -> None:
-    """Let Hydra's sweeper make the members and hand them to `batch`; it reads its words from sys.argv."""
-    task: Any = batch
-    entry = hydra.main(config_path=str(paths.conf_dir()), config_name="launch", version_base=compose.VERSION_BASE)(task)
-    sys.argv = [verb, "--multirun", *map(overrides.as_sweep, words)]
-    entry()
-
-
-def _of_hydra(record: Record) -> list[str]:
-    """What Hydra is told besides the user's words: the launcher, the folder, and how Optuna searches."""
-    words = [f"hydra/launcher={posttrain_launcher.NAME}", f"hydra.sweep.dir={record.folder}"]
-    if value_of(record.words, "hydra/sweeper") == "optuna":
-        recipe = str(value_of(record.words, "recipe")).partition(",")[0]
+def _hydra_overrides(record: Record) -> list[str]:
+    """What Hydra gets besides the user's overrides: the launcher, the folder, and how Optuna searches."""
+    own = [f"hydra/launcher={posttrain_launcher.NAME}", f"hydra.sweep.dir={record.folder}"]
+    if override_value(record.words, "hydra/sweeper") == "optuna":
+        recipe = str(override_value(record.words, "recipe")).partition(",")[0]
         stage = compose.compose([f"recipe={recipe}"]).stage
-        ours = {"hydra.sweeper.direction": "maximize" if stage == "rl" else "minimize",
-                "hydra.sweeper.sampler.seed": "1"}  # so that going on with a sweep proposes the same members  # fmt: skip
-        if value_of(record.words, "hydra/sweeper/sampler"):
+        ours = {"hydra.sweeper.direction": "maximize" if stage.headline.rises else "minimize",
+                "hydra.sweeper.sampler.seed": "1"}  # so that a resumed sweep proposes the same members  # fmt: skip
+        if override_value(record.words, "hydra/sweeper/sampler"):
             ours.pop("hydra.sweeper.sampler.seed")  # not every sampler has one
-        given = {key_of(word) for word in record.words}
-        words += [f"{key}={value}" for key, value in ours.items() if key not in given]
-    return words
+        given = {override_key(override) for override in record.words}
+        own += [f"{key}={value}" for key, value in ours.items() if key not in given]
+    return own
 
 
-def _returned(member: Member, worst: float) -> JobReturn:
-    """What a sweeper that searches learns of a member: what it measured, or the worst value if it is not done.
+def _job_return(member: Member, worst: float) -> JobReturn:
+    """What a sweeper that searches learns about a member: what it measured, or the worst value if it is not done.
 
-    A trial without a value would teach it nothing, so that it proposed what fails again; and the sweeper of
-    hydra-optuna-sweeper 1.3.0 ends in an error when the last trial of a grid has none.
+    A trial without a value would teach it nothing, so that it would propose what fails again. And the sweeper of
+    hydra-optuna-sweeper 1.3.0 ends in an error when the last trial of a grid has no value.
     """
-    result = results.read(Path(member.folder)) if member.state == DONE else None
+    result = members.read_result(Path(member.folder)) if member.state == DONE else None
     ended = JobReturn(status=JobStatus.COMPLETED)
     ended.return_value = result.value if result else worst
     return ended

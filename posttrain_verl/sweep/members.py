@@ -1,102 +1,191 @@
-"""Runs the members of a sweep, so many at a time; one that fails does not end the others."""
+"""The members of a sweep: what the sweep was asked for, how each member ended, and what each member measured.
+
+The first two lie in `<runs_dir>/multirun/<id>/sweep.json`. A member measures its accuracy on the validation set, or else a loss
+or reward.
+"""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 
-from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder
-from posttrain_verl.sweep.record import Member, Record
+from omegaconf import OmegaConf
 
-STATES = {0: DONE, 130: INTERRUPTED}
+from posttrain_verl import paths
+from posttrain_verl.paths import write_atomically
+from posttrain_verl.run.folder import DONE, RUNNING, RunFolder, Status
+from posttrain_verl.run.output import MetricsTail
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verl.metrics import HEADLINES
 
-
-class Members:
-    """The processes of a sweep."""
-
-    def __init__(self, record: Record, report: Callable[[str], None]):
-        self._record, self._report = record, report
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._taken: dict[tuple[str, ...], Member] = {}
-        self._interrupted = False
-
-    def run(self, batch: list[list[str]], at_once: int) -> list[Member]:
-        """Run a member for each list of words, at most `at_once` at a time, and return them.
-
-        What is done is not repeated, nor are words that a search proposes a second time. Ctrl-C is passed to each
-        member once, and raised when all have ended.
-        """
-        new = [words for words in dict.fromkeys(map(tuple, batch)) if words not in self._taken]
-        self._taken |= {words: self._record.member(list(words)) for words in new}
-        self._record.save()
-        members = [self._taken[words] for words in new]
-        with ThreadPoolExecutor(at_once) as pool:
-            ended = [pool.submit(self._one, member, at_once > 1) for member in members if not self._is_done(member)]
-            self._wait(ended)
-        if self._interrupted:
-            raise KeyboardInterrupt
-        return [self._taken[tuple(words)] for words in batch]
-
-    def _is_done(self, member: Member) -> bool:
-        if member.state == DONE:
-            self._report(f"member {member.number} is done already: {self._named(member)}")
-        return member.state == DONE
-
-    def _wait(self, ended: list[Future[None]]) -> None:
-        while True:
-            try:
-                wait(ended)
-                break
-            except KeyboardInterrupt:
-                self._interrupted = True
-                for process in list(self._processes.values()):
-                    with suppress(ProcessLookupError):
-                        process.send_signal(signal.SIGINT)
-        for future in ended:
-            future.result()
-
-    def _one(self, member: Member, aside: bool) -> None:
-        """Run one member to its end. With others beside it, what it prints goes to a file."""
-        if self._interrupted:
-            return
-        self._report(f"member {member.number}: {self._named(member)}")
-        member.state, started = RUNNING, time.time()
-        self._record.save()
-        with ExitStack() as stack:
-            output = stack.enter_context(self._output(member).open("ab")) if aside else None
-            process = subprocess.Popen(self._command(member), stdout=output, stderr=output, start_new_session=True)
-            self._processes[member.number] = process
-            code = process.wait()
-        member.code = code if code >= 0 else 128 - code  # as a shell says it of a signal
-        member.seconds = time.time() - started
-        member.state, member.why = _came_of(member)
-        self._record.save()
-        self._report(f"member {member.number} {member.state} after {member.seconds:.0f} s {member.why}".rstrip())
-
-    def _command(self, member: Member) -> list[str]:
-        if member.goes_on:  # from its newest whole checkpoint
-            return [sys.executable, "-m", self._record.verb, f"run={member.folder}"]
-        own = f"posttrain.run_id={self._record.run_id(member)}"
-        return [sys.executable, "-m", self._record.verb, *member.overrides, own, *self._record.flags]
-
-    def _output(self, member: Member) -> Path:
-        return self._record.folder / f"member-{member.number}.txt"
-
-    def _named(self, member: Member) -> str:
-        return " ".join(self._record.swept(member) or member.overrides)
+WAITING = "waiting"
+SWEEP_FILE = "sweep.json"
 
 
-def _came_of(member: Member) -> tuple[str, str]:
-    """The state and reason that the member's run folder gives, or those of its exit code where it left none."""
+@dataclass
+class Member:
+    """One member: its overrides, the run folder of its last attempt, its state (a run's, or waiting) and exit code.
+
+    `goes_on` says that the run in `folder` began in an earlier attempt of the sweep and is resumed.
+    """
+
+    number: int
+    overrides: list[str]
+    folder: str
+    state: str = WAITING
+    code: int | None = None
+    attempt: int = 1
+    seconds: float = 0.0
+    why: str = ""
+    goes_on: bool = False
+
+
+@dataclass
+class Record:
+    """A sweep. `folder` is its own. Each member runs the module `verb` with its own of the overrides, and `flags`."""
+
+    folder: Path
+    verb: str
+    words: list[str]
+    flags: list[str] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    def save(self) -> None:
+        """Write all of sweep.json. Members that run in parallel may do so at the same moment."""
+        with self._lock:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / SWEEP_FILE, json.dumps(asdict(self), indent=2, default=str) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Record:
+        """Read a sweep. A member that was running when the sweep ended waits again, unless its run was done later."""
+        said = json.loads((folder / SWEEP_FILE).read_text())
+        members = [Member(**member) for member in said.pop("members")]
+        for member in members:
+            if member.state == RUNNING:
+                run = _run_status(member)
+                member.state, member.code = (DONE, 0) if run and run.state == DONE else (WAITING, member.code)
+        return cls(**{**said, "folder": folder, "members": members})
+
+    def swept(self, member: Member) -> list[str]:
+        """The overrides that not every member has, as they would be typed."""
+        common = set.intersection(*(set(one.overrides) for one in self.members)) if len(self.members) > 1 else set()
+        return [override.lstrip("+") for override in member.overrides if override not in common]
+
+    def member(self, overrides: list[str]) -> Member:
+        """The member with these overrides, made if there is none. Unless it is done, it is ready for another attempt."""
+        found = next((one for one in self.members if one.overrides == overrides), None)
+        if found is None:
+            found = Member(len(self.members), overrides, "")
+            self.members.append(found)
+        elif found.state != DONE:
+            found.goes_on = _run_status(found) is not None
+            if Path(found.folder).exists() and not found.goes_on:
+                found.attempt += 1
+        if found.state != DONE:
+            recipe = override_value(found.overrides, "recipe") or ""
+            found.state, found.folder = WAITING, str(self.folder.parents[1] / recipe / self.run_id(found))
+        return found
+
+    def run_id(self, member: Member) -> str:
+        attempt = f"-{member.attempt}" if member.attempt > 1 else ""
+        return f"{self.id}-{member.number}{attempt}"
+
+
+def _run_status(member: Member) -> Status | None:
+    """What the member's run folder says; None if its run never began."""
     folder = RunFolder(Path(member.folder))
-    if folder.status.exists() and member.code != 2:
-        status = folder.read_status()
-        if status.state != RUNNING:
-            return status.state, status.why
-    return STATES.get(member.code or 0, FAILED), "" if not member.code else f"exit code {member.code}"
+    return folder.read_status() if folder.status.exists() else None
+
+
+def open_record(verb: str, arguments: list[str], flags: list[str]) -> Record:
+    """The record of the sweep that the arguments ask for: a new one, or with `posttrain.sweep=<id>` an existing one.
+
+    Raises:
+        InputError: there is no such sweep, it has other overrides, or a new one would take the folder of another.
+    """
+    known = override_value(arguments, "posttrain.sweep")
+    own = [each for each in arguments if override_key(each) not in ("posttrain.sweep", "posttrain.run_id")]
+    default = OmegaConf.load(paths.conf_dir() / "launch.yaml").posttrain.runs_dir
+    home = Path(override_value(arguments, "posttrain.runs_dir") or default).expanduser().absolute() / "multirun"
+    folder = home / (known or override_value(arguments, "posttrain.run_id") or datetime.now().strftime("%Y%m%d-%H%M%S"))
+    exists = (folder / SWEEP_FILE).exists()
+    if not known:
+        if exists:
+            problem = Problem(f"{folder} holds a sweep already", f"resume it: -m posttrain.sweep={folder.name}")
+            raise InputError("nothing to sweep", [problem])
+        return Record(folder, verb, own, flags)
+    if not exists:
+        there = ", ".join(sorted(file.parent.name for file in home.glob(f"*/{SWEEP_FILE}"))) or "none"
+        raise InputError("nothing to resume", [Problem(f"{folder / SWEEP_FILE} is missing", f"there are: {there}")])
+    record = Record.load(folder)
+    if own != record.words and any(override_key(each) != "posttrain.runs_dir" for each in own):
+        what = f"the sweep {folder.name} has other overrides: {' '.join(record.words)}"
+        problem = Problem(what, f"give those, or only -m posttrain.sweep={folder.name}")
+        raise InputError("nothing to resume", [problem])
+    return record
+
+
+def override_key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def override_value(overrides: Iterable[str], key: str) -> str | None:
+    """The value that the last of the overrides gives to the key."""
+    return next((each.partition("=")[2] for each in reversed(list(overrides)) if override_key(each) == key), None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """`value` of `measure` after `step`, and whether more of it is better.
+
+    Where there was a validation, `items` holds the accuracy on each question.
+    """
+
+    measure: str
+    value: float
+    step: int
+    items: dict[str, float] = field(default_factory=dict)
+    rises: bool = True
+
+    @property
+    def goodness(self) -> float:
+        """The value, turned so that more is better."""
+        return self.value if self.rises else -self.value
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result of the run in `folder`, or None if it measured nothing.
+
+    It comes from the rollouts of the last validation, else from the metrics. VeRL writes one JSON line for each answer to
+    validation/<step>.jsonl.
+    """
+    steps = [int(file.stem) for file in folder.glob("validation/*.jsonl") if file.stem.isdigit()]
+    answers: dict[str, list[float]] = {}
+    for line in (folder / f"validation/{max(steps)}.jsonl").read_text().splitlines() if steps else ():
+        answer = json.loads(line)
+        answers.setdefault(str(answer["input"]), []).append(float(answer.get("acc", answer["score"]) >= 1.0))
+    if answers:
+        items = {question: fmean(verdicts) for question, verdicts in answers.items()}
+        return Result("accuracy", fmean(items.values()), max(steps), items)
+    run = RunFolder(folder)
+    headlines = dict.fromkeys((*([run.stage.headline] if run.plan.exists() else []), *HEADLINES))
+    last: dict[str, tuple[float, int]] = {}
+    for step, metrics in MetricsTail(run.metrics).read():
+        # VeRL writes null for a number that is not finite.
+        found = {metric.key: metrics.get(metric.key) for metric in headlines}
+        last |= {key: (float(value), step) for key, value in found.items() if value is not None}
+    return next((Result(metric.key, *last[metric.key], rises=metric.rises) for metric in headlines if metric.key in last),
+                None)  # fmt: skip

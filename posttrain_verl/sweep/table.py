@@ -1,4 +1,4 @@
-"""The end of a sweep: its members in one table and one plot, the best first, and which differences are noise."""
+"""The end of a sweep: its members in one table, the best first, and which differences are noise."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from statsmodels.stats.proportion import proportions_ztest
 
-from posttrain_verl import statistics
-from posttrain_verl.console import stdout
+from posttrain_verl import significance
 from posttrain_verl.run.folder import DONE
-from posttrain_verl.statistics import Share
-from posttrain_verl.sweep import results
-from posttrain_verl.sweep.record import Member, Record
-from posttrain_verl.sweep.results import Result
+from posttrain_verl.significance import Share
+from posttrain_verl.sweep import members
+from posttrain_verl.sweep.members import Member, Record, Result
+from posttrain_verl.terminal.console import stdout
 
 
 @dataclass(frozen=True)
 class Row:
-    """A member with what it measured; `p` is that of no difference to the best, corrected for their number (Holm)."""
+    """A member with what it measured. `p` is that of no difference to the best member, corrected by Holm's method."""
 
     member: Member
     result: Result | None
@@ -30,8 +29,8 @@ class Row:
 
     @property
     def share(self) -> Share | None:
-        """The accuracy with its interval; None of a loss or reward."""
-        return statistics.share(list(self.result.items.values())) if self.result and self.result.items else None
+        """The accuracy with its interval; None for a loss or reward."""
+        return significance.share(list(self.result.items.values())) if self.result and self.result.items else None
 
     @property
     def verdict(self) -> str:
@@ -39,30 +38,30 @@ class Row:
             return "best"
         if self.p is None:
             return "-"
-        return f"worse (p = {self.p:.2g})" if self.p < statistics.ALPHA else f"noise (p = {self.p:.2g})"
+        return f"worse (p = {self.p:.2g})" if self.p < significance.ALPHA else f"noise (p = {self.p:.2g})"
 
     @property
     def value(self) -> str:
         return "-" if self.result is None else str(self.share or f"{self.result.value:.4g}")
 
 
-def rows(record: Record) -> list[Row]:
-    """The members, the best first, those that measured nothing last; each is compared with the best."""
-    found = [(member, results.read(Path(member.folder))) for member in record.members]
+def rank_members(record: Record) -> list[Row]:
+    """The members, the best first and those that measured nothing last. Each is compared with the best."""
+    found = [(member, members.read_result(Path(member.folder))) for member in record.members]
     found.sort(key=lambda pair: (pair[1] is None, pair[1] and -pair[1].goodness, pair[0].number))
     best = found[0][1]
     if best is None:
         return [Row(member, None) for member, _ in found]
-    tests = {m.number: _p(best, result) for m, result in found[1:] if best.items and result and result.items}
-    corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
+    tests = {m.number: _p_value(best, result) for m, result in found[1:] if best.items and result and result.items}
+    corrected = dict(zip(tests, significance.holm(list(tests.values())), strict=True))
     first = Row(found[0][0], best, is_best=True)
     return [first, *(Row(member, result, corrected.get(member.number)) for member, result in found[1:])]
 
 
-def _p(best: Result, other: Result) -> float:
+def _p_value(best: Result, other: Result) -> float:
     """The p of no difference: paired on the same questions, else of two proportions (z test, by statsmodels)."""
     if best.items.keys() == other.items.keys():
-        p = statistics.paired(best.items, other.items).p
+        p = significance.paired(best.items, other.items).p
         return 0.0 if math.isnan(p) else p  # the same difference on every question
     right = [sum(result.items.values()) for result in (best, other)]
     sizes = [len(result.items) for result in (best, other)]
@@ -71,40 +70,26 @@ def _p(best: Result, other: Result) -> float:
     return float(proportions_ztest(right, sizes)[1])
 
 
-def conclude(record: Record, console: Console | None = None) -> None:
-    """Print the table and write the plot, sweep.html, into the sweep's folder."""
-    found = rows(record)
-    console = console or stdout()
-    console.print(_table(record, found), *_remarks(record, found), sep="\n")
-    from posttrain_verl.sweep import plot
-
-    plot.write(record, found, record.folder / plot.FILE)
-
-
-def _table(record: Record, found: list[Row]) -> Table:
+def conclude_sweep(record: Record, console: Console | None = None) -> None:
+    """Print the table, and what to know when reading it."""
+    found = rank_members(record)
     measures = sorted({row.result.measure for row in found if row.result}) or ["measure"]
     table = Table(title=f"sweep {record.id}: {len(found)} members")
-    for name in ("#", "words", "state", "step", ", ".join(measures), "against the best"):
+    for name in ("#", "overrides", "state", "step", ", ".join(measures), "against the best"):
         table.add_column(name, overflow="fold")
     for row in found:
         step = str(row.result.step) if row.result else "-"
         state = f"{row.member.state}: {row.member.why}" if row.member.why else row.member.state
-        words = " ".join(record.swept(row.member) or row.member.overrides)
-        table.add_row(str(row.member.number), words, state, step, row.value, row.verdict)
-    return table
-
-
-def _remarks(record: Record, found: list[Row]) -> list[str]:
+        overrides = " ".join(record.swept(row.member) or row.member.overrides)
+        table.add_row(str(row.member.number), overrides, state, step, row.value, row.verdict)
     remarks = []
     if any(row.p is not None for row in found):
-        remarks.append(
-            "95 % Wilson intervals; tests paired on the same questions, corrected for the number of members (Holm)."
-        )
-        remarks.append("The best of several is flattered by chance: confirm it on questions it was not chosen on.")
+        remarks = [
+            "95 % Wilson intervals; tests paired on the same questions, corrected for the number of members (Holm).",
+            "The best of several is flattered by chance: confirm it on questions it was not chosen on.",
+        ]
     elif any(row.result for row in found):
-        remarks.append(
-            "One number a run has no interval: repeat members with other seeds before believing a difference."
-        )
+        remarks = ["One number a run has no interval: repeat members with other seeds before believing a difference."]
     if undone := sum(row.member.state != DONE for row in found):
-        remarks.append(f"{undone} not done; go on with them: -m posttrain.sweep={record.id}")
-    return remarks
+        remarks.append(f"{undone} not done; resume them: -m posttrain.sweep={record.id}")
+    (console or stdout()).print(table, *remarks, sep="\n")

@@ -24,7 +24,7 @@ def frugal_log_probabilities(original: Callable[..., Any]) -> Callable[..., Any]
     def logprobs_from_logits(logits: Any, labels: Any, inplace_backward: bool = True) -> Any:
         from verl.utils import torch_functional
 
-        from posttrain_verl.verl.log_probabilities import log_probabilities
+        from posttrain_verl.verl.packed_rows import log_probabilities
 
         if torch_functional.FLAH_ATTN_CROSS_ENTROPY_LOSS_AVAILABLE:
             return original(logits, labels, inplace_backward)
@@ -71,11 +71,6 @@ def attention_stays_out_of_checkpoints(original: Callable[..., None]) -> Callabl
 PATCHES: list[Patch] = [frugal_log_probabilities, critic_with_configured_attention, attention_stays_out_of_checkpoints]
 
 
-def _register_attention(_: Any) -> None:
-    from posttrain_verl.verl.varlen import register
-
-    register()
-
-
 apply_on_import(PATCHES)
-wrapt.register_post_import_hook(_register_attention, "transformers.modeling_utils")
+# By its dotted name: packed_rows imports torch.
+wrapt.register_post_import_hook("posttrain_verl.verl.packed_rows:register_varlen", "transformers.modeling_utils")

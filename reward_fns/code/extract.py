@@ -8,14 +8,12 @@ hold itself. A fence that is never closed counts up to the end of the text. With
 first line that opens like code and ends where prose begins.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 
-from reward_fns.math.extract import END_OF_TURN, after_thought
+from reward_fns.text import after_thought, first_turn
 
-MAX_PROGRAM = 200_000  # characters; what is longer is no answer to an exercise
+MAX_PROGRAM = 200_000  # characters; what is longer is not an answer to an exercise
 FENCE = re.compile(
     r"(?:^(?P<indent>[ \t]*)(?P<fence>`{3,12}(?!`)|~{3,12}(?!~))|(?<=\S)[ \t]+(?P<inline>```)(?=py))"
     r"[ \t]*\{?\.?(?P<label>[\w+#.-]*+)[^\n]*+\n"
@@ -39,6 +37,9 @@ BINDS = re.compile(
     r"|^from[ \t]+[\w.]+[ \t]+import[ \t]+\(?([\w, \t]+)",
     re.MULTILINE,
 )
+# The marks of MBPP's prompt, at the ends of a line: a program may print them.
+BEGIN = re.compile(r"^[ \t]*\[BEGIN\]", re.MULTILINE)
+DONE = re.compile(r"^[ \t]*\[DONE\]|\[DONE\][ \t]*$", re.MULTILINE)
 USES = re.compile(r"(?<![\w.])(\w+)[ \t]*[.(]")
 
 
@@ -51,26 +52,28 @@ class Source:
     label: str = ""
 
 
-def program(response: str, entry_point: str = "", language: str = "python") -> Source:
-    """The program of a completion; empty when there is none."""
-    text = after_thought(response).replace("\r\n", "\n")
-    marker = END_OF_TURN.search(text)
-    text = text[: marker.start()] if marker and text[: marker.start()].strip() else text
-    found = [block for block in blocks(text) if block.text.strip() and spoken_in(block.label, language)]
-    chosen = choose(found, entry_point)
+def extract_program(response: str, entry_point: str = "", language: str = "python") -> Source:
+    text = first_turn(after_thought(response)).replace("\r\n", "\n")
+    found = []
+    for block in fenced_blocks(text):
+        label = ALIASES.get(block.label, block.label)
+        spoken = PYTHON.fullmatch(label) is not None if language == "python" else label in ("", language)
+        if spoken and block.text.strip():
+            found.append(block)
+    chosen = choose_block(found, entry_point)
     if chosen and language == "python":
         chosen = with_what_it_uses(chosen, found[: found.index(chosen)])
-    source = chosen or Source(loose(text))
+    source = chosen or Source(unfenced_code(text))
     return source if len(source.text) <= MAX_PROGRAM else Source()
 
 
-def blocks(text: str, *, nested: bool = False) -> list[Source]:
+def fenced_blocks(text: str, *, nested: bool = False) -> list[Source]:
     """Every fenced block, those inside a Markdown block in its place."""
     found = []
     for match in FENCE.finditer(text):
         code, label = match["code"], match["label"].lower()
         if label in ("markdown", "md") and not nested:
-            found += blocks(code, nested=True)
+            found += fenced_blocks(code, nested=True)
             continue
         if match["indent"]:  # a block inside a list
             code = re.sub(f"^{match['indent']}", "", code, flags=re.MULTILINE)
@@ -78,28 +81,24 @@ def blocks(text: str, *, nested: bool = False) -> list[Source]:
     return found
 
 
-def spoken_in(label: str, language: str) -> bool:
-    label = ALIASES.get(label, label)
-    return PYTHON.fullmatch(label) is not None if language == "python" else label in ("", language)
-
-
 def with_what_it_uses(chosen: Source, earlier: list[Source]) -> Source:
     """`chosen` behind the earlier blocks that bind names which it calls or takes attributes of and does not bind."""
-    text, has, uses = chosen.text, bound(chosen.text), set(USES.findall(chosen.text))
+    text, has, uses = chosen.text, bound_names(chosen.text), set(USES.findall(chosen.text))
     for block in reversed(earlier):
-        if (bound(block.text) - has) & uses:
+        binds = bound_names(block.text)
+        if (binds - has) & uses:
             text = f"{block.text.rstrip()}\n\n{text}"
-            has |= bound(block.text)
+            has |= binds
             uses |= set(USES.findall(block.text))
     return replace(chosen, text=text)
 
 
-def bound(code: str) -> set[str]:
+def bound_names(code: str) -> set[str]:
     """The functions, classes and modules that a block binds at its top level."""
     return {name for groups in BINDS.findall(code) for name in re.findall(r"\w+", " ".join(groups))} - {"as"}
 
 
-def choose(found: list[Source], entry_point: str) -> Source | None:
+def choose_block(found: list[Source], entry_point: str) -> Source | None:
     """The last block that defines the entry point (without one: that reads input), else that defines anything, else
     that holds code, else the last."""
     if not found:
@@ -114,21 +113,16 @@ def choose(found: list[Source], entry_point: str) -> Source | None:
     return labelled[-1]
 
 
-def loose(text: str) -> str:
+def unfenced_code(text: str) -> str:
     """Code that stands in prose without a fence: from the first line of code to the first line of prose after it."""
-    lines = text.replace("[BEGIN]", "").split("[DONE]")[0].splitlines()
+    lines = DONE.split(BEGIN.sub("", text))[0].splitlines()
     start = next((i for i, line in enumerate(lines) if CODE_LINE.match(line)), None)
     if start is None:
         return text if text.lstrip("\n")[:1] in (" ", "\t") else ""  # the bare body of a function
-    body = lines[start:]
-    return "\n".join(body[: prose_start(body)]) + "\n"
-
-
-def prose_start(lines: list[str]) -> int:
-    """Index of the first line of prose outside a triple-quoted string."""
-    quoted = False
-    for i, line in enumerate(lines):
+    body, quoted = [], False  # whether the line stands in a triple-quoted string
+    for line in lines[start:]:
         if not quoted and PROSE_LINE.match(line) and not CODE_LINE.match(line):
-            return i
+            break
         quoted ^= (line.count('"""') + line.count("'''")) % 2 == 1
-    return len(lines)
+        body.append(line)
+    return "\n".join(body) + "\n"

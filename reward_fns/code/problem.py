@@ -7,19 +7,18 @@
   (HumanEval), `{"assert_case": [...]}`, `{"functional": code}`, or bare code that asserts
 """
 
-from __future__ import annotations
-
 import ast
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from reward_fns.code.inside.judge import BUILTINS, defined, outermost_calls
+from reward_fns.code.inside.judge import BUILTINS, defined_names, outermost_calls
 
 
 class BadTests(ValueError):
-    """The ground truth is no test that this module knows. A fault of the data, not of any answer."""
+    """The ground truth is not a test that this module knows. A fault of the data, not of any answer."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,22 @@ class Problem:
     language: str = "python"
 
 
-def read(ground_truth: object) -> Problem:
+def read_problem(ground_truth: object) -> Problem:
     """The problem of a ground truth: JSON text, the same as data, or test code. Raises BadTests."""
-    if isinstance(ground_truth, str):
-        return read_text(ground_truth)
-    return parse(ground_truth)
+    return read_problem_text(ground_truth) if isinstance(ground_truth, str) else parse_problem(ground_truth)
 
 
 @lru_cache(maxsize=256)
-def read_text(text: str) -> Problem:
+def read_problem_text(text: str) -> Problem:
     """A prompt's tests are asked for once per rollout: read them once."""
     try:
         data = json.loads(text)
     except ValueError:
         data = {"functional": text} if "assert" in text else None
-    return parse(data)
+    return parse_problem(data)
 
 
-def parse(data: object) -> Problem:
+def parse_problem(data: object) -> Problem:
     if isinstance(data, list) and data and all(isinstance(row, str) for row in data):
         data = {"test_list": data}
     if isinstance(data, list) and data and all(isinstance(row, dict) and "input" in row for row in data):
@@ -76,12 +73,12 @@ def from_pairs(data: dict[str, object]) -> Problem:
         raise BadTests(f"{len(inputs)} inputs, but {len(outputs)} outputs")
     name = str(data.get("fn_name") or "")
     if name:
-        return Problem("call", tuple((arguments(i), o) for i, o in zip(inputs, outputs, strict=True)), name)
+        return Problem("call", tuple((call_arguments(i), o) for i, o in zip(inputs, outputs, strict=True)), name)
     pairs = tuple((as_text(i), as_text(o)) for i, o in zip(inputs, outputs, strict=True))
     return Problem("stdio", pairs, language=str(data.get("language") or "python").lower())
 
 
-def arguments(value: object) -> list[object]:
+def call_arguments(value: object) -> list[object]:
     """An argument list: as data, or as LiveCodeBench writes it, one JSON value a line."""
     if isinstance(value, str):
         return [json.loads(line) for line in value.splitlines() if line.strip()]
@@ -100,43 +97,34 @@ def from_rows(rows: list[dict[str, object]]) -> Problem:
     return from_pairs({**data, "fn_name": name} if name else data)
 
 
-def from_mbpp(data: dict[str, object]) -> Problem:
-    tests = [str(test) for test in data["test_list"]]  # type: ignore[attr-defined]
+def from_test_list(data: dict[str, object]) -> Problem:
+    given = data["test_list"] if "test_list" in data else data["assert_case"]
+    tests = [str(test) for test in given]  # type: ignore[attr-defined]
     imports = "\n".join(data.get("test_imports") or [])  # type: ignore[arg-type]
     setup = f"{imports}\n{data.get('test_setup_code') or ''}".strip()
-    return Problem("assert", tuple(tests), str(data.get("entry_point") or tested(tests)), setup)
+    entry_point = data.get("fn_name") or data.get("entry_point") or tested_function(tests)
+    return Problem("assert", tuple(tests), str(entry_point), setup)
 
 
 def from_humaneval(data: dict[str, object]) -> Problem:
-    entry, prompt = str(data["entry_point"]), str(data.get("prompt") or "")
-    return Problem("assert", (str(data["test"]),), entry, given(prompt, entry), prompt)
-
-
-def given(prompt: str, entry_point: str) -> str:
-    """What the prompt defines besides the wanted function: it belongs to the tests, and the answer cannot change it."""
-    try:
+    """What the prompt defines besides the wanted function belongs to the tests, and the answer cannot change it."""
+    entry, prompt, setup = str(data["entry_point"]), str(data.get("prompt") or ""), ""
+    with suppress(SyntaxError):
         tree = ast.parse(f"{prompt.rstrip()}\n    pass\n")
-    except SyntaxError:
-        return ""
-    kept = [node for node in tree.body if getattr(node, "name", "") != entry_point]
-    return ast.unparse(ast.Module(kept, []))
-
-
-def from_assertions(data: dict[str, object]) -> Problem:
-    tests = [str(test) for test in data["assert_case"]]  # type: ignore[attr-defined]
-    return Problem("assert", tuple(tests), str(data.get("fn_name") or data.get("entry_point") or tested(tests)))
+        setup = ast.unparse(ast.Module([node for node in tree.body if getattr(node, "name", "") != entry], []))
+    return Problem("assert", (str(data["test"]),), entry, setup, prompt)
 
 
 def from_code(data: dict[str, object]) -> Problem:
     """Code that asserts: one test, or one for each assertion when it is nothing but assertions."""
     code = str(data["functional"])
-    entry_point = str(data.get("entry_point") or tested([code]))
+    entry_point = str(data.get("entry_point") or tested_function([code]))
     statements = ast.parse(code).body
     alone = all(isinstance(statement, ast.Assert) for statement in statements)
     return Problem("assert", tuple(map(ast.unparse, statements)) if alone else (code,), entry_point)
 
 
-def tested(tests: list[str]) -> str:
+def tested_function(tests: list[str]) -> str:
     """The one function under test, or "" when there is no single one: what assertions call first, else what they call
     at all. A built-in name counts only where nothing else is called (MBPP has exercises that ask for a `sum`)."""
     try:
@@ -144,22 +132,18 @@ def tested(tests: list[str]) -> str:
     except SyntaxError as error:
         raise BadTests(f"a test is no Python: {error}") from error
     outermost = {name for tree in trees for name in outermost_calls(tree)}
-    called = {
-        node.func.id
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    for names in (outermost - BUILTINS, called - BUILTINS - defined(trees), outermost):
+    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {function.id for function in calls if isinstance(function, ast.Name)}
+    for names in (outermost - BUILTINS, called - BUILTINS - defined_names(trees), outermost):
         if names:
             return names.pop() if len(names) == 1 else ""
     return ""
 
 
 READERS = (
-    (("test_list",), from_mbpp),
+    (("test_list",), from_test_list),
     (("test", "entry_point"), from_humaneval),
     (("inputs", "outputs"), from_pairs),
-    (("assert_case",), from_assertions),
+    (("assert_case",), from_test_list),
     (("functional",), from_code),
 )

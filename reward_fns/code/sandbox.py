@@ -1,13 +1,13 @@
-"""A pool of warm sandboxes for programs that are not trusted.
+"""A pool of warm sandboxes for programs that are not trusted, and the packages that a sandbox can show.
 
-A sandbox is bubblewrap (own user, mount, process, network and IPC namespaces; the interpreter read-only and nothing
-else of the machine) around a warm Python that forks a further confined process per program (`inside/`). What a program
-wrote, started or allocated ends with it. Without bubblewrap a program runs under resource limits alone, and only when
-the user says so: it then can read what this user can read, and reach the network.
+A sandbox is bubblewrap (own user, mount, process, network and IPC namespaces; the interpreter read-only and nothing else of the
+machine) around a warm Python that forks a further confined process per program (`inside/`). What a program wrote, started or
+allocated ends with it. Besides the standard library a sandbox shows only packages that are named here, read-only, and only when a
+reward asks for them: the tests of EvalPlus compare with numpy. Without bubblewrap a program runs under resource limits alone, and
+only when the user says so: it can then read what this user can read, and reach the network.
 """
 
-from __future__ import annotations
-
+import importlib.util
 import json
 import os
 import select
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +25,27 @@ from pathlib import Path
 from typing import Any
 
 from reward_fns.code import cores
-from reward_fns.code import packages as shown_packages
 from reward_fns.forkserver import ForkServer
+
+PACKAGE_FOLDERS = {"numpy": ("numpy", "numpy.libs")}  # each package, and what its wheel puts beside it
+PACKAGES_INSIDE = "/packages"
+
+
+def check_packages(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in order, each once. Raises ValueError for one that no sandbox shows."""
+    wanted = tuple(sorted(set(names)))
+    if unknown := [name for name in wanted if name not in PACKAGE_FOLDERS]:
+        raise ValueError(f"packages={unknown}: a sandbox shows only {', '.join(PACKAGE_FOLDERS)}")
+    return wanted
+
+
+def package_site(name: str) -> Path:
+    """The folder that holds the package. Raises ModuleNotFoundError when it is not installed."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{name} is not installed", name=name)
+    return Path(spec.origin).parents[1]
+
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PROGRAMS_PER_SANDBOX = 1000
@@ -46,6 +65,13 @@ ALLOW_UNISOLATED = "POSTTRAIN_ALLOW_UNISOLATED_CODE"
 
 class SandboxUnavailable(RuntimeError):
     """Model code cannot be isolated on this machine. The message says why and what to do."""
+
+    def __init__(self, reason: str):
+        super().__init__(
+            f"{reason}. Model code is not run unisolated. Install it (apt-get install bubblewrap) and allow user "
+            "namespaces, or grade on a SandboxFusion server (sandbox_url=...), or accept that model code runs with "
+            f"this user's rights: {ALLOW_UNISOLATED}=1"
+        )
 
 
 class SandboxError(RuntimeError):
@@ -80,8 +106,10 @@ class Sandbox:
     """One warm sandbox; one program at a time."""
 
     def __init__(self, isolation: str, packages: tuple[str, ...] = ()):
-        variables = ENVIRONMENT | (shown_packages.ONE_THREAD if packages else {})
-        self.server = ForkServer(lambda fd: command(isolation, fd, packages), env=variables, **privileges(isolation))
+        # A program's matrix product takes one core, as the program does.
+        variables = ENVIRONMENT | ({"OPENBLAS_NUM_THREADS": "1"} if packages else {})
+        rights = process_privileges(isolation)
+        self.server = ForkServer(lambda fd: sandbox_command(isolation, fd, packages), env=variables, **rights)
         self.programs = 0
 
     def start(self, kind: bytes, fds: list[int], limits: Limits) -> socket.socket:
@@ -96,7 +124,14 @@ class Sandbox:
         with ExitStack() as stack:
             files = [stack.enter_context(memory_file(text)) for text in (source, stdin, "", "")]
             status = stack.enter_context(self.start(b"script", files, limits))
-            report = wait(status, limits.wall + GRACE_SECONDS)
+            status.settimeout(limits.wall + GRACE_SECONDS)
+            try:
+                data = status.recv(4096)
+            except TimeoutError as error:
+                raise SandboxError(f"no report within {limits.wall + GRACE_SECONDS:g} s") from error
+            if not data:
+                raise SandboxError("the sandbox ended without a report")
+            report = json.loads(data)
             out, err = read_file(files[2], limits.output), read_file(files[3], 2000)
         return Run(int(str(report["code"])), str(report["why"]), out, err)
 
@@ -111,39 +146,16 @@ class Sandbox:
             with left, right:
                 program = stack.enter_context(self.start(b"program", [code, left.fileno()], limits))
                 judged = stack.enter_context(self.start(b"judge", [tests, right.fileno(), out], limits))
-            closed(judged, limits.wall + GRACE_SECONDS)
-            verdict = read_file(out, limits.output)
-            stopped = ended(program)
+            if not select.select([judged], [], [], limits.wall + GRACE_SECONDS)[0]:
+                raise SandboxError(f"the judge did not end within {limits.wall + GRACE_SECONDS:g} s")
+            verdict, stopped = read_file(out, limits.output), ""
+            if select.select([program], [], [], 0)[0]:  # the keeper has reported: a limit may have ended the program
+                stopped = str(json.loads(program.recv(4096) or b"{}").get("why", ""))
         if verdict:
             return dict(json.loads(verdict))
         if stopped or time.monotonic() - begin >= limits.wall:
             return {"passed": [], "why": f"{stopped or 'time'} limit", "unsupported": False}
         raise SandboxError("the judge ended without a verdict")
-
-
-def closed(status: socket.socket, seconds: float) -> None:
-    """Wait for the end of the process that holds the other end. Raises SandboxError."""
-    if not select.select([status], [], [], seconds)[0]:
-        raise SandboxError(f"the judge did not end within {seconds:g} s")
-
-
-def ended(status: socket.socket) -> str:
-    """Why a limit ended the program by now, or ""."""
-    if not select.select([status], [], [], 0)[0]:
-        return ""
-    return str(json.loads(status.recv(4096) or b"{}").get("why", ""))
-
-
-def wait(status: socket.socket, seconds: float) -> dict[str, object]:
-    """The keeper's report. Raises SandboxError when it is gone or silent."""
-    status.settimeout(seconds)
-    try:
-        data = status.recv(4096)
-    except TimeoutError as error:
-        raise SandboxError(f"no report within {seconds:g} s") from error
-    if not data:
-        raise SandboxError("the sandbox ended without a report")
-    return dict(json.loads(data))
 
 
 @contextmanager
@@ -164,74 +176,64 @@ def read_file(fd: int, limit: int) -> str:
     return os.pread(fd, limit, 0).decode("utf-8", "replace")
 
 
-def privileges(isolation: str) -> dict[str, Any]:
+def process_privileges(isolation: str) -> dict[str, Any]:
     if isolation == "bwrap" and os.geteuid() == 0:
         return {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
     return {}
 
 
-def command(isolation: str, fd: int, packages: tuple[str, ...] = ()) -> list[str]:
-    """The argument vector of a warm sandbox with control socket `fd`."""
+def sandbox_command(isolation: str, fd: int, packages: tuple[str, ...] = ()) -> list[str]:
     named = " ".join(packages)
     if isolation == "bwrap":
-        python = interpreter(packages)
-        folders = ["/sandbox", *([shown_packages.INSIDE] if packages else [])]
-        return [*walls(python, packages), python, "-I", "-S", "-c", START, str(fd), isolation, named, *folders]
-    folders = [str(PACKAGE.parent), *(str(shown_packages.site(name)) for name in packages)]
+        python = find_interpreter(packages)
+        folders = ["/sandbox", *([PACKAGES_INSIDE] if packages else [])]
+        return [*sandbox_walls(python, packages), python, "-I", "-S", "-c", START, str(fd), isolation, named, *folders]
+    folders = [str(PACKAGE.parent), *(str(package_site(name)) for name in packages)]
     return [sys.executable, "-P", "-S", "-c", START, str(fd), isolation, named, *folders]
 
 
-def walls(python: str, packages: tuple[str, ...] = ()) -> list[str]:
+def sandbox_walls(python: str, packages: tuple[str, ...] = ()) -> list[str]:
     """bubblewrap and what it shows of the machine: /usr, the interpreter's folder, the sandbox's own code, the packages."""
     folder = str(Path(python).parents[1])
-    shown = [] if folder.startswith("/usr") else ["--ro-bind", folder, folder]
-    inside = [("forkserver.py", "forkserver.py"), ("code/inside", "code/inside")]
-    for source, target in inside:
-        shown += ["--ro-bind", str(PACKAGE / source), f"/sandbox/reward_fns/{target}"]
-    links = [(name, f"usr/{name}") for name in ("bin", "sbin", "lib", "lib64") if Path(f"/{name}").exists()]
-    return [
-        shutil.which("bwrap") or "bwrap",
-        *WALLS.split(),
-        *(part for name, target in links for part in ("--symlink", target, f"/{name}")),
-        *shown,
-        *shown_packages.mounts(packages),
-        *ROOMS.split(),
-    ]
+    command = [shutil.which("bwrap") or "bwrap", *WALLS.split()]
+    for name in ("bin", "sbin", "lib", "lib64"):
+        command += ["--symlink", f"usr/{name}", f"/{name}"] if Path(f"/{name}").exists() else []
+    command += [] if folder.startswith("/usr") else ["--ro-bind", folder, folder]
+    for name in ("forkserver.py", "code/inside"):
+        command += ["--ro-bind", str(PACKAGE / name), f"/sandbox/reward_fns/{name}"]
+    for name in packages:
+        for part in PACKAGE_FOLDERS[name]:
+            if (source := package_site(name) / part).is_dir():
+                command += ["--ro-bind", str(source), f"{PACKAGES_INSIDE}/{part}"]
+    return command + ROOMS.split()
 
 
 @lru_cache(maxsize=8)
-def interpreter(packages: tuple[str, ...] = ()) -> str:
-    """A Python that starts inside the sandbox and imports the packages: this one's own base, else the system's.
+def find_interpreter(packages: tuple[str, ...] = ()) -> str:
+    """A Python that starts inside the sandbox, imports the packages and can be confined: this one's own base, else the system's.
 
     Raises SandboxUnavailable."""
     if shutil.which("bwrap") is None:
-        raise SandboxUnavailable(unavailable("bubblewrap is not installed"))
-    imports = f"import sys; sys.path.append({shown_packages.INSIDE!r}); import {', '.join(('sys', *packages))}"
+        raise SandboxUnavailable("bubblewrap is not installed")
+    imports = f"import sys; sys.path += ['/sandbox', {PACKAGES_INSIDE!r}]; import {', '.join(('sys', *packages))}"
+    confine = "from reward_fns.code.inside import confine; confine.drop_capabilities(); confine.refuse_system_calls()"
     seen = []
     for python in dict.fromkeys((os.path.realpath(sys.executable), "/usr/bin/python3")):
         probe = subprocess.run(
-            [*walls(python, packages), python, "-I", "-S", "-c", imports],
-            capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False, **privileges("bwrap"),
+            [*sandbox_walls(python, packages), python, "-I", "-S", "-c", f"{imports}; {confine}"],
+            capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False, **process_privileges("bwrap"),
         )  # fmt: skip
         if probe.returncode == 0:
             return python
         seen.append(f"{python}: {probe.stderr.strip()[-300:]}")
     what = f" with {', '.join(packages)}" if packages else ""
-    raise SandboxUnavailable(unavailable(f"bubblewrap cannot start a Python{what} here: " + "; ".join(seen)))
-
-
-def unavailable(reason: str) -> str:
-    return (
-        f"{reason}. Model code is not run unisolated. Install it (apt-get install bubblewrap) and allow user "
-        "namespaces, or grade on a SandboxFusion server (sandbox_url=...), or accept that model code runs with "
-        f"this user's rights: {ALLOW_UNISOLATED}=1"
-    )
+    raise SandboxUnavailable(f"bubblewrap cannot start a confined Python{what} here: " + "; ".join(seen))
 
 
 def isolation_here(packages: tuple[str, ...] = ()) -> str:
     """ "bwrap", or "none" when the user allowed it and bubblewrap does not work. Raises SandboxUnavailable."""
     try:
-        interpreter(packages)
+        find_interpreter(packages)
     except SandboxUnavailable:
         if os.environ.get(ALLOW_UNISOLATED) == "1":
             return "none"
@@ -247,7 +249,7 @@ class SandboxPool:
     def __init__(self, size: int | None = None, isolation: str | None = None, packages: tuple[str, ...] = ()):
         self.packages = packages
         self.isolation = isolation or isolation_here(packages)
-        self._slots = threading.BoundedSemaphore(size or cores.share())
+        self._slots = threading.BoundedSemaphore(size or cores.core_share())
         self._idle: list[Sandbox] = []
 
     @contextmanager

@@ -6,15 +6,13 @@ points, which tells polynomials apart with certainty for all practical degrees),
 None wherever LaTeX is ambiguous or math-verify has a rule of its own, and math-verify then decides.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
-from reward_fns.math import numbers
+from reward_fns.math import notation
 
 Value = Fraction | float
 
@@ -44,28 +42,16 @@ class Unclear(ValueError):
     """Outside the little language that is read here."""
 
 
-def equal(gold: str, answer: str) -> bool | None:
+def equal_formulas(gold: str, answer: str) -> bool | None:
     """Whether two formulas are equal; None when this module cannot tell."""
     if max(len(gold), len(answer)) > MAX_CHARACTERS:
         return None
-    gold, answer = normal(gold), normal(answer)
-    if gold == answer or normal(TEXT.sub(r"\1", gold)) == normal(TEXT.sub(r"\1", answer)):
+    gold, answer = normal_form(gold), normal_form(answer)
+    if gold == answer or normal_form(TEXT.sub(r"\1", gold)) == normal_form(TEXT.sub(r"\1", answer)):
         return bool(gold) or None
     if RELATION.search(gold) or RELATION.search(answer):
         return None
-    return same_structure(gold, answer)
-
-
-def normal(text: str) -> str:
-    """`text` without delimiters, sizes, spacing and final punctuation."""
-    text = numbers.unwrap(text.strip().rstrip(".,;"))
-    for pattern, replacement in NORMAL:
-        text = pattern.sub(replacement, text)
-    return text.strip().rstrip(".,;")
-
-
-def same_structure(gold: str, answer: str) -> bool | None:
-    (opened, theirs), (given, mine) = parts(gold), parts(answer)
+    (opened, theirs), (given, mine) = split_parts(gold), split_parts(answer)
     if len(theirs) == len(mine) == 1 and opened == given == "":
         return same_value(gold, answer)
     if opened != given and len(opened) == len(given) == 2 and len(theirs) == len(mine) == 2:
@@ -80,6 +66,14 @@ def same_structure(gold: str, answer: str) -> bool | None:
     return False if False in verdicts else None if None in verdicts else True
 
 
+def normal_form(text: str) -> str:
+    """`text` without delimiters, sizes, spacing and final punctuation."""
+    text = notation.strip_wrappers(text.strip().rstrip(".,;"))
+    for pattern, replacement in NORMAL:
+        text = pattern.sub(replacement, text)
+    return text.strip().rstrip(".,;")
+
+
 def one_equal(gold: str, answer: str) -> bool | None:
     return True if gold == answer else same_value(gold, answer)
 
@@ -92,19 +86,19 @@ def same_elements(gold: list[str], answer: list[str]) -> bool | None:
     return all(any(row) for row in table) and all(any(column) for column in zip(*table, strict=True))
 
 
-def parts(text: str) -> tuple[str, list[str]]:
+def split_parts(text: str) -> tuple[str, list[str]]:
     """(brackets, elements): "(]" for an interval, "list" for bare elements, "" for a single value."""
     for opening in BRACKETS:
         for closing in BRACKETS.values():
             if text.startswith(opening) and text.endswith(closing):
-                inside = elements(text[len(opening) : -len(closing)])
+                inside = split_elements(text[len(opening) : -len(closing)])
                 if inside is not None and (len(inside) > 1 or opening == r"\{"):
                     return opening + closing, inside
-    bare = elements(text)
+    bare = split_elements(text)
     return ("list", bare) if bare and len(bare) > 1 else ("", [text])
 
 
-def elements(text: str) -> list[str] | None:
+def split_elements(text: str) -> list[str] | None:
     """`text` split at the commas outside brackets; None when its brackets do not match."""
     found, depth, start = [], 0, 0
     for i, character in enumerate(text):
@@ -122,29 +116,27 @@ def elements(text: str) -> list[str] | None:
 
 def same_value(gold: str, answer: str) -> bool | None:
     """By value at every point: exactly for rationals. Decimals that are not exactly equal are math-verify's case."""
-    left, right = numbers.read(gold), numbers.read(answer)
+    left, right = notation.read_number(gold), notation.read_number(answer)
     if left is not None and right is not None:
-        return numbers.equal(left, right)
-    theirs, mine = values(gold), values(answer)
+        return notation.equal_numbers(left, right)
+    theirs, mine = formula_values(gold), formula_values(answer)
     if theirs is None or mine is None:
         return None
-    verdicts = [close(a, b) for a, b in zip(theirs, mine, strict=True)]
+    verdicts = [close_values(a, b) for a, b in zip(theirs, mine, strict=True)]
     if None in verdicts or not all(verdicts):
         return None if None in verdicts or "." in gold + answer else False
     return True
 
 
-def close(a: Value, b: Value) -> bool | None:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    if math.isinf(a) or math.isinf(b):
+def close_values(a: Value, b: Value) -> bool | None:
+    if (isinstance(a, Fraction) and isinstance(b, Fraction)) or math.isinf(a) or math.isinf(b):
         return a == b
     distance = abs(float(a) - float(b)) / max(1.0, abs(float(a)), abs(float(b)))
     return True if distance < EQUAL else False if distance > APART else None
 
 
 @lru_cache(maxsize=4096)
-def values(text: str) -> tuple[Value, ...] | None:
+def formula_values(text: str) -> tuple[Value, ...] | None:
     """The value of `text` at each point, None when it cannot be read with certainty."""
     tokens = TOKEN.findall(text)
     if "".join(tokens) != text or not tokens:
@@ -181,15 +173,11 @@ class Reader:
         return token
 
     def sum(self) -> Value:
-        value = self.signed()
+        sign = self.take() if self.next() in ("+", "-") else "+"
+        value = self.product() if sign == "+" else -self.product()
         while self.next() in ("+", "-"):
             value = value + self.product() if self.take() == "+" else value - self.product()
         return value
-
-    def signed(self) -> Value:
-        if self.next() in ("+", "-"):
-            return self.product() if self.take() == "+" else -self.product()
-        return self.product()
 
     def product(self) -> Value:
         value = self.power()
@@ -204,18 +192,18 @@ class Reader:
         return value
 
     def power(self) -> Value:
-        base = self.atom()
+        base = self.read_atom()
         if self.next() != "^":
             return base
         self.take()
         if self.next()[:1].isdigit() and len(self.next()) > 1:
             raise Unclear  # x^23 is x^2 times 3 in LaTeX, and the twenty-third power to people
-        exponent = self.atom()
+        exponent = self.read_atom()
         if self.next() == "^":
             raise Unclear
-        return raised(base, exponent)
+        return raise_power(base, exponent)
 
-    def atom(self) -> Value:
+    def read_atom(self) -> Value:
         token = self.take()
         if token[0].isdigit() or token[0] == ".":
             return Fraction(token)
@@ -228,28 +216,23 @@ class Reader:
             return value
         if token in (r"\pi", r"\infty"):
             return math.pi if token == r"\pi" else math.inf
-        return self.command(token)
-
-    def command(self, token: str) -> Value:
         if token == r"\frac":
-            above, below = self.argument(), self.argument()
+            above, below = self.read_argument(), self.read_argument()
             return above / below
         if token == r"\sqrt":
-            degree: Value = Fraction(2)
-            if self.next() == "[":
-                degree = self.atom()
-            return raised(self.argument(), 1 / degree)
+            degree = self.read_atom() if self.next() == "[" else Fraction(2)
+            return raise_power(self.read_argument(), 1 / degree)
         raise Unclear
 
-    def argument(self) -> Value:
+    def read_argument(self) -> Value:
         """A braced group, or the single digit that LaTeX takes without braces (the rest goes back)."""
         token = self.next()
         if token.isdigit() and len(token) > 1:
             self.tokens = [*self.tokens[: self.at], token[0], token[1:], *self.tokens[self.at + 1 :]]
-        return self.atom()
+        return self.read_atom()
 
 
-def raised(base: Value, exponent: Value) -> Value:
+def raise_power(base: Value, exponent: Value) -> Value:
     """`base` to the power `exponent`: exact where both are rational and the result is, else floating point."""
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
@@ -257,13 +240,10 @@ def raised(base: Value, exponent: Value) -> Value:
             if size > MAX_POWER_BITS:
                 raise Unclear
             return base**exponent.numerator
-        if base >= 0 and exponent == Fraction(1, 2) and (exact := exact_root(base)) is not None:
-            return exact
+        if base >= 0 and exponent == Fraction(1, 2):
+            above, below = math.isqrt(base.numerator), math.isqrt(base.denominator)
+            if (above * above, below * below) == (base.numerator, base.denominator):
+                return Fraction(above, below)
     if base < 0:
         raise Unclear
     return float(base) ** float(exponent)
-
-
-def exact_root(value: Fraction) -> Fraction | None:
-    above, below = math.isqrt(value.numerator), math.isqrt(value.denominator)
-    return Fraction(above, below) if (above * above, below * below) == (value.numerator, value.denominator) else None

@@ -4,28 +4,26 @@ r"""Find the final answer in a completion. The rule, in order:
    end-of-turn marker or, once an answer was given, a further "Question:" that the model makes up for itself.
 2. The last `\boxed{...}` or `#### ...` line, whichever stands later. Those with nothing but connectives between them
    (`\boxed{1} or \boxed{2}`) are one answer in several parts, never a choice of the lucky one. More than MAX_BOXES
-   different boxes are no answer. A `####` that opens a section ("#### Step 2: Money" with text below) is a heading.
+   different boxes are not an answer. A `####` that opens a section ("#### Step 2: Money" with text below) is a heading.
 3. In flexible mode a "final answer is" after that supersedes it when both are numbers and they differ.
 4. Without a marker, in flexible mode only: the last `<answer>...</answer>`; else what follows the last "answer is",
    "Answer:" or "A:"; else the last value (a formula in dollars, or a number) of the last sentence that holds one and is
-   no question. Values joined by commas, "or" and the like are parts of one answer.
+   not a question. Values joined by commas, "or" and the like are parts of one answer.
 
 An answer in several parts equals a gold of as many parts, and no single number.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reward_fns.math import numbers
+from reward_fns.math import notation
+from reward_fns.text import after_thought, first_turn
 
 MAX_BOXES = 4
 LONGEST = 200_000  # characters at the end of a completion that are read at all
 MAX_RUN = 20  # boxes side by side; more change nothing
 TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
-END_OF_TURN = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|user|end)\|>|</s>|<end_of_turn>")
 NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
 ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks
 
@@ -50,31 +48,18 @@ class Answer:
 
 def final_answer(response: str, mode: str = "flexible") -> Answer:
     """The final answer of `response`. `mode` is "strict" (a box or ####) or "flexible". Linear in the length."""
-    text = own_turn(after_thought(response)[-LONGEST:])
+    text = first_turn(after_thought(response)[-LONGEST:])
+    # After an answer a model may continue with a question that it makes up.
+    answered = ANSWERED.search(text)
+    if answered and (question := NEXT_QUESTION.search(text, answered.end())):
+        text = text[: question.start()]
     answer = last_marked(text)
     if mode == "flexible":
-        tail = ANNOTATION.sub("", complete(text[answer.end :] if answer else text)[-TAIL:])
-        answer = revised(answer, tail) if answer else tagged(tail) or last_phrase(tail) or last_value(tail)
+        tail = ANNOTATION.sub("", drop_unclosed_box(text[answer.end :] if answer else text)[-TAIL:])
+        if answer:
+            return revised_answer(answer, tail)
+        answer = tagged_answer(tail) or last_phrase(tail) or last_value(tail)
     return answer or Answer()
-
-
-def after_thought(response: str) -> str:
-    """What follows the reasoning block; nothing when the block was opened and never closed."""
-    end = response.rfind("</think>")
-    if end >= 0:
-        return response[end + len("</think>") :]
-    return "" if "<think>" in response else response
-
-
-def own_turn(text: str) -> str:
-    """`text` up to the end of the model's turn and, when it answered before, up to the next made-up question."""
-    for marker in END_OF_TURN.finditer(text):
-        if text[: marker.start()].strip():
-            text = text[: marker.start()]
-            break
-    answered = ANSWERED.search(text)
-    question = NEXT_QUESTION.search(text, answered.end()) if answered else None
-    return text[: question.start()] if question else text
 
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\w$\\-]))")
@@ -92,9 +77,9 @@ CONNECTIVE = re.compile(
 
 def last_marked(text: str) -> Answer | None:
     """The last box or `#### answer`, or the last run of them that only connectives separate. None without any."""
-    found = boxes(text)
+    found = find_boxes(text)
     too_many = len({"".join(content.split()) for _, _, content in found}) > MAX_BOXES
-    marks = sorted([*((*box, "boxed") for box in found), *((*line, "hash") for line in hashes(text))])
+    marks = sorted([*((*box, "boxed") for box in found), *((*line, "hash") for line in find_hashes(text))])
     if not marks:
         return None
     run = [marks[-1]]
@@ -106,10 +91,10 @@ def last_marked(text: str) -> Answer | None:
     _, end, _, where = marks[-1]
     if where == "boxed" and too_many:
         return Answer(end=end)
-    return Answer(distinct(content for _, _, content, _ in reversed(run)), where, end)
+    return Answer(distinct_parts(content for _, _, content, _ in reversed(run)), where, end)
 
 
-def boxes(text: str) -> list[tuple[int, int, str]]:
+def find_boxes(text: str) -> list[tuple[int, int, str]]:
     r"""(start, end, content) of every complete outermost \boxed{...}, \fbox{...} or \boxed 5."""
     found: list[tuple[int, int, str]] = []
     position = 0
@@ -118,16 +103,17 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
             end = closing_brace(text, match.end())
             if end < 0:
                 break  # truncated: the rest is inside it
-            content, position = text[match.end() : end], end + 1
+            position = end + 1
         else:
             bare = BARE.match(text, match.end())
-            content, position = (bare.group(), bare.end()) if bare else ("", match.end())
+            position = end = bare.end() if bare else match.end()
+        content = text[match.end() : end]
         if content.strip():
             found.append((match.start(), position, content))
     return found
 
 
-def complete(text: str) -> str:
+def drop_unclosed_box(text: str) -> str:
     """`text` up to a box that is never closed: what stands in it was cut off and may be half a number."""
     for match in BOX.finditer(text):
         if match.group(1) and closing_brace(text, match.end()) < 0:
@@ -139,12 +125,9 @@ def closing_brace(text: str, start: int) -> int:
     """Index of the brace that closes the one before `start`, or -1."""
     depth = 1
     for token in BRACES.finditer(text, start):
-        if token.group() == "{":
-            depth += 1
-        elif token.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return token.start()
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return token.start()
     return -1
 
 
@@ -152,21 +135,17 @@ HASH = re.compile(r"####[ \t]*([^\n#]*)")
 HEADING = re.compile(r"(?:\d{1,2}[.)]\s+)?\**[A-Za-z]{3,}")
 
 
-def hashes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of every `#### answer` that holds no box and is no heading."""
+def find_hashes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every `#### answer` that holds no box and is not a heading."""
     found = []
-    goes_on = len(HASH.sub(lambda line: " " * len(line.group()), text).rstrip())  # where all other text ends
+    other_end = len(HASH.sub(lambda line: " " * len(line.group()), text).rstrip())  # where all other text ends
     for line in HASH.finditer(text):
-        content = stated_in(line.group(1).strip(" \t*_`").rstrip(". *_`"))
-        if content and not BOX.search(content) and not (HEADING.match(content) and line.end() < goes_on):
+        content = line.group(1).strip(" \t*_`").rstrip(". *_`")
+        if phrases := list(PHRASE.finditer(content)):  # "Final Answer: 18" says 18
+            content = content[phrases[-1].end() :] or content
+        if content and not BOX.search(content) and not (HEADING.match(content) and line.end() < other_end):
             found.append((line.start(), line.end(), content))
     return found
-
-
-def stated_in(line: str) -> str:
-    """What "Final Answer: 18" says, for a line that says so; else the line."""
-    phrases = list(PHRASE.finditer(line))
-    return (line[phrases[-1].end() :] if phrases else "") or line
 
 
 PHRASE = re.compile(
@@ -182,23 +161,23 @@ PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text
 TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 
 
-def tagged(text: str) -> Answer | None:
+def tagged_answer(text: str) -> Answer | None:
     """What the last `<answer>...</answer>` says."""
     for opening, closing in reversed(list(pairwise(TAG.finditer(text)))):
         said = text[opening.end() : closing.start()].strip("*_ \n")
         if said and not opening.group(1) and closing.group(1):
-            return last_phrase(said) or Answer(spoken(said), "phrase")
+            return last_phrase(said) or Answer(spoken_parts(said), "phrase")
     return None
 
 
-def revised(marked: Answer, rest: str) -> Answer:
+def revised_answer(marked: Answer, rest: str) -> Answer:
     """The number that a "final answer is" after a marker gives when it is another than the marked one."""
     for match in reversed([m for m in PHRASE.finditer(rest) if "final" in m.group().lower()]):
-        found = values(SENTENCE_END.split(rest[match.end() : match.end() + 1000], maxsplit=1)[0])
-        if found and found[0].start() == 0:
-            before, after = numbers.read(marked.text), numbers.read(content(found[0]))
-            differ = before is not None and after is not None and not numbers.equal(before, after)
-            return Answer((content(found[0]),), "phrase") if differ else marked
+        said = SENTENCE_END.split(rest[match.end() : match.end() + 1000], maxsplit=1)[0]
+        if value := VALUE.match(said):
+            before, after = notation.read_number(marked.text), notation.read_number(matched_text(value))
+            differ = before is not None and after is not None and not notation.equal_numbers(before, after)
+            return Answer((matched_text(value),), "phrase") if differ else marked
     return marked
 
 
@@ -207,30 +186,25 @@ def last_phrase(text: str) -> Answer | None:
     for match in reversed(list(PHRASE.finditer(text))):
         said = SENTENCE_END.split(text[match.end() : match.end() + 1000], maxsplit=1)[0].strip("*_ \n")
         if said and not said.endswith("?"):
-            return Answer(spoken(said), "phrase")
+            return Answer(spoken_parts(said), "phrase")
     return None
 
 
 CHOICE = re.compile(r"\(?[A-J](?:[).:]|\s*$)")
 
 
-def spoken(said: str) -> tuple[str, ...]:
-    """The parts of the answer that one sentence states."""
-    found = values(said)
-    if not found or CHOICE.match(said) or not (PROSE.search(SPOKEN.sub("", said)) or alone(said, found)):
+def spoken_parts(said: str) -> tuple[str, ...]:
+    found = list(VALUE.finditer(said))
+    if not found or CHOICE.match(said):
         return (said,)  # an expression or a word
-    if found[0].start() == 0 and "=" not in said:
-        return joined(said, found, forward=True)
-    return joined(said, found, forward=False)
+    beside = said[: found[0].start()] + said[found[0].end() :]
+    if not PROSE.search(SPOKEN.sub("", said)) and (len(found) > 1 or not MARKUP.fullmatch(beside)):
+        return (said,)
+    return joined_values(said, found, forward=found[0].start() == 0 and "=" not in said)
 
 
 SPOKEN = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")  # words of a formula
 MARKUP = re.compile(r"[\s*_\"'`.,;:!]*")
-
-
-def alone(said: str, found: list[re.Match[str]]) -> bool:
-    """Whether one value is all that is said, punctuation and emphasis aside."""
-    return len(found) == 1 and MARKUP.fullmatch(said[: found[0].start()] + said[found[0].end() :]) is not None
 
 
 FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*(?:\d|\{[^{}]*\}))"
@@ -249,21 +223,16 @@ JOINT = re.compile(
 )
 
 
-def values(sentence: str) -> list[re.Match[str]]:
-    """Formulas in math delimiters, and plain numbers outside them."""
-    return list(VALUE.finditer(sentence))
-
-
 def last_value(text: str) -> Answer | None:
-    """The last value, or the list it ends, of the last sentence that holds one and is no question."""
+    """The last value, or the list it ends, of the last sentence that holds one and is not a question."""
     for sentence in reversed(SENTENCE_END.split(text.strip())):
-        found = values(sentence)
+        found = list(VALUE.finditer(sentence))
         if found and not sentence.rstrip().endswith("?"):
-            return Answer(joined(sentence, found, forward=False), "last")
+            return Answer(joined_values(sentence, found, forward=False), "last")
     return None
 
 
-def joined(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple[str, ...]:
+def joined_values(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple[str, ...]:
     """The first or last value with the neighbours that a comma, "or" and the like join to it."""
     if not forward:
         found = found[::-1]
@@ -273,12 +242,12 @@ def joined(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple
         if not JOINT.fullmatch(sentence[left.end() : right.start()]):
             break
         run.append(match)
-    return distinct(content(m) for m in (run if forward else run[::-1]))
+    return distinct_parts(matched_text(m) for m in (run if forward else run[::-1]))
 
 
-def content(match: re.Match[str]) -> str:
+def matched_text(match: re.Match[str]) -> str:
     return next(group for group in match.groups() if group is not None).strip()
 
 
-def distinct(parts: object) -> tuple[str, ...]:
+def distinct_parts(parts: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(part).strip() for part in parts))  # type: ignore[attr-defined]

@@ -5,8 +5,6 @@ warm process (about 5 ms). A worker that is merely slow is reniced and a spare t
 do not queue behind it. No signal handler, no thread of the caller's loop, no lock held while waiting.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select
@@ -44,16 +42,8 @@ class Worker:
     before: float = 0.0
 
     def begin(self, payload: bytes) -> None:
-        """Start a call and its clock."""
         self.before = processor_seconds(self.pid)
         self.channel.sendall(payload)
-
-    def used(self) -> float:
-        """Seconds of processor time since the call began; none is known before the worker said its number."""
-        return processor_seconds(self.pid) - self.before if self.pid else 0.0
-
-    def close(self) -> None:
-        self.channel.close()
 
     def kill(self) -> None:
         if self.pid:
@@ -80,88 +70,79 @@ class Pool:
         with ExitStack() as slot:
             self._slots.acquire()
             slot.callback(self._slots.release)
-            worker = self._begin(payload)
+            worker = self._begin_call(payload)
             deadline = time.monotonic() + WALL_FACTOR * limit
             try:
-                reply = receive(worker, min(limit, SLOW_SECONDS), deadline)
+                reply = receive_reply(worker, min(limit, SLOW_SECONDS), deadline)
                 if reply is not None:
-                    self._give_back(worker)
+                    worker.calls += 1
+                    if worker.calls < self.calls_per_worker:
+                        self._idle.append(worker)
+                    else:
+                        worker.channel.close()  # end of file ends the child; sympy's caches end with it
                     return dict(json.loads(reply))
                 slot.close()  # a spare may take its place from here on
-                reply = self._receive_slow(worker, limit, deadline)
+                with self._slow:
+                    with suppress(ProcessLookupError):  # it may have ended by itself
+                        os.setpriority(os.PRIO_PROCESS, worker.pid, SLOW_NICE)
+                    reply = receive_reply(worker, limit, deadline)
+                if reply is None:
+                    raise VerifierError(f"no verdict within {limit:g} s of processor time")
             except BaseException:
                 worker.kill()
                 raise
             worker.kill()  # reniced for good: an unprivileged process may not raise its priority again
             return dict(json.loads(reply))
 
-    def _receive_slow(self, worker: Worker, limit: float, deadline: float) -> bytes:
-        with self._slow:
-            lower_priority(worker.pid)
-            reply = receive(worker, limit, deadline)
-        if reply is None:
-            raise VerifierError(f"no verdict within {limit:g} s of processor time")
-        return reply
-
     def close(self) -> None:
-        """End every process of the pool."""
         with self._start:
             while self._idle:
-                self._idle.pop().close()
+                self._idle.pop().channel.close()
             if self._server is not None:
                 self._server.close()
                 self._server = None
 
-    def _begin(self, payload: bytes) -> Worker:
-        """A worker that works on the request: an idle one, or a new one. One that was ended while it was idle is no error."""
+    def _begin_call(self, payload: bytes) -> Worker:
+        """A worker that works on the request: an idle one, or a new one. One that ended while it was idle is not an error."""
         with suppress(IndexError):
             while True:
                 worker = self._idle.pop()
                 with suppress(OSError):
                     worker.begin(payload)
                     return worker
-                worker.close()
+                worker.channel.close()
         worker = self._fork()
         try:
             worker.begin(payload)
         except OSError as error:
-            worker.close()
+            worker.channel.close()
             raise VerifierError(f"the math worker died: {error}") from error
         return worker
-
-    def _give_back(self, worker: Worker) -> None:
-        worker.calls += 1
-        if worker.calls >= self.calls_per_worker:
-            worker.close()  # end of file ends the child; sympy's caches end with it
-        else:
-            self._idle.append(worker)
 
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._warm_server().fork(b"worker", [theirs.fileno()])
+                with self._start:
+                    if self._server is None or not self._server.alive():
+                        env = {**os.environ, "PYTHONPATH": PACKAGE_PARENT, "OMP_NUM_THREADS": "1"}
+                        program = "import sys; from reward_fns.math.worker import main; main(int(sys.argv[1]))"
+                        self._server = ForkServer(lambda fd: [sys.executable, "-P", "-c", program, str(fd)], env=env)
+                    server = self._server
+                server.fork(b"worker", [theirs.fileno()])
             except OSError as error:
                 ours.close()
                 raise VerifierError(f"the math verifier did not start: {error}") from error
         worker = Worker(ours)
-        hello = receive(worker, START_SECONDS, time.monotonic() + START_SECONDS)
+        hello = receive_reply(worker, START_SECONDS, time.monotonic() + START_SECONDS)
         if hello is None:
             ours.close()
             raise VerifierError(f"the math worker did not start within {START_SECONDS:g} s")
         worker.pid = int(hello)
         return worker
 
-    def _warm_server(self) -> ForkServer:
-        with self._start:
-            if self._server is None or not self._server.alive():
-                env = {**os.environ, "PYTHONPATH": PACKAGE_PARENT, "OMP_NUM_THREADS": "1"}
-                program = "import sys; from reward_fns.math.worker import main; main(int(sys.argv[1]))"
-                self._server = ForkServer(lambda fd: [sys.executable, "-P", "-c", program, str(fd)], env=env)
-            return self._server
 
-
-def receive(worker: Worker, cpu_seconds: float, deadline: float) -> bytes | None:
+def receive_reply(worker: Worker, cpu_seconds: float, deadline: float) -> bytes | None:
     """One line from the worker, or None when it has used `cpu_seconds` on this call or the deadline has passed.
 
     Processor time, since on a machine that training keeps busy an honest call may wait longer than it works.
@@ -171,7 +152,9 @@ def receive(worker: Worker, cpu_seconds: float, deadline: float) -> bytes | None
     poller.register(worker.channel, select.POLLIN)
     while not data.endswith(b"\n"):
         if not poller.poll(POLL_MILLISECONDS):
-            if worker.used() >= cpu_seconds or time.monotonic() >= deadline:
+            # None is known before the worker said its number.
+            used = processor_seconds(worker.pid) - worker.before if worker.pid else 0.0
+            if used >= cpu_seconds or time.monotonic() >= deadline:
                 return None
             continue
         chunk = worker.channel.recv(65536)
@@ -186,9 +169,3 @@ def processor_seconds(pid: int) -> float:
     with suppress(OSError):  # it ended: the channel says so
         return time.clock_gettime((~pid << 3) | 2)
     return 0.0
-
-
-def lower_priority(pid: int) -> None:
-    """Give way to every other process: a spinning worker must not slow the calls beside it."""
-    with suppress(ProcessLookupError):  # it may have ended by itself
-        os.setpriority(os.PRIO_PROCESS, pid, SLOW_NICE)

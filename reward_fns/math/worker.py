@@ -1,7 +1,5 @@
 """The process that imports math-verify. Runs in a warm process and its forked children, see `verifier`."""
 
-from __future__ import annotations
-
 import gc
 import json
 import logging
@@ -40,7 +38,7 @@ def parsed_gold(text: str) -> list[object]:
     return parse(text, CONFIG, parsing_timeout=None)
 
 
-def judge(request: dict[str, object]) -> dict[str, object]:
+def judge_request(request: dict[str, object]) -> dict[str, object]:
     """{"golds": [text], "answer": text} with math delimiters -> {"equal"}, the verdict of math-verify."""
     gold = [value for text in request["golds"] for value in parsed_gold(text)]  # type: ignore[attr-defined]
     answer = parse(str(request["answer"]), CONFIG, parsing_timeout=None)
@@ -54,7 +52,7 @@ def answer_requests(_kind: bytes, fds: list[int]) -> None:
         stream.write(f"{os.getpid()}\n")
         stream.flush()
         for line in stream:
-            stream.write(json.dumps(judge(json.loads(line))) + "\n")
+            stream.write(json.dumps(judge_request(json.loads(line))) + "\n")
             stream.flush()
 
 
@@ -62,7 +60,7 @@ def main(control_fd: int) -> None:
     """Warm up (imports, ANTLR tables, regular expressions), then fork a child per request."""
     logging.disable(logging.WARNING)
     for gold, answer in WARM_UP:
-        judge({"golds": [gold], "answer": answer})
+        judge_request({"golds": [gold], "answer": answer})
     gc.freeze()  # children touch, and so copy, fewer pages
     with socket.socket(fileno=control_fd) as control:
-        forkserver.serve(control, answer_requests)
+        forkserver.serve_forks(control, answer_requests)

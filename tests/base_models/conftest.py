@@ -7,4 +7,4 @@ from posttrain_verl import base_models
 
 @pytest.fixture(scope="session")
 def folder_of():
-    return base_models.ensure
+    return base_models.ensure_model

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.clusters import job
-from posttrain_verl.clusters.job import Job
-from posttrain_verl.compose import Composed, compose
+from posttrain_verl.clusters import ray_job
+from posttrain_verl.clusters.ray_job import RayJob
+from posttrain_verl.compose import compose
+from posttrain_verl.verl.composed import Composed
 
 WORDS = ["recipe=math_sft", "base_model=tiny", "mix=embedded"]
 Compose = Callable[..., Composed]
@@ -45,7 +46,7 @@ class Head:
 @pytest.fixture
 def head(monkeypatch):
     made = Head()
-    monkeypatch.setattr(Job, "client", made)
-    monkeypatch.setattr(Job, "fetch", lambda self, target: False)
-    monkeypatch.setattr(job, "connect", lambda address: made)
+    monkeypatch.setattr(RayJob, "client", made)
+    monkeypatch.setattr(RayJob, "fetch", lambda self, target: False)
+    monkeypatch.setattr(ray_job, "connect_head", lambda address: made)
     return made

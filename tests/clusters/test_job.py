@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl import launch
-from posttrain_verl.clusters import job
-from posttrain_verl.problem import InputError
+from posttrain_verl import clusters
+from posttrain_verl.clusters import ray_job
+from posttrain_verl.terminal.problem import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def silent():
 
 @pytest.fixture
 def web():
-    """A web server that is no Ray."""
+    """A web server that is not Ray."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -62,39 +62,39 @@ def test_an_unreachable_head_ends_the_launch_and_leaves_nothing(tmp_path):
 
 
 def test_a_head_that_never_answers(silent, monkeypatch):
-    monkeypatch.setattr(job, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(ray_job, "PROBE_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"no answer within 0\.5 s"):
-        job.connect(silent)
+        ray_job.connect_head(silent)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:8265", "ray://h:10001", "http://"])
 def test_an_address_that_is_none(address):
-    with pytest.raises(InputError, match=r"is no http://HOST:PORT"):
-        job.connect(address)
+    with pytest.raises(InputError, match=r"is not http://HOST:PORT"):
+        ray_job.connect_head(address)
 
 
 def test_something_else_answers(web):
-    with pytest.raises(InputError, match=r"it answers 501, so it is no Ray dashboard"):
-        job.connect(web)
+    with pytest.raises(InputError, match=r"it answers 501, so it is not a Ray dashboard"):
+        ray_job.connect_head(web)
 
 
 def test_no_token(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"there is no token for the Ray at 127\.0\.0\.1"):
-        job.connect("http://127.0.0.1:1")
+        ray_job.connect_head("http://127.0.0.1:1")
 
 
 def test_no_address(composed):
     with pytest.raises(InputError, match=r"needs the address of a head"):
-        launch.launch_words(composed("cluster=ray", "hardware=cpu"))
+        clusters.submit_launch(composed("cluster=ray", "hardware=cpu"))
 
 
 def test_a_dry_run_here_and_on_ray(composed):
-    with pytest.raises(InputError, match=r"--dry-run is for cluster=slurm"):
-        launch.launch_words(composed("hardware=cpu"), dry_run=True)
-    with pytest.raises(InputError, match=r"there is no script"):
-        launch.launch_words(composed("cluster=ray", "address=http://h:1"), dry_run=True)
+    with pytest.raises(InputError, match=r"--dry-run is for cluster=kuberay, cluster=slurm"):
+        clusters.submit_launch(composed("hardware=cpu"), dry_run=True)
+    with pytest.raises(InputError, match=r"cluster=ray has no script"):
+        clusters.submit_launch(composed("cluster=ray", "address=http://h:1"), dry_run=True)
 
 
 class Stream:
@@ -114,16 +114,16 @@ class Stream:
 
 
 def test_following_goes_on_where_the_connection_broke(monkeypatch):
-    monkeypatch.setattr(job, "_probe", lambda address: None)
-    running = job.Job("http://h:1", "it", "runs/it")
+    monkeypatch.setattr(ray_job, "_probe_dashboard", lambda address: None)
+    running = ray_job.RayJob("http://h:1", "it", "runs/it")
     running.client = Stream([["a\nb"], ["a\nbc\n", "d"], ["a\n", "bc\nde\n", "f"]], ["RUNNING", "RUNNING", "SUCCEEDED"])
     assert list(running.follow()) == ["a", "bc", "de", "f"]
 
 
 def test_a_head_that_stays_away_is_given_up(monkeypatch):
-    monkeypatch.setattr(job, "LOST_SECONDS", 0.2)
-    monkeypatch.setattr(job, "POLL_SECONDS", 0.1)
-    running = job.Job(f"http://127.0.0.1:{closed_port()}", "it", "runs/it")
+    monkeypatch.setattr(ray_job, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(ray_job, "POLL_SECONDS", 0.1)
+    running = ray_job.RayJob(f"http://127.0.0.1:{closed_port()}", "it", "runs/it")
     running.client = Stream([["a\n"], []], [])
     lines = running.follow()
     assert next(lines) == "a"
@@ -132,8 +132,8 @@ def test_a_head_that_stays_away_is_given_up(monkeypatch):
 
 
 def test_a_path_is_quoted_but_for_its_tilde():
-    assert job.quoted("~/a b/c") == "~/'a b/c'"
-    assert job.quoted("/a b") == "'/a b'"
+    assert ray_job.shell_quoted("~/a b/c") == "~/'a b/c'"
+    assert ray_job.shell_quoted("/a b") == "'/a b'"
 
 
 class Shell:
@@ -159,13 +159,13 @@ def test_the_small_files_of_a_run_are_fetched(tmp_path, monkeypatch):
     for name in ("config.yaml", "validation/4.jsonl", "checkpoints/state.txt", "rollouts/1.jsonl", ".cluster.json"):
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text(f"{name}\n" * 1000)
-    monkeypatch.setattr(job.Job, "client", Shell())
-    assert job.Job("http://h:1", "it", str(there)).fetch(here)
+    monkeypatch.setattr(ray_job.RayJob, "client", Shell())
+    assert ray_job.RayJob("http://h:1", "it", str(there)).fetch(here)
     assert sorted(str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()) == [
         "config.yaml", "validation/4.jsonl"]  # fmt: skip
     assert (here / "config.yaml").read_text() == (there / "config.yaml").read_text()
 
 
 def test_a_run_that_has_no_folder_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.Job, "client", Shell())
-    assert not job.Job("http://h:1", "it", str(tmp_path / "none")).fetch(tmp_path / "here")
+    monkeypatch.setattr(ray_job.RayJob, "client", Shell())
+    assert not ray_job.RayJob("http://h:1", "it", str(tmp_path / "none")).fetch(tmp_path / "here")

@@ -1,15 +1,18 @@
 """The manifest of a RayJob: its form, and that it says what the launch says."""
 
 import copy
+import io
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
+from posttrain_verl import clusters
 from posttrain_verl.clusters import kuberay
-from posttrain_verl.problem import InputError
+from posttrain_verl.terminal.problem import InputError
 
 WORDS = ["cluster=kuberay", "posttrain.cluster.image=registry/posttrain:1", "posttrain.cluster.claim=shared"]
 SCHEMA = yaml.safe_load(Path(__file__).with_name("rayjob.schema.yaml").read_text())
@@ -17,9 +20,9 @@ SCHEMA = yaml.safe_load(Path(__file__).with_name("rayjob.schema.yaml").read_text
 
 def printed(composed, *words: str) -> tuple[dict, dict]:
     """The two manifests as `--dry-run` prints them."""
-    said: list[str] = []
-    assert kuberay.submit(composed(*WORDS, *words), said.append, dry_run=True) == 0
-    config_map, job = yaml.safe_load_all(said[0])
+    with redirect_stdout(io.StringIO()) as said:
+        assert clusters.submit_launch(composed(*WORDS, *words), dry_run=True) == 0
+    config_map, job = yaml.safe_load_all(said.getvalue())
     return config_map, job
 
 
@@ -74,7 +77,7 @@ def test_it_runs_the_launch_on_as_many_nodes_with_a_token(composed):
 
 def test_image_and_claim_must_be_named(composed):
     with pytest.raises(InputError) as stopped:
-        kuberay.submit(composed("cluster=kuberay", "hardware=8xh100"), print, dry_run=True)
+        clusters.submit_launch(composed("cluster=kuberay", "hardware=8xh100"), dry_run=True)
     assert [problem.what for problem in stopped.value.problems[:2]] == [
         "posttrain.cluster.image is not set", "posttrain.cluster.claim is not set"]  # fmt: skip
 
@@ -84,24 +87,23 @@ def test_image_and_claim_must_be_named(composed):
     [("math_grpo", "20261125-1", "math-grpo-20261125-1"), ("a", "X_y.", "a-x-y"), ("r" * 60, "1", "r" * 45 + "-1")],
 )
 def test_names_that_kubernetes_takes(recipe, run_id, name):
-    assert kuberay.name_of(recipe, run_id) == name
+    assert kuberay.rayjob_name(recipe, run_id) == name
 
 
 def test_without_kubectl(composed, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"there is no kubectl on this machine"):
-        kuberay.submit(composed(*WORDS, "hardware=cpu"), print)
+        kuberay.submit_launch(composed(*WORDS, "hardware=cpu"))
 
 
-def test_kubectl_gets_both_manifests(composed, tmp_path, monkeypatch):
+def test_kubectl_gets_both_manifests(composed, tmp_path, monkeypatch, told):
     program = tmp_path / "bin/kubectl"
     program.parent.mkdir()
     program.write_text('#!/bin/bash\ncat > "$0.seen"; echo "$@" > "$0.words"; echo rayjob.ray.io/math-sft-it created\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    said: list[str] = []
-    assert kuberay.submit(composed(*WORDS, "hardware=cpu"), said.append) == 0
-    assert said[0].startswith("rayjob.ray.io/math-sft-it created")
+    assert kuberay.submit_launch(composed(*WORDS, "hardware=cpu")) == 0
+    assert told[0].startswith("rayjob.ray.io/math-sft-it created")
     kinds = [manifest["kind"] for manifest in yaml.safe_load_all(Path(f"{program}.seen").read_text())]
     assert kinds == ["ConfigMap", "RayJob"]
     assert Path(f"{program}.words").read_text() == "create -f -\n"

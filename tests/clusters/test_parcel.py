@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from posttrain_verl.clusters import parcel
+from posttrain_verl.clusters import remote_launch
 from posttrain_verl.compose import compose
-from posttrain_verl.problem import InputError
+from posttrain_verl.terminal.problem import InputError
 
 RAY = ["cluster=ray", "address=http://h:1", "hardware=cpu"]
 
@@ -16,7 +16,7 @@ RAY = ["cluster=ray", "address=http://h:1", "hardware=cpu"]
 def test_the_code_composes_by_itself(composed, tmp_path):
     place = tmp_path / "parcel"
     place.mkdir()
-    parcel.pack(composed(*RAY), place)
+    remote_launch.pack_working_dir(composed(*RAY), place)
     assert not list(place.rglob("__pycache__")) and not (place / "tests").exists()
     line = [sys.executable, "-m", "posttrain_verl.check", "recipe=math_sft", "base_model=tiny", "hardware=cpu"]
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -34,7 +34,7 @@ def test_a_recipe_of_the_current_folder_goes_along(composed, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "parcel"
     place.mkdir()
-    parcel.pack(composed(*RAY), place)
+    remote_launch.pack_working_dir(composed(*RAY), place)
     assert (place / "recipes/mine.yaml").is_file() and (place / "recipes/math_sft.yaml").is_file()
 
 
@@ -43,7 +43,7 @@ def test_data_that_is_here_is_sent(composed, tmp_path):
     (tmp_path / "data/embedded/sft_train.parquet").write_bytes(b"x" * 1000)
     place = tmp_path / "parcel"
     place.mkdir()
-    assert parcel.pack(composed(*RAY), place)["posttrain.data_dir"] == "files/data"
+    assert remote_launch.pack_working_dir(composed(*RAY), place)["posttrain.data_dir"] == "files/data"
     assert (place / "files/data/embedded/sft_train.parquet").stat().st_size == 1000
 
 
@@ -88,4 +88,4 @@ def test_files_that_the_user_names(composed, tmp_path):
 
 def pack(launch, tmp_path, name="parcel"):
     (tmp_path / name).mkdir()
-    return parcel.pack(launch, tmp_path / name)
+    return remote_launch.pack_working_dir(launch, tmp_path / name)

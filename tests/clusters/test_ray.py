@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl import launch
+from posttrain_verl import clusters, launch
 from posttrain_verl.clusters import ray
-from posttrain_verl.clusters.job import Job
-from posttrain_verl.problem import InputError
+from posttrain_verl.clusters.ray_job import RayJob
 from posttrain_verl.run.folder import RUNNING, RunFolder, Status
+from posttrain_verl.terminal.problem import InputError
 
 
-class Stub(Job):
+class Stub(RayJob):
     """A job with a given end; `left` are the files of its run folder on the cluster."""
 
     def __init__(self, state: str, code: int | None, left: dict[str, str], lines: tuple = ("step 1: loss 2",)):
@@ -67,34 +67,32 @@ def ended(state: str, why: str = "") -> dict[str, str]:
     ],
 )
 def test_how_a_job_ends(folder, job, code, state, why, step):
-    said: list[str] = []
-    assert ray._follow(job, folder, folder.read_status(), said.append) == code
+    assert ray._follow_job(job, folder, folder.read_status()) == code
     status = folder.read_status()
     assert (status.state, status.why, status.last_step) == (state, why, step)
     assert status.job == {"address": "http://h:1", "id": "it", "folder": "~/runs/it"} and status.ended
     assert folder.log.read_text() == job.left.get("log.txt", "step 1: loss 2\n")
 
 
-def test_losing_the_head_ends_the_launch_and_not_the_run(folder):
-    said: list[str] = []
+def test_losing_the_head_ends_the_launch_and_not_the_run(folder, told):
     lost = Stub("running", None, {}, ("step 1: loss 2", ConnectionError("http://h:1 has been silent for 60 s")))
-    assert ray._follow(lost, folder, folder.read_status(), said.append) == 1
-    assert "the job may go on: python -m posttrain_verl.status" in said[-1]
+    assert ray._follow_job(lost, folder, folder.read_status()) == 1
+    assert "the job may continue: python -m posttrain_verl.status" in told[-1]
     assert folder.read_status().state == RUNNING
 
 
 def test_refresh_fetches_once_the_job_has_ended(folder, monkeypatch):
-    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("running", None, {}))
-    assert ray.refresh(folder).state == RUNNING
-    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("done", 0, ended("done")))
-    assert ray.refresh(folder).last_step == 7
-    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("failed", 1, {}))
-    assert ray.refresh(folder).state == "done", "what has ended is not asked for again"
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("running", None, {}))
+    assert ray.refresh_status(folder).state == RUNNING
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("done", 0, ended("done")))
+    assert ray.refresh_status(folder).last_step == 7
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("failed", 1, {}))
+    assert ray.refresh_status(folder).state == "done", "what has ended is not asked for again"
 
 
 def test_the_reason_of_a_job_that_was_refused_is_not_that_of_the_run_before(folder):
     refused = Stub("failed", 2, ended("failed", "ValueError: of the first attempt"))
-    ray._follow(refused, folder, folder.read_status(), print)
+    ray._follow_job(refused, folder, folder.read_status())
     assert folder.read_status().why == "Job entrypoint command failed with exit code 2"
 
 
@@ -109,7 +107,7 @@ def submitted(composed, head, tmp_path):
     python.chmod(0o755)
     words = ["cluster=ray", "address=http://h:1", "hardware=cpu", f"posttrain.cluster.runs_dir={tmp_path}/the runs",
              f"posttrain.cluster.python={python}", "posttrain.detach=true", "posttrain.skip=[data]"]  # fmt: skip
-    assert launch.launch_words(composed(*words)) == 0
+    assert clusters.submit_launch(composed(*words)) == 0
     return RunFolder(tmp_path / "runs/math_sft/it")
 
 
@@ -123,7 +121,7 @@ def test_a_job_is_gone_on_with_by_another_in_its_folder(submitted, head, tmp_pat
     (tmp_path / "the runs/math_sft/it").mkdir(parents=True)
     (tmp_path / "the runs/math_sft/it/config.yaml").write_text("")
     words = [f"run={submitted.path}", "posttrain.detach=true", "trainer.total_training_steps=9"]
-    assert launch.go_on(words) == 0
+    assert launch.resume_run(words) == 0
     assert told(head) == [
         "-m", "posttrain_verl.launch", "run=math_sft/it", f"posttrain.runs_dir={tmp_path}/the runs",
         "trainer.total_training_steps=9", "data.train_files=[files/data/embedded/sft_train.parquet]",
@@ -133,28 +131,28 @@ def test_a_job_is_gone_on_with_by_another_in_its_folder(submitted, head, tmp_pat
 
 
 def test_a_job_whose_folder_is_gone_starts_afresh_and_says_so(submitted, head, tmp_path):
-    assert launch.go_on([f"run={submitted.path}", "posttrain.detach=true", "optim.lr=1e-3"]) == 0
+    assert launch.resume_run([f"run={submitted.path}", "posttrain.detach=true", "optim.lr=1e-3"]) == 0
     said = told(head)
     assert said[0] == "the folder of the run is gone here: starting afresh"
     assert {"recipe=math_sft", "posttrain.run_id=it", "++optim.lr=1e-3"} & set(said) and "run=math_sft/it" not in said
 
 
 def test_a_job_that_runs_is_followed_and_no_second_one_submitted(folder, monkeypatch):
-    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("running", None, {}))
-    assert launch.go_on([f"run={found(folder)}", "posttrain.detach=true"]) == 0
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("running", None, {}))
+    assert launch.resume_run([f"run={found(folder)}", "posttrain.detach=true"]) == 0
     assert folder.read_status().attempt == 1
 
 
 def test_a_job_that_ended_well_while_nobody_followed_it_is_done(folder, monkeypatch):
-    monkeypatch.setattr(ray, "of_folder", lambda folder: Stub("done", 0, ended("done")))
-    assert launch.go_on([f"run={found(folder)}"]) == 0
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("done", 0, ended("done")))
+    assert launch.resume_run([f"run={found(folder)}"]) == 0
     with pytest.raises(InputError, match="is done"):
-        launch.go_on([f"run={found(folder)}"])
+        launch.resume_run([f"run={found(folder)}"])
 
 
 def test_a_job_that_the_cluster_has_forgotten_has_failed(submitted, head):
-    status = ray.refresh(submitted)
-    assert status.state == "failed" and "knows no job math_sft-it" in status.why
+    status = ray.refresh_status(submitted)
+    assert status.state == "failed" and "does not know job math_sft-it" in status.why
 
 
 def found(folder: RunFolder) -> Path:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from posttrain_verl import clusters
 from posttrain_verl.clusters import slurm
-from posttrain_verl.problem import InputError
+from posttrain_verl.terminal.problem import InputError
 
 WORDS = ["cluster=slurm", "hardware=cpu"]
 
 
 def lines_of(composed, *words) -> list[str]:
     launch = composed(*WORDS, *words)
-    return slurm.script(launch, launch.run_dir()).splitlines()
+    return slurm.sbatch_script(launch, launch.run_dir()).splitlines()
 
 
 def test_the_options_of_an_allocation(composed, tmp_path):
@@ -35,7 +36,7 @@ def test_the_options_of_an_allocation(composed, tmp_path):
 
 def test_gpus_are_asked_for(composed):
     launch = composed("cluster=slurm", "hardware=8xh100")
-    assert "#SBATCH --gpus-per-node=8" in slurm.script(launch, launch.run_dir())
+    assert "#SBATCH --gpus-per-node=8" in slurm.sbatch_script(launch, launch.run_dir())
 
 
 def test_the_script_is_bash_and_holds_no_token(composed, monkeypatch):
@@ -46,26 +47,24 @@ def test_the_script_is_bash_and_holds_no_token(composed, monkeypatch):
     assert "never-write-this" not in text and "RAY_AUTH_MODE=token" in text
 
 
-def test_a_dry_run_prints_the_script_and_writes_nothing(composed, tmp_path):
-    said: list[str] = []
-    assert slurm.submit(composed(*WORDS), said.append, dry_run=True) == 0
-    assert said[0].startswith("#!/bin/bash\n#SBATCH")
+def test_a_dry_run_prints_the_script_and_writes_nothing(composed, tmp_path, capsys):
+    assert clusters.submit_launch(composed(*WORDS), dry_run=True) == 0
+    assert capsys.readouterr().out.startswith("#!/bin/bash\n#SBATCH")
     assert not list(tmp_path.iterdir())
 
 
 def test_without_sbatch_nothing_is_left(composed, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"there is no sbatch on this machine"):
-        slurm.submit(composed(*WORDS), print)
+        slurm.submit_launch(composed(*WORDS))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_sbatch_gets_the_script(composed, tmp_path, monkeypatch):
+def test_sbatch_gets_the_script(composed, tmp_path, monkeypatch, told):
     program(tmp_path / "bin/sbatch", 'cp "$2" "$0.seen"; echo "42;cluster"')
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    said: list[str] = []
-    assert slurm.submit(composed(*WORDS), said.append) == 0
-    assert said[0].startswith("Slurm job 42")
+    assert slurm.submit_launch(composed(*WORDS)) == 0
+    assert told[0].startswith("Slurm job 42")
     assert (tmp_path / "bin/sbatch.seen").read_text().startswith("#!/bin/bash")
 
 

@@ -5,12 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
+from omegaconf.errors import ValidationError
 
+from posttrain_verl import compose as composing
 from posttrain_verl import paths
 from posttrain_verl.compose import compose, verl_tree
-from posttrain_verl.problem import InputError
-from posttrain_verl.verl_keys import generated_tree
+from posttrain_verl.terminal.problem import InputError
+from posttrain_verl.verl.schema import generated_tree
+from posttrain_verl.verl.stage import stage_named
 
 CPU = ["hardware=cpu", "base_model=tiny", "mix=embedded"]
 
@@ -34,7 +38,7 @@ def test_verl_keys_are_overridden_under_their_own_names():
 
 def test_sft_is_verls_sft_tree():
     composed = compose(["recipe=math_sft", *CPU])
-    assert composed.stage == "sft"
+    assert composed.stage.name == "sft"
     assert composed.verl.model.path == "tiny"
     assert composed.verl.optim.lr == 2e-5
     assert "actor_rollout_ref" not in composed.verl
@@ -43,7 +47,7 @@ def test_sft_is_verls_sft_tree():
 def test_nothing_of_verls_tree_is_lost():
     composed = compose(["recipe=math_grpo", *CPU])
     ours = OmegaConf.to_container(composed.verl, resolve=False)
-    assert set(verl_tree("rl", composed.choices)) <= set(ours)
+    assert set(verl_tree(stage_named("rl"), composed.choices)) <= set(ours)
 
 
 def test_the_tree_verl_ships_is_the_tree_it_composes():
@@ -51,7 +55,7 @@ def test_the_tree_verl_ships_is_the_tree_it_composes():
     choices = compose(["recipe=math_grpo", *CPU]).choices
     shipped = generated_tree(choices)
     without_engine = {k: v for k, v in choices.items() if k != "data"}  # a choice unknown to it: composed by Hydra
-    composed = verl_tree("rl", without_engine)
+    composed = verl_tree(stage_named("rl"), without_engine)
     assert composed.pop("model_engine") == "dp"
     assert OmegaConf.create(shipped) == OmegaConf.create(composed)
 
@@ -60,7 +64,7 @@ def test_the_tree_verl_ships_is_the_tree_it_composes():
 def test_another_engine_of_verl(engine):
     composed = compose(["recipe=math_grpo", "hardware=8xh100", f"model_engine={engine}"])
     assert engine in composed.verl.actor_rollout_ref.actor
-    assert engine in verl_tree("rl", composed.choices)["actor_rollout_ref"]["actor"]
+    assert engine in verl_tree(stage_named("rl"), composed.choices)["actor_rollout_ref"]["actor"]
 
 
 def test_for_run_fills_the_paths_of_the_run(tmp_path):
@@ -123,16 +127,16 @@ def test_an_unreadable_recipe_is_one_message(tmp_path, monkeypatch):
         (["recipe=math_grpoo"], ["recipe=math_grpoo is unknown", "did you mean recipe=math_grpo?", "demo_sft"]),
         (["recipe=math_sft", "base_model=tyni", "mix=embeded", "hardware=8xh10"],
          ["base_model=tiny?", "mix=embedded?", "hardware=8xh100?", "3 problems"]),
-        (["recipe=math_sft", "data.lr"], ["'data.lr' is no key=value"]),
+        (["recipe=math_sft", "data.lr"], ["'data.lr' is not a key=value"]),
         (["recipe=math_sft", "optim.lr=1,2"], ["'optim.lr=1,2' names several values", "--multirun"]),
         (["recipe=math_sft", "model=3"], ["model=3", "its value is the name of an option"]),
         (["recipe=math_sft", "posttrain.hardware=3"], ["'posttrain.hardware=3' replaces a whole node"]),
         (["recipe=math_sft", "~posttrain.mix"], ["'~posttrain.mix' replaces a whole node"]),
         (["recipe=math_sft", "posttrain.data_dir=null", "posttrain.run_id=../x"],
-         ["posttrain.data_dir=None is no folder", "posttrain.run_id=../x is no name", "2 problems"]),
-        (["recipe=math_sft", "posttrain.run_id=.."], ["posttrain.run_id=.. is no name"]),
-        (["recipe=math_sft", "posttrain.run_id=''"], ["posttrain.run_id= is no name"]),
-        (["recipe=math_sft", f"posttrain.run_id={'x' * 101}"], ["is no name"]),
+         ["posttrain.data_dir=None is not a folder", "posttrain.run_id=../x is not a name", "2 problems"]),
+        (["recipe=math_sft", "posttrain.run_id=.."], ["posttrain.run_id=.. is not a name"]),
+        (["recipe=math_sft", "posttrain.run_id=''"], ["posttrain.run_id= is not a name"]),
+        (["recipe=math_sft", f"posttrain.run_id={'x' * 101}"], ["is not a name"]),
         (["recipe=math_sft", "engine=none"], ["Could not find 'engine/none'"]),
         (["recipe=math_sft", "base_model=folder"], ["posttrain.base_model.path"]),
     ],
@@ -146,8 +150,8 @@ def test_bad_words_are_one_clear_message(words, messages):
 
 def test_neither_verl_nor_torch_nor_ray_is_imported():
     code = (
-        "import sys; from posttrain_verl import check, cli\n"
-        "cli.run(check.check, ['recipe=math_grpo', 'hardware=cpu', '--cfg', 'job'])\n"
+        "import sys; from posttrain_verl.__main__ import main\n"
+        "main(['check', 'recipe=math_grpo', 'hardware=cpu', '--cfg', 'job'])\n"
         "found = {name.partition('.')[0] for name in sys.modules} & {'torch', 'verl', 'ray', 'transformers', 'vllm'}\n"
         "sys.exit(f'imported: {found}' if found else 0)"
     )
@@ -157,3 +161,26 @@ def test_neither_verl_nor_torch_nor_ray_is_imported():
 
 def test_verls_config_folder_is_found():
     assert (paths.verl_config_dir() / "ppo_trainer.yaml").is_file()
+
+
+def test_a_stage_that_is_not_of_its_trunk_is_one_message():
+    with pytest.raises(InputError, match=r"posttrain\.stage=rl belongs to its own trunk"):
+        composed = compose(["recipe=math_sft", "base_model=tiny", "hardware=8xh100", "posttrain.stage=rl"])
+        verl_tree(composed.stage, composed.choices)
+
+
+def test_an_error_that_hydra_wraps_without_a_word_is_told(monkeypatch):
+    def fail(*_: object) -> None:
+        raise ConfigCompositionException from ValidationError("what was wrong")
+
+    monkeypatch.setattr(composing, "_compose_tree", fail)
+    with pytest.raises(InputError, match="what was wrong"):
+        compose(["recipe=demo_sft"])
+
+
+def test_a_recipe_on_another_recipe_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text("defaults: [{/recipe: demo_grpo}, _self_]\n")
+    with pytest.raises(InputError, match="the defaults of recipe mine include a recipe"):
+        compose(["recipe=mine", "hardware=cpu"])

@@ -4,10 +4,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.overrides import OUR_GROUPS, names
-from posttrain_verl.preflight import batch, keys, schedule
-from posttrain_verl.problem import Problem, blocking
+from posttrain_verl.compose import compose
+from posttrain_verl.paths import OUR_GROUPS, names
+from posttrain_verl.preflight import config_form, training
+from posttrain_verl.terminal.problem import Problem, blocking
+from posttrain_verl.verl.composed import Composed
 
 RECIPES = sorted(path.stem for path in paths.recipes_dir().glob("*.yaml"))
 GROUPS = [group for group in OUR_GROUPS if group != "recipe"]
@@ -15,7 +16,7 @@ OPTIONS = [(group, path) for group in GROUPS for path in sorted((paths.conf_dir(
 
 
 def problems(composed: Composed) -> list[Problem]:
-    return keys.check(composed) + batch.check(composed) + schedule.check(composed)
+    return config_form.check_keys(composed) + training.check_batch(composed) + training.check_schedule(composed)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -54,7 +55,7 @@ def test_option_composes_at_its_place(group, path):
     composed = compose(["recipe=math_sft", *others, *words])
     assert composed.posttrain[group].name
     assert composed.choices[group] == path.stem or path.stem == "auto"
-    assert keys.check(composed) == []
+    assert config_form.check_keys(composed) == []
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -76,4 +77,4 @@ def test_a_hardware_file_names_keys_that_verl_knows(path):
     if path.stem == "auto":
         pytest.skip("stands for another file")
     for recipe in ("math_ppo", "math_sft"):
-        assert keys.check(compose([f"recipe={recipe}", f"hardware={path.stem}"])) == []
+        assert config_form.check_keys(compose([f"recipe={recipe}", f"hardware={path.stem}"])) == []

@@ -5,10 +5,9 @@ import functools
 import pytest
 
 from posttrain_verl import compose as composing
-from posttrain_verl.plan import hardware
-from posttrain_verl.plan.facts import Facts, TorchBuild
-from posttrain_verl.plan.hardware import Machine
-from posttrain_verl.plan.nvidia import Device, Driver
+from posttrain_verl.machine import devices
+from posttrain_verl.machine.devices import Device, Driver, Machine, MachineFacts, TorchBuild
+from posttrain_verl.plan import adapt
 
 
 @functools.cache
@@ -83,8 +82,8 @@ H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
 
 
 def test_auto_is_the_machine_itself(monkeypatch):
-    seen = Facts(devices=(H100,) * 4, torch=4, host_memory_gb=512)
-    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "torch sees 4 devices", seen))
+    seen = MachineFacts(devices=(H100,) * 4, torch=4, host_memory_gb=512)
+    monkeypatch.setattr(devices, "detect_machine", lambda: Machine("auto", "torch sees 4 devices", seen))
     composed = composing.compose(["recipe=math_sft", "base_model=tiny"])
     node = composed.posttrain.hardware
     assert (node.name, node.memory_gb, node.host_memory_gb, node.interconnect) == ("4x80gb", 79.6, 512, "NVLink")
@@ -96,18 +95,18 @@ def test_auto_is_the_machine_itself(monkeypatch):
 def test_gpus_that_a_cuda_build_cannot_use_are_planned_for(monkeypatch):
     """Not the CPU in their place: `preflight.machine` refuses, and what the user then reads is the plan for the GPUs."""
     driver = Driver((H100,) * 8, "550.54.15", "", 8, 8)
-    seen = Facts(driver.devices, driver=driver, build=TorchBuild("2.11.0+cu130", "13.0"), host_memory_gb=512)
-    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "driver 550.54.15 is too old", seen))
+    seen = MachineFacts(driver.devices, driver=driver, build=TorchBuild("2.11.0+cu130", "13.0"), host_memory_gb=512)
+    monkeypatch.setattr(devices, "detect_machine", lambda: Machine("auto", "driver 550.54.15 is too old", seen))
     composed = composing.compose(["recipe=math_sft", "base_model=tiny"])
     assert (composed.posttrain.hardware.name, composed.verl.trainer.n_gpus_per_node) == ("8x80gb", 8)
 
 
 def test_no_more_reward_workers_than_cores(monkeypatch):
-    seen = Facts((H100,), torch=1, usable=(H100,), host_memory_gb=512)
-    monkeypatch.setattr(hardware, "detect", lambda: Machine("auto", "torch sees 1 devices", seen))
-    monkeypatch.setattr(hardware.cores, "allotted", lambda: 4)
+    seen = MachineFacts((H100,), torch=1, usable=(H100,), host_memory_gb=512)
+    monkeypatch.setattr(devices, "detect_machine", lambda: Machine("auto", "torch sees 1 devices", seen))
+    monkeypatch.setattr(adapt.cores, "allotted_cores", lambda: 4)
     words = ["recipe=code_grpo", "base_model=tiny"]
     assert composing.compose(words).verl.reward.num_workers == 4
     assert composing.compose([*words, "reward.num_workers=6"]).verl.reward.num_workers == 6
-    monkeypatch.setattr(hardware.cores, "allotted", lambda: 64)
+    monkeypatch.setattr(adapt.cores, "allotted_cores", lambda: 64)
     assert composing.compose(words).verl.reward.num_workers == 8

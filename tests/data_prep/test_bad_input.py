@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import data_prep
-from data_prep import DataError
+from data_prep import DataError, parse
 
 
 def split(**sources):
@@ -57,7 +57,7 @@ def test_missing_column_and_unknown_mapping(clean, source, build):
         sources={"own": source("own", clean(3), columns={"question": "question", "gold": "x"})},
         splits=split(own=1),
     )
-    assert "maps ['gold']" in text
+    assert "columns.gold: is not a known key" in text
 
 
 def test_all_problems_of_a_mix_come_at_once(clean, source, build):
@@ -71,7 +71,7 @@ def test_all_problems_of_a_mix_come_at_once(clean, source, build):
     for said in (
         "same rows as own",
         "did you mean gsm8k",
-        "sum to 0",
+        "sources.own: is 0, not a number above 0",
         "rl_trian",
         "did you mean own",
         "exactly once",
@@ -80,9 +80,38 @@ def test_all_problems_of_a_mix_come_at_once(clean, source, build):
         assert said in text
 
 
+def test_options_of_a_source_and_the_use_of_another_are_named_together(clean, source, build):
+    text = errors(
+        build,
+        sources={"own": source("own", clean(3), format="xml"), "exam": {"from": "aime24"}, "sums": {"from": "reasoning_gym"}},
+        splits={"rl_train": {"rows": -1, "stages": [{"sources": {"exam": 1}}, {"shar": 2, "sources": {"own": 1}}]},
+                "sft_train": {"sources": {"exam": 1, "own": 0}}},
+    )  # fmt: skip
+    for said in (
+        "mix.sources.own.format: is 'xml'",
+        "mix.sources.sums.family: is missing",
+        "mix.splits.rl_train.rows: is -1",
+        "mix.splits.rl_train.stages[1].shar: is not a known key",
+        "mix.splits.sft_train.sources.exam: uses exam for sft; it is only for eval",
+        "mix.splits.sft_train.sources.own: is 0, not a number above 0",
+    ):
+        assert said in text
+    assert "does not have" not in text, "a source with a wrong option is still a source of the mix"
+
+
+def test_null_stands_for_the_default(clean, source):
+    config = {"sources": {"own": source("own", clean(3)), "exam": source("exam", clean(3, 2))}, "splits": split(own=1)}
+    config |= {"filters": {"too_long": None}, "prompts": None, "decontaminate": {"against": None}}
+    mix = parse(config)
+    assert mix.against() == ("exam",), "null does not switch decontamination off"
+    assert mix.filters.too_long.tokenizer == "bytes" and mix.prompt_for("math").user == "{question}"
+
+
 def test_a_weight_of_0_beside_others(clean, source, build):
     sources = {"a": source("a", clean(3)), "b": source("b", clean(3, 2))}
-    assert "splits.rl_train.sources.b: has weight 0" in errors(build, sources=sources, splits=split(a=1, b=0))
+    assert "splits.rl_train.sources.b: is 0, not a number above 0" in errors(
+        build, sources=sources, splits=split(a=1, b=0)
+    )
 
 
 def test_reward_that_does_not_exist(clean, source, build):
@@ -108,7 +137,7 @@ def test_damaged_files(tmp_path, build, clean):
     for name, said in (
         ("cut.parquet", "cannot be read as Parquet"),
         ("bad.jsonl", "bad.jsonl line 2"),
-        ("none.csv", "is no file"),
+        ("none.csv", "is not a file"),
     ):
         own = {"from": "columns", "path": str(tmp_path / name), "columns": columns, "data_source": "math/own"}
         assert said in errors(build, sources={"own": own}, splits=split(own=1))
@@ -175,9 +204,12 @@ def test_a_wrong_value_in_a_mix_is_named(clean, source, build, change, said):
     ("options", "said"),
     [
         ({"columns": {"question": ["q"]}}, "columns.question: is ['q'], not the name of a column"),
-        ({"answer_pattern": 5}, "is no regular expression"),
+        ({"answer_pattern": 5}, "is not a regular expression"),
         ({"ability": "poetry"}, "write one of math, code"),
         ({"path": "."}, "is a folder"),
+        ({"pth": "x"}, "did you mean path?"),
+        ({"format": "xml"}, "write one of jsonl, csv, parquet"),
+        ({"answer_pattern": "[0-9]+"}, "mark the gold with one (group)"),
     ],
 )
 def test_a_wrong_option_of_a_source_is_named(clean, source, build, options, said):
@@ -237,7 +269,7 @@ def test_parquet_with_damaged_texts_and_columns_of_one_name(tmp_path, build):
         "columns": {"question": "question", "answer": "answer"},
     }
     config = {"sources": {"own": own | {"data_source": "math/own"}}, "splits": split(own=1)}
-    assert "bad.parquet row 0: question is no valid UTF-8" in errors(build, **config)
+    assert "bad.parquet row 0: question is not valid UTF-8" in errors(build, **config)
     config["sources"]["own"]["bad_rows"] = "drop"
     assert build(**config)[0]["sources"]["own"]["drops"] == {"bad_row": 1}
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["question", "question"])
@@ -289,3 +321,9 @@ def test_500_mutated_rows_give_a_build_or_a_clear_error(clean, tmp_path):
     manifest = data_prep.build(config, tmp_path / "loose")
     drops = manifest["sources"]["own"]["drops"]
     assert drops["bad_row"] > 50 and manifest["files"]["rl_train.parquet"]["rows"] >= 90
+
+
+def test_prompts_that_are_not_a_mapping(clean, source, build):
+    assert "prompts: is [], not" in errors(
+        build, sources={"own": source("own", clean(3))}, splits=split(own=1), prompts=[]
+    )

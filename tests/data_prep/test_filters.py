@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.filters import arithmetic, gold, language, latex, loops, pictures, text
+from data_prep.filters import arithmetic, gold, latex, text
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from data_prep.filters import arithmetic, gold, language, latex, loops, pictures
     ],
 )
 def test_broken_latex_is_found(broken):
-    assert latex.flaw(broken)
+    assert latex.find_broken_latex(broken)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_broken_latex_is_found(broken):
     ],
 )
 def test_good_latex_and_money_are_left_alone(good):
-    assert latex.flaw(good) is None
+    assert latex.find_broken_latex(good) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_good_latex_and_money_are_left_alone(good):
     ],
 )
 def test_false_steps_are_found(step):
-    assert arithmetic.flaw(step)
+    assert arithmetic.find_false_step(step)
 
 
 @pytest.mark.parametrize(
@@ -135,19 +135,25 @@ def test_false_steps_are_found(step):
     ],
 )
 def test_true_and_unclear_steps_are_left_alone(step):
-    assert arithmetic.flaw(step) is None
+    assert arithmetic.find_false_step(step) is None
+
+
+def test_a_line_of_other_arithmetic_is_left_out_and_no_other_line_is_cut():
+    assert arithmetic.find_false_step("R 1\nOR 12*3 = 37")
+    assert arithmetic.find_false_step("R 1\nOR 12*3 = 36") is None
+    assert arithmetic.find_false_step("7 + 6 = 1 (mod 12)\n12*3 = 36") is None
 
 
 def test_the_marks_of_a_list_are_no_signs():
-    assert arithmetic.flaw("1) 5 + 3 = 8\n2) 8 * 2 = 16\n- 5 + 3 = 8\n* 4 - 1 = 3") is None
+    assert arithmetic.find_false_step("1) 5 + 3 = 8\n2) 8 * 2 = 16\n- 5 + 3 = 8\n* 4 - 1 = 3") is None
 
 
 def test_column_sums_have_no_flaw():
-    from data_prep.sources.column_sums import column_steps
+    from data_prep.sources.generated import column_steps
 
     for left, sign, right in ((47, "+", 85), (85, "-", 47), (100, "-", 1), (99, "+", 1), (50, "-", 50)):
         steps, _ = column_steps(left, sign, right)
-        assert arithmetic.flaw("\n".join(steps)) is None
+        assert arithmetic.find_false_step("\n".join(steps)) is None
         digits = int(
             "".join(
                 step.rpartition("=")[2] if n == len(steps) - 1 else step[-1]
@@ -158,18 +164,22 @@ def test_column_sums_have_no_flaw():
 
 
 def test_loops_are_found_and_tables_are_not():
-    assert loops.repeats("Start. " + "we check the sum again and " * 6 + "end.")
-    assert loops.repeats("abcdefghijklmn" * 8)
-    assert loops.repeats("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20") is None
-    assert loops.repeats("0 0 0 0 0 0 0 0 0 0 0 0") is None
-    assert loops.repeats("") is None
-    assert loops.repeats("so " + "wait " * 12) and loops.repeats("we " + "and then " * 8) and loops.repeats("ha" * 40)
+    assert text.find_repetition("Start. " + "we check the sum again and " * 6 + "end.")
+    assert text.find_repetition("abcdefghijklmn" * 8)
+    assert text.find_repetition("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20") is None
+    assert text.find_repetition("0 0 0 0 0 0 0 0 0 0 0 0") is None
+    assert text.find_repetition("") is None
+    assert (
+        text.find_repetition("so " + "wait " * 12)
+        and text.find_repetition("we " + "and then " * 8)
+        and text.find_repetition("ha" * 40)
+    )
     paragraph = "Now we look at the sum of the two numbers that are given and write it down with care. "
-    assert loops.repeats(paragraph * 3) and loops.repeats(paragraph * 2) is None
+    assert text.find_repetition(paragraph * 3) and text.find_repetition(paragraph * 2) is None
     lines = [f"Step {n}: we check the sum of the digits again." for n in range(9)]
-    assert loops.repeats("\n".join(lines))
-    assert loops.repeats("$" + " + ".join(["1"] * 20) + r" = " + r" \cdot ".join(["2"] * 12) + "$") is None
-    assert loops.repeats("|---|" + "-" * 80 + " 10" + "0" * 50) is None
+    assert text.find_repetition("\n".join(lines))
+    assert text.find_repetition("$" + " + ".join(["1"] * 20) + r" = " + r" \cdot ".join(["2"] * 12) + "$") is None
+    assert text.find_repetition("|---|" + "-" * 80 + " 10" + "0" * 50) is None
 
 
 def test_cut_texts():
@@ -192,11 +202,11 @@ def test_cut_texts():
 
 
 def test_gold_is_read_as_its_reward_reads_it():
-    assert gold.unreadable("72", "openai/gsm8k", "math") is None
-    assert gold.unreadable("\\frac{1}{2}", "math/own", "math") is None
-    assert gold.unreadable("\\frac{1}{", "math/own", "math")
-    assert gold.unreadable('{"test_list": ["assert f(1) == 2"]}', "mbpp", "code") is None
-    assert gold.unreadable("{}", "mbpp", "code")
+    assert gold.explain_unreadable("72", "openai/gsm8k", "math") is None
+    assert gold.explain_unreadable("\\frac{1}{2}", "math/own", "math") is None
+    assert gold.explain_unreadable("\\frac{1}{", "math/own", "math")
+    assert gold.explain_unreadable('{"test_list": ["assert f(1) == 2"]}', "mbpp", "code") is None
+    assert gold.explain_unreadable("{}", "mbpp", "code")
     for nothing in ("", "$$", "\\boxed{}", "#### "):
         assert gold.is_empty(nothing)
     for bad in (
@@ -211,7 +221,7 @@ def test_gold_is_read_as_its_reward_reads_it():
         "see above",
         "12 apples and also 5 oranges or so",
     ):
-        assert gold.unreadable(bad, "math/own", "math"), bad
+        assert gold.explain_unreadable(bad, "math/own", "math"), bad
     for good in (
         "[1, 2)",
         "(3, 4)",
@@ -222,9 +232,9 @@ def test_gold_is_read_as_its_reward_reads_it():
         "\\{1, 2\\}",
         "1/10",
     ):
-        assert gold.unreadable(good, "math/own", "math") is None, good
-    assert gold.disagrees("So it is 5.\n#### 5", "6", "math/own")
-    assert gold.disagrees("Hence $\\boxed{\\frac{1}{2}}$.", "0.5", "math/own") is None
+        assert gold.explain_unreadable(good, "math/own", "math") is None, good
+    assert gold.find_disagreement("So it is 5.\n#### 5", "6", "math/own")
+    assert gold.find_disagreement("Hence $\\boxed{\\frac{1}{2}}$.", "0.5", "math/own") is None
     assert gold.no_final_answer("Nothing is said here")
     assert gold.no_final_answer("The answer is 5.") is None
 
@@ -241,7 +251,7 @@ def test_gold_is_read_as_its_reward_reads_it():
     ],
 )
 def test_other_languages_are_found(foreign):
-    assert language.other_language(foreign)
+    assert text.other_language(foreign)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +265,7 @@ def test_other_languages_are_found(foreign):
     ],
 )
 def test_english_with_foreign_names_is_left_alone(english):
-    assert language.other_language(english) is None
+    assert text.other_language(english) is None
 
 
 @pytest.mark.parametrize(
@@ -272,7 +282,7 @@ def test_english_with_foreign_names_is_left_alone(english):
     ],
 )
 def test_questions_about_pictures_are_found(pointing):
-    assert pictures.needs_image(pointing)
+    assert text.needs_image(pointing)
 
 
 @pytest.mark.parametrize(
@@ -290,4 +300,4 @@ def test_questions_about_pictures_are_found(pointing):
     ],
 )
 def test_pictures_of_the_story_are_left_alone(told):
-    assert pictures.needs_image(told) is None
+    assert text.needs_image(told) is None

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.fingerprint import EXACT, LOOSE, row_keys, words
+from data_prep.fingerprint import EXACT, LOOSE, hash_words, row_keys
 
 TEXTS = st.lists(st.text(alphabet="ab1 +-\n\té$", max_size=12), min_size=1, max_size=12)
 
@@ -23,7 +23,7 @@ def test_row_keys_are_equal_exactly_when_the_words_are(texts):
 
 @given(TEXTS, st.integers(1, 3))
 def test_ngrams_are_those_of_each_row(texts, n):
-    found = words(pa.array(texts), LOOSE)
+    found = hash_words(pa.array(texts), LOOSE)
     hashes, starts = found.ngrams(n)
     split = [re.findall(r"[a-z0-9é]+", text.lower()) for text in texts]
     wanted = [tuple(row[i : i + n]) for row in split for i in range(len(row) - n + 1)]
@@ -44,7 +44,7 @@ def test_batches_and_slices_do_not_matter():
 
 def test_values_stay_the_same_for_ever():
     """Split membership hangs on them: a change would move rows between training and test."""
-    assert words(pa.array(["47+85="]), EXACT).rows.tolist() == [KNOWN]
+    assert hash_words(pa.array(["47+85="]), EXACT).rows.tolist() == [KNOWN]
 
 
 KNOWN = 6730617716910655985

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.parse import parse
-from data_prep.sizing import apportion
+from data_prep.mix import parse
+from data_prep.splits import apportion
 
 MIXES = sorted((Path(__file__).parents[2] / "conf" / "mix").glob("*.yaml"))
 
@@ -152,9 +152,9 @@ def test_several_solutions_a_question_serve_sft_and_rl_takes_the_question_once(c
 
 
 def test_rows_of_many_buckets_come_out_in_order(clean, source, build, monkeypatch):
-    from data_prep import write
+    from data_prep import parquet
 
-    monkeypatch.setattr(write, "BUCKET_ROWS", 16)
+    monkeypatch.setattr(parquet, "BUCKET_ROWS", 16)
     config = {
         "sources": {"own": source("own", clean(200))},
         "splits": {"rl_train": {"rows": 100, "sources": {"own": 1}}},

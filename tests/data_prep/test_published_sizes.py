@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from data_prep import splits
-from data_prep.parse import parse
+from data_prep.mix import parse
 
 # Rows by difficulty (None: of any), from the data sets' cards, rounded down where a set is large. MATH's levels: Douz/MATH-level.
 MATH = {1: 564, 2: 1348, 3: 1592, 4: 1690, 5: 2304}
@@ -18,7 +18,7 @@ ROWS = {
     "mbpp": {None: 374}, "mbpp_plus": {None: 378}, "humaneval": {None: 164}, "humaneval_plus": {None: 164},
     "taco": {None: 25443}, "kodcode": {None: 100000},
 }  # fmt: skip
-KEPT = 0.95  # of a set that is trained on, after the filters; docs/data.md has 0.4 % dropped of GSM8K
+KEPT = 0.95  # of a set that is trained on, after the filters; docs/evidence/data.md has 0.4 % dropped of GSM8K
 FOLDER = Path(__file__).parents[2] / "conf" / "mix"
 GENERATED = ("embedded", "embedded_code")
 UNKNOWN = ("code_rl",)  # it asks TACO by level, and no card counts those
@@ -50,6 +50,6 @@ def pool_of(sources: list[str], held_out: set[str]) -> Rows:
 @pytest.mark.parametrize("name", MIXES)
 def test_a_mix_asks_for_no_more_rows_than_there_are(name):
     mix = parse(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
-    chosen = splits.choose(mix, pool_of(list(mix.sources), set(mix.splits["test"].sources())))  # type: ignore[arg-type]
+    chosen = splits.choose_rows(mix, pool_of(list(mix.sources), set(mix.splits["test"].source_names())))  # type: ignore[arg-type]
     for split in mix.splits.values():
         assert split.rows is None or len(chosen[split.name].rows) == split.rows

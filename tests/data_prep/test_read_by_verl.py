@@ -12,7 +12,7 @@ def tokenizer():
     transformers = pytest.importorskip("transformers")
     from posttrain_verl import base_models
 
-    return transformers.AutoTokenizer.from_pretrained(base_models.ensure("nano_2m"))
+    return transformers.AutoTokenizer.from_pretrained(base_models.ensure_model("nano_2m"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import data_prep
-from data_prep.sources import KINDS, SourceSpec
+from data_prep.sources import KINDS, spec_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TESTS = json.dumps({"inputs": ["1 2\n"], "outputs": ["3\n"]})
@@ -57,7 +57,7 @@ ROWS = {
 
 def read(kind: str, path: Path, **options):
     source = KINDS[kind]
-    spec = SourceSpec(kind, kind, source.data_source, source.ability, {"path": str(path)}, **options)
+    spec = spec_of(kind, {"path": str(path), **options})
     return [row for batch in source.open(spec).batches for row in batch.to_pylist()]
 
 
@@ -106,11 +106,7 @@ def test_solutions_of_sets_with_several_or_framed_ones(tmp_path):
 
 def test_humaneval_comes_with_its_package():
     source = KINDS["humaneval"]
-    rows = [
-        row
-        for batch in source.open(SourceSpec("humaneval", "humaneval", "", "code", {})).batches
-        for row in batch.to_pylist()
-    ]
+    rows = [row for batch in source.open(spec_of("humaneval", {})).batches for row in batch.to_pylist()]
     assert len(rows) == 164 and json.loads(rows[0]["answer"])["entry_point"] == "has_close_elements"
 
 
@@ -121,7 +117,7 @@ def test_the_reward_of_every_source_accepts_its_gold(tmp_path):
     for kind, (row, _) in ROWS.items():
         path.write_text(json.dumps(row) + "\n")
         item, source = read(kind, path)[0], KINDS[kind]
-        assert gold.unreadable(item["answer"], source.data_source, source.ability) is None, kind
+        assert gold.explain_unreadable(item["answer"], source.data_source, source.ability) is None, kind
 
 
 def test_a_hub_that_cannot_be_reached_is_a_clear_error(monkeypatch):
@@ -132,7 +128,7 @@ def test_a_hub_that_cannot_be_reached_is_a_clear_error(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", offline)
     with pytest.raises(data_prep.DataError, match=r"openai/gsm8k cannot be read from the hub.*[\s\S]*path: FILE"):
-        KINDS["gsm8k"].open(SourceSpec("gsm8k", "gsm8k", "openai/gsm8k", "math", {}))
+        KINDS["gsm8k"].open(spec_of("gsm8k", {}))
 
 
 def test_a_reasoning_gym_family_with_a_worked_solution(build):
@@ -169,13 +165,11 @@ def test_real_gsm8k_has_few_flaws_and_they_are_true():
     from data_prep import filters
 
     source = KINDS["gsm8k"]
-    spec = SourceSpec(
-        "gsm8k", "gsm8k", source.data_source, source.ability, {"path": str(SHARED / "gsm8k" / "train.jsonl")}
-    )
+    spec = spec_of("gsm8k", {"path": str(SHARED / "gsm8k" / "train.jsonl")})
     found = Counter(
         filters.REASONS[r]
         for batch in source.open(spec).batches
-        for r in filters.judge(batch, filters.chosen({}), spec).reason
+        for r in filters.judge_batch(batch, filters.choose_filters({}), spec).reason
         if r
     )
     # Wrong equations, such as 192*100=$1920, and questions without a question mark.

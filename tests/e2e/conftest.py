@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from posttrain_verl.cpu import zygote
+from posttrain_verl.cpu import warm
 from posttrain_verl.run import environment
 from posttrain_verl.run.folder import RunFolder, Status
 
@@ -94,12 +94,11 @@ Launch = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables of every run: the cache, and the warm Python."""
+    """The variables of every run: the cache, and the warm Python, where POSTTRAIN_WARM_PYTHON=0 does not turn it off."""
     folder = tmp_path_factory.mktemp("shared")
-    cache = {"POSTTRAIN_CACHE": str(folder / "cache")}
-    variables = environment.of_run(RunFolder(folder), "cpu", local_model=True) | cache
-    with (folder / "zygote.txt").open("ab") as log, zygote.warm(variables, log) as python:
-        yield cache | {"POSTTRAIN_WARM_PYTHON": str(python), "POSTTRAIN_TEST_DATA": str(folder / "data")}
+    given = {"POSTTRAIN_CACHE": str(folder / "cache"), "POSTTRAIN_TEST_DATA": str(folder / "data")}
+    with warm.started(environment.process_variables("cpu", local_model=True) | given, folder / "zygote.txt", given):
+        yield given
 
 
 @pytest.fixture(scope="session")
@@ -166,12 +165,15 @@ def left_since(before: set[str], seconds: float = 10) -> set[str]:
 
 
 def _unmapped(names: set[str]) -> set[str]:
-    """Those of the segments that no process maps: what others use is nothing that the run left."""
-    maps = ""
+    """Those of the segments that no process maps: what others use is nothing that the run left.
+
+    By inode, because a semaphore is mapped under the name that it had while it was made.
+    """
+    mapped = set()
     for file in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):
-            maps += file.read_text(errors="replace")
-    return {name for name in names if f"/dev/shm/{name}" not in maps and Path("/dev/shm", name).exists()}
+            mapped |= {line.split(maxsplit=5)[4] for line in file.read_text().splitlines() if " /dev/shm/" in line}
+    return {entry.name for entry in os.scandir("/dev/shm") if entry.name in names and str(entry.inode()) not in mapped}
 
 
 def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any, strike: Any) -> tuple[int, list[str]]:
@@ -191,7 +193,7 @@ def _run(command: list[str], environ: dict[str, str], folder: RunFolder, at: Any
 
 def _processes_of(folder: RunFolder) -> list[str]:
     """The processes whose environment names the run, in any attempt: Ray's, the driver, and the clients of the warm Python."""
-    markers = [f"VERL_FILE_LOGGER_PATH={folder.metrics_of(attempt)}".encode() for attempt in (1, 2, 3)]
+    markers = [f"VERL_FILE_LOGGER_PATH={folder.attempt_metrics(attempt)}".encode() for attempt in (1, 2, 3)]
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl.watch.machine import GIB, memory_left
+from posttrain_verl.watch.machine_rules import GIB, memory_left
 
 FIRST_STEP = 16  # rollouts
 MIB = 1 << 20

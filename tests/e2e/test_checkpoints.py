@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from posttrain_verl.compose import compose
-from posttrain_verl.exporting.on_demand import weights_of
-from posttrain_verl.preflight import disk
+from posttrain_verl.export.weights import ensure_weights
+from posttrain_verl.preflight import capacity
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 STEPS = ("trainer.total_training_steps=3", "trainer.save_freq=1")
@@ -15,9 +15,9 @@ def left(run) -> list[str]:
     return sorted(path.name for path in run.folder.checkpoints.glob("global_step_*"))
 
 
-def planned(run) -> list[disk.Part]:
+def planned(run) -> list[capacity.CheckpointPart]:
     """The parts of a checkpoint as `check` counts them for the same words."""
-    return disk.parts(compose(run.folder.read_plan()["overrides"]))
+    return capacity.list_checkpoint_parts(compose(run.folder.read_plan()["overrides"]))
 
 
 def written(folder, kind: str) -> int:
@@ -40,9 +40,8 @@ def test_sft_of_two_ranks(launch, go_on):
     resumed.assert_done([1, 2, 3, 4])
     assert left(resumed) == ["global_step_3", "global_step_4"], "those of the first attempt count"
 
-    said: list[str] = []
-    folder = weights_of(resumed.folder, "sft", report=said.append)
-    assert folder == resumed.folder.path / "weights-4" and len(said) == 1
+    folder = ensure_weights(resumed.folder)
+    assert folder == resumed.folder.path / "weights-4"
     AutoModelForCausalLM.from_pretrained(folder)
 
 
@@ -61,7 +60,7 @@ def test_ppo_keeps_actor_and_critic(launch, go_on):
     assert left(resumed) == ["global_step_3", "global_step_4"]
     assert sorted(path.name for path in (resumed.folder.checkpoints / "global_step_4").iterdir()) == [
         "actor", "critic", "data.pt"]  # fmt: skip
-    AutoModelForCausalLM.from_pretrained(weights_of(resumed.folder, "rl"))
+    AutoModelForCausalLM.from_pretrained(ensure_weights(resumed.folder))
 
 
 def test_only_the_adapter_of_a_lora_run(launch, go_on):
@@ -72,4 +71,4 @@ def test_only_the_adapter_of_a_lora_run(launch, go_on):
     assert written(newest, "model") == pytest.approx(part.weights, rel=0.1), "small tensors, so that their names count"
     resumed = go_on(first, "trainer.total_training_steps=4")
     resumed.assert_done([1, 2, 3, 4])
-    AutoModelForCausalLM.from_pretrained(weights_of(resumed.folder, "sft"))
+    AutoModelForCausalLM.from_pretrained(ensure_weights(resumed.folder))

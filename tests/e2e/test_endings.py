@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from posttrain_verl.run import roster
+from posttrain_verl.run import ray_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nightly, pytest.mark.timeout(900)]
 
@@ -19,7 +19,7 @@ def after(step):
 def gone_on_with(run, go_on, steps):
     """It is gone on with from a checkpoint, and no step is missing or double."""
     resumed = go_on(run, f"trainer.total_training_steps={steps}", "posttrain.watch.silence.seconds=600")
-    assert any(line.startswith("going on from ") for line in resumed.lines), resumed.explained()
+    assert any(line.startswith("resuming from ") for line in resumed.lines), resumed.explained()
     resumed.assert_done(list(range(1, steps + 1)))
     assert resumed.logged_steps == list(range(1, steps + 1))
 
@@ -45,7 +45,10 @@ def test_a_log_that_falls_silent(launch, go_on, bound):
     """The process that holds VeRL's trainer is stopped; only the silence is watched, and says where it stands."""
 
     def stop(supervisor, folder):
-        os.kill(next(one.pid for one in roster.read(folder.cluster_file) if one.name == "TaskRunnerV1"), signal.SIGSTOP)
+        os.kill(
+            next(one.pid for one in ray_state.read_members(folder.cluster_file) if one.name == "TaskRunnerV1"),
+            signal.SIGSTOP,
+        )
         struck.append(time.time())
 
     struck = []
@@ -58,7 +61,7 @@ def test_a_log_that_falls_silent(launch, go_on, bound):
     assert 12 <= event["time"] - struck[0] + 1 <= bound(12 + 20), (
         "it is busy until a window of 10 s says that it is not"
     )
-    assert event["stage"] in ("generation", "reward", "log-prob", "update", "weight sync", "checkpoint")
+    assert event["stage"] in ("generation", "reward", "log-prob", "update", "weight sync", "checkpoint", "training")
     assert (
         "ray::TaskRunnerV1" in event["why"] and "== ray::TaskRunnerV1" in (run.folder.path / "stacks.txt").read_text()
     )

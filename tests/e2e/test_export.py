@@ -34,20 +34,23 @@ def test_a_lora_run_of_two_ranks(launch):
 
 
 def test_weights_that_are_not_those_of_the_checkpoint_fail(launch, monkeypatch, tmp_path):
-    from posttrain_verl import export as verb
-    from posttrain_verl.exporting import model as models
+    from posttrain_verl.export import __main__ as verb
+    from posttrain_verl.export import weights as models
 
     run = launch("math_sft")
     run.assert_done([1, 2])
-    real = models.write
+    real = models.write_model
 
     def untrained(trained, form, dtype, checkpoint, out):
         base = AutoModelForCausalLM.from_pretrained(run.folder.read_plan()["model"])
         real(base, form, dtype, checkpoint, out)
 
-    good = verb.export(run.folder, tmp_path / "good", step=2, vllm=False)
+    good = verb.export_checkpoint(run.folder, tmp_path / "good", step=2, vllm=False)
     assert [finding.passed for finding in good] == [True, None, True, True]
-    monkeypatch.setattr(models, "write", untrained)
-    bad = {finding.name: finding.passed for finding in verb.export(run.folder, tmp_path / "bad", step=2, vllm=False)}
+    monkeypatch.setattr(models, "write_model", untrained)
+    bad = {
+        finding.name: finding.passed
+        for finding in verb.export_checkpoint(run.folder, tmp_path / "bad", step=2, vllm=False)
+    }
     assert bad["transformers agrees with the checkpoint"] is False
     assert bad["differs from its base"] is False

@@ -14,9 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain_verl.run import record, roster
-from posttrain_verl.run.processes import name_of
-from posttrain_verl.watch.machine import GIB, memory_left
+from posttrain_verl.machine.processes import process_name
+from posttrain_verl.run import ray_state, record
+from posttrain_verl.watch.machine_rules import GIB, memory_left
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 BOUND = 15  # seconds until a dead process must be noticed, on a machine that has the time
@@ -29,13 +29,13 @@ def after(step):
 
 
 def actor(folder, name):
-    return next(one.pid for one in roster.read(folder.cluster_file) if one.name.endswith(name))
+    return next(one.pid for one in ray_state.read_members(folder.cluster_file) if one.name.endswith(name))
 
 
 def engine(folder):
     """vLLM's engine core, by the title that vLLM gives it."""
-    known = [one.pid for one in record.read(folder).processes]
-    return next(pid for pid in known if name_of(pid).startswith("VLLM::EngineCore"))
+    known = [one.pid for one in record.read_record(folder).processes]
+    return next(pid for pid in known if process_name(pid).startswith("VLLM::EngineCore"))
 
 
 class Blow:
@@ -67,11 +67,11 @@ def test_a_raylet_that_does_not_outlive_the_start(launch):
     """Ray ends it where its agents are slow, as on a busy machine. Nothing is lost yet: the driver starts another."""
 
     def starting(folder):
-        return raylet(folder) is not None and "starting Ray" in folder.stage_file.read_text()
+        return raylet(folder) is not None and "starting Ray" in folder.activity_file.read_text()
 
     def raylet(folder):
-        known = record.read(folder)
-        return next((one.pid for one in known.processes if name_of(one.pid) == "raylet"), None) if known else None
+        known = record.read_record(folder)
+        return next((one.pid for one in known.processes if process_name(one.pid) == "raylet"), None) if known else None
 
     run = launch("math_sft", at=starting, strike=Blow(raylet))
     run.assert_done([1, 2])
@@ -210,7 +210,7 @@ def test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after(launc
     assert killed.code == 1
     assert killed.status.ended - blow.sent <= bound(BOUND)
     resumed = go_on(killed)
-    assert any(re.search(r"going on from .*global_step_\d*[02468]$", line) for line in resumed.lines)
+    assert any(re.search(r"resuming from .*global_step_\d*[02468]$", line) for line in resumed.lines)
     resumed.assert_done(steps)
     assert resumed.logged_steps == steps
     for step, metrics in undisturbed.metrics.items():
@@ -218,22 +218,21 @@ def test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after(launc
             assert resumed.metrics[step][key] == pytest.approx(metrics[key], rel=1e-5), (step, key)
 
 
-def test_a_killed_supervisor_takes_the_run_with_it(launch, shared, monkeypatch):
+def test_a_killed_supervisor_takes_the_run_with_it(launch, shared, monkeypatch, told):
     """What Ray left in its folder, a socket among it, is cleared by the next start."""
     run = launch("math_sft", "trainer.total_training_steps=500", "trainer.save_freq=-1", at=after(1),
                  strike=lambda supervisor, folder: supervisor.kill())  # fmt: skip
     assert run.code == -signal.SIGKILL
-    stale = Path(record.read(run.folder).folders[0])
+    stale = Path(record.read_record(run.folder).folders[0])
     assert list(stale.glob("ray/session_*"))
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(str(stale / "left"))
     monkeypatch.setenv("POSTTRAIN_CACHE", shared["POSTTRAIN_CACHE"])
-    told = []
-    record.clear_dead_runs(told.append)
+    record.clear_dead_runs()
     assert any(line.startswith(f"clearing what the dead run {run.folder.path} left") for line in told)
     assert not stale.exists()
     assert run.status.state == "failed"
-    record.lock_of(run.folder).acquire(timeout=0)
+    record.folder_lock(run.folder).acquire(timeout=0)
 
 
 def test_a_disk_that_is_full_when_a_checkpoint_is_written(launch, tmp_path):

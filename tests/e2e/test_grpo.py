@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
-from posttrain_verl.exporting.on_demand import weights_of
+from posttrain_verl.export.weights import ensure_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ROLLOUT = "actor_rollout_ref.rollout.dtype"
@@ -14,7 +14,7 @@ def test_grpo_saves_and_resumes(launch):
     first.assert_done([1, 2])
     first.assert_rollouts_follow()
     assert not first.segments, "shared memory of the run is left"
-    AutoModelForCausalLM.from_pretrained(weights_of(first.folder, "rl"))
+    AutoModelForCausalLM.from_pretrained(ensure_weights(first.folder))
 
     checkpoint = first.folder.checkpoints / "global_step_2"
     resumed = launch("math_grpo", "trainer.total_training_steps=3", "trainer.save_freq=3",

@@ -38,7 +38,7 @@ def test_the_pipeline_goes_on_and_ends_with_a_report(tmp_path, shared):
     assert {file.name for file in (home / "eval").glob("*-test.json")} == {
         f"{name}-test.json" for name in ("base", "sft", "rl")
     }
-    assert json.loads((home / "chosen.json").read_text())["held_out"].keys() == {"2", "4"}
+    assert json.loads((home / "chosen-sft.json").read_text())["held_out"].keys() == {"2", "4"}
     assert all(found["passed"] for found in json.loads((home / "export" / "proof.json").read_text()))
     assert "sft against base on" in " ".join(ended.stdout.split())
     assert (home / "report.html").stat().st_size > 10_000

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from posttrain_verl.pipelines.plateau import Plateau
+from posttrain_verl.pipeline.training import Plateau
 from posttrain_verl.run.folder import RunFolder
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
@@ -33,13 +33,15 @@ def test_a_flat_held_out_loss_ends_sft_and_grpo_goes_on_from_its_best_checkpoint
     home = tmp_path / "runs" / "pipeline" / "demo" / "flat"
     sft, rl = (RunFolder(home / "runs" / recipe / "0") for recipe in ("demo_sft", "demo_grpo"))
 
-    plateau = json.loads((home / "plateau.json").read_text())
-    assert Plateau(patience=1).reached(plateau["values"]) and not Plateau(patience=1).reached(plateau["values"][:-1])
+    plateau = json.loads((home / "plateau-sft.json").read_text())
+    assert Plateau(patience=1).is_reached(plateau["values"]) and not Plateau(patience=1).is_reached(
+        plateau["values"][:-1]
+    )
     assert plateau["values"] == held_out_losses(sft)[: len(plateau["values"])]
     assert sft.read_status().state == "interrupted"
     assert last_step(sft) < STEPS / 2, "it was the rule that ended it"
 
-    chosen = json.loads((home / "chosen.json").read_text())
+    chosen = json.loads((home / "chosen-sft.json").read_text())
     assert len(chosen["held_out"]) == 2
     assert chosen["held_out"][str(chosen["step"])] == max(chosen["held_out"].values())
     assert rl.read_status().state == "done" and last_step(rl) == 1

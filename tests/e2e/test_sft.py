@@ -5,7 +5,7 @@ import math
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain_verl.exporting.on_demand import weights_of
+from posttrain_verl.export.weights import ensure_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -15,7 +15,7 @@ def test_sft_exports_a_model_and_resumes(launch):
     first.assert_done([1, 2])
     assert all(math.isfinite(metrics["train/loss"]) and metrics["train/loss"] > 0 for metrics in first.metrics.values())
 
-    exported = weights_of(first.folder, "sft")
+    exported = ensure_weights(first.folder)
     tokenizer = AutoTokenizer.from_pretrained(exported)
     model = AutoModelForCausalLM.from_pretrained(exported)
     logits = model(**tokenizer("12+34=", return_tensors="pt")).logits

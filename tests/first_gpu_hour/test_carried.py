@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from posttrain_verl.first_gpu_hour import carried, carry
-from posttrain_verl.problem import InputError
+from posttrain_verl.terminal.command_line import read
+from posttrain_verl.terminal.problem import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 # torch and what it requires: all that the machine has.
@@ -45,14 +46,14 @@ def wheel(folder: Path, name: str) -> None:
 def test_wheels_are_put_where_python_finds_them(tmp_path):
     for name in ("one-1-py3-none-any", f"two-1-{THIS}-{THIS}-manylinux1_x86_64", "three-1-cp39-abi3-manylinux1_x86_64"):
         wheel(tmp_path / "carry", name)
-    carried.unpack(tmp_path / "carry", tmp_path / "place")
+    carried.unpack_wheels(tmp_path / "carry", tmp_path / "place")
     assert sorted(file.name for file in (tmp_path / "place").iterdir()) == ["one", "three", "two"]
 
 
 def test_numpy_is_the_machines_own_where_it_has_one(tmp_path):
     wheel(tmp_path / "carry", "numpy-1-cp27-cp27-manylinux1_x86_64")
     wheel(tmp_path / "carry", "one-1-py3-none-any")
-    carried.unpack(tmp_path / "carry", tmp_path / "place")
+    carried.unpack_wheels(tmp_path / "carry", tmp_path / "place")
     assert not (tmp_path / "place" / "numpy").exists()
 
 
@@ -67,7 +68,7 @@ def test_a_folder_that_does_not_serve_is_refused_with_the_remedy(tmp_path, name,
     if name:
         wheel(tmp_path, name)
     with pytest.raises(InputError) as refused:
-        carried.unpack(tmp_path, tmp_path / "place")
+        carried.unpack_wheels(tmp_path, tmp_path / "place")
     assert says in refused.value.problems[0].what and refused.value.problems[0].remedy == remedy
 
 
@@ -79,7 +80,7 @@ def test_every_carried_package_is_pinned():
 def test_a_folder_with_other_things_is_not_made_anew(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="holds more than wheels"):
-        carry.main([f"carry={tmp_path}"])
+        read(carry.Carry, [f"carry={tmp_path}"])
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -99,7 +100,7 @@ def machine_with_torch_alone(folder: Path) -> Path:
 def test_the_short_mode_runs_with_torch_and_the_carried_folder_alone(tmp_path):
     """Built by pip, then run in an empty environment, without network, on the CPU backend with the model `tiny`."""
     folder, python = tmp_path / "carry", machine_with_torch_alone(tmp_path / "machine")
-    assert 20 < carry.build(folder, f"3.{sys.version_info.minor}") < carry.LIMIT_MB
+    assert 20 < carry.build_wheels(folder, f"3.{sys.version_info.minor}") < carry.LIMIT_MB
     alone = subprocess.run([python, "-c", "import torch, hydra"], capture_output=True, text=True, check=False)
     assert "No module named 'hydra'" in alone.stderr, "the machine has more than torch"
     out = tmp_path / "report.md"

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from posttrain_verl.compose import compose
-from posttrain_verl.first_gpu_hour import allocation, full, report
+from posttrain_verl.first_gpu_hour import allocation, hour_parts, modes
 from posttrain_verl.first_gpu_hour.allocation import Memory
-from posttrain_verl.first_gpu_hour.parts import FAILED, NOT_RUN, PASSED, Part
-from posttrain_verl.plan import hardware
-from posttrain_verl.plan.facts import Device, Facts
-from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.first_gpu_hour.hour_parts import FAILED, NOT_RUN, PASSED, Part
+from posttrain_verl.machine import devices
+from posttrain_verl.machine.devices import Device, Machine, MachineFacts
 from posttrain_verl.run.folder import RunFolder
 
 STEP = {"train/loss": 1.5, "perf/max_memory_allocated_gb": 9.0, "perf/max_memory_reserved_gb": 11.0,
         "train/global_tokens": 3000, "perf/total_num_tokens": 3000}  # fmt: skip
 DEVICE = Device("NVIDIA H100 80GB HBM3", 79.1, (9, 0))
-GPU = Machine("auto", "torch sees 1 devices", Facts(devices=(DEVICE,), torch=1, usable=(DEVICE,), host_memory_gb=200))
+GPU = Machine(
+    "auto", "torch sees 1 devices", MachineFacts(devices=(DEVICE,), torch=1, usable=(DEVICE,), host_memory_gb=200)
+)
 CPU = Machine("cpu", "no GPU of NVIDIA")
 
 
@@ -49,14 +50,14 @@ class Commands:
 @cache
 def composed_once(words, machine):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hardware, "detect", lambda: machine)
+        patch.setattr(devices, "detect_machine", lambda: machine)
         return compose([*words])
 
 
 @pytest.fixture(autouse=True)
 def plan(monkeypatch):
     """The plan says 8 GB."""
-    monkeypatch.setattr(allocation, "planned", lambda asked: 8.0 if asked else None)
+    monkeypatch.setattr(allocation, "planned_peak", lambda asked: 8.0 if asked else None)
 
 
 def run_full(home, machine, commands):
@@ -65,13 +66,13 @@ def run_full(home, machine, commands):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(allocation, "compose", lambda words: composed_once(
             tuple(word for word in words if not place.match(word)), machine))  # fmt: skip
-        return full.run(["qwen2_5_0_5b_instruct"], home, machine, 3600, commands)
+        return modes.run_full(["qwen2_5_0_5b_instruct"], home, machine, 3600, commands)
 
 
 def run(home, machine=GPU, **kwargs):
     commands = Commands(**kwargs)
     parts, tables = run_full(home, machine, commands)
-    return parts, report.markdown(["m"], ["1x80gb"], parts, machine is CPU, tables), commands.seen
+    return parts, hour_parts.report_markdown(["m"], ["1x80gb"], parts, machine is CPU, tables), commands.seen
 
 
 def test_everything_runs_in_an_hour_and_is_compared_at_the_tokens_that_were_trained(tmp_path):
@@ -88,7 +89,7 @@ def test_everything_runs_in_an_hour_and_is_compared_at_the_tokens_that_were_trai
 
 
 def test_every_part_has_a_share_of_the_hour(tmp_path):
-    parts = full.parts("m", tmp_path, cpu=False)
+    parts = modes.full_parts("m", tmp_path, cpu=False)
     total = sum(part.share for part in parts)
     assert all(part.share / total * 3600 > 45 for part in parts)
 
@@ -138,7 +139,9 @@ def test_on_the_cpu_nothing_is_said_to_have_passed_on_a_gpu(tmp_path):
     ],
 )
 def test_the_verdict_on_the_hour(states, verdict):
-    assert report.verdict([Part("p", ["command"], 1, state=state) for state in states], cpu=False) == verdict
+    assert (
+        hour_parts.overall_verdict([Part("p", ["command"], 1, state=state) for state in states], cpu=False) == verdict
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from importlib import import_module
 
 import pytest
 
-from posttrain_verl.plan.facts import Facts
-from posttrain_verl.plan.hardware import Machine
-from posttrain_verl.problem import InputError, Problem
+from posttrain_verl.machine.devices import Machine, MachineFacts
+from posttrain_verl.terminal.command_line import read
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verbs import FirstGpuHour
 
 verb = import_module("posttrain_verl.first_gpu_hour.__main__")
 
@@ -20,7 +21,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["full", "short"])
 def test_where_everything_fails_the_report_and_its_json_say_so(mode, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(verb.hardware, "detect", lambda: Machine("cpu", "no GPU of NVIDIA"))
+    monkeypatch.setattr(verb.devices, "detect_machine", lambda: Machine("cpu", "no GPU of NVIDIA"))
     limits = []
 
     def failing(command, seconds, log):
@@ -28,7 +29,7 @@ def test_where_everything_fails_the_report_and_its_json_say_so(mode, tmp_path, m
         log.write_text("Traceback\nRuntimeError: planted")
         return 1
 
-    assert verb.hour([f"mode={mode}", "minutes=2", "out=mine.md"], failing) == 1
+    assert verb.run(read(FirstGpuHour, [f"mode={mode}", "minutes=2", "out=mine.md"]), failing) == 1
     assert limits and max(limits) <= 120
     assert (tmp_path / "mine.md").read_text().startswith("# First GPU hour: failed")
     found = json.loads((tmp_path / "mine.json").read_text())
@@ -40,9 +41,9 @@ def test_gpus_that_cannot_be_used_are_no_cpu(monkeypatch):
     class Broken(Machine):
         trouble = Problem("the driver is too old", "install a newer one")
 
-    monkeypatch.setattr(verb.hardware, "detect", lambda: Broken("cpu", "", Facts()))
+    monkeypatch.setattr(verb.devices, "detect_machine", lambda: Broken("cpu", "", MachineFacts()))
     with pytest.raises(InputError, match="the driver is too old"):
-        verb.hour(["mode=short"], lambda *_: pytest.fail("something was started"))
+        verb.run(FirstGpuHour(mode="short"), lambda *_: pytest.fail("something was started"))
 
 
 def test_each_mode_has_its_time():

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.first_gpu_hour import parts
-from posttrain_verl.first_gpu_hour.parts import FAILED, NOT_RUN, OUT_OF_TIME, PASSED, Part, execute, run_parts
+from posttrain_verl.first_gpu_hour import hour_parts
+from posttrain_verl.first_gpu_hour.hour_parts import (
+    FAILED,
+    NOT_RUN,
+    OUT_OF_TIME,
+    PASSED,
+    Part,
+    execute_command,
+    run_parts,
+)
 
 
 def python(script: str) -> list[str]:
@@ -26,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(parts, "time", made)
+    monkeypatch.setattr(hour_parts, "time", made)
     return made
 
 
@@ -66,7 +74,7 @@ def test_what_has_no_time_left_is_not_started_and_says_so(tmp_path, clock):
 
 def test_a_failure_is_printed_with_its_traceback_and_the_next_part_runs(tmp_path, capsys):
     made = [Part("bad", python("1 / 0"), 1), Part("good", python("print('fine')"), 1)]
-    run_parts(made, 60, tmp_path, execute, lambda part: None)
+    run_parts(made, 60, tmp_path, execute_command, lambda part: None)
     assert [(part.state, part.why) for part in made] == [(FAILED, "exit code 1"), (PASSED, "")]
     assert "ZeroDivisionError" in capsys.readouterr().out
     assert made[1].lines == ["fine"]
@@ -79,7 +87,7 @@ def test_a_command_that_lasts_too_long_is_ended_with_its_children(tmp_path):
         f"import subprocess; c = subprocess.Popen({sleeper}); open({str(children)!r}, 'w').write(str(c.pid)); c.wait()"
     )
     started = time.monotonic()
-    assert execute(python(script), 4, tmp_path / "log") is None
+    assert execute_command(python(script), 4, tmp_path / "log") is None
     assert time.monotonic() - started < 6
     for _ in range(50):  # who was ended is gone once somebody has waited for it
         state = Path(f"/proc/{children.read_text()}/stat")

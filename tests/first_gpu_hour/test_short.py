@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from posttrain_verl.compose import compose
-from posttrain_verl.first_gpu_hour import report, short
-from posttrain_verl.first_gpu_hour.parts import FAILED, NOT_RUN, OUT_OF_TIME, PASSED
-from posttrain_verl.first_gpu_hour.short import Figures
-from posttrain_verl.plan import hardware
-from posttrain_verl.plan.facts import Device, Facts
-from posttrain_verl.plan.hardware import Machine
+from posttrain_verl.first_gpu_hour import hour_parts, modes
+from posttrain_verl.first_gpu_hour.hour_parts import FAILED, NOT_RUN, OUT_OF_TIME, PASSED
+from posttrain_verl.first_gpu_hour.modes import Figures
+from posttrain_verl.machine import devices
+from posttrain_verl.machine.devices import Device, Machine, MachineFacts
 
 MODELS = ["qwen2_5_0_5b_instruct", "qwen2_5_1_5b_instruct"]
 H200 = Machine(
-    "auto", "torch sees 1 devices", Facts((Device("NVIDIA H200", 139.8, (9, 0)),), torch=1, host_memory_gb=128)
+    "auto", "torch sees 1 devices", MachineFacts((Device("NVIDIA H200", 139.8, (9, 0)),), torch=1, host_memory_gb=128)
 )
 CPU = Machine("cpu", "no NVIDIA driver")
 GROWTH = {1024: 20.0, 4096: 23.0, 8192: 27.0}  # GB at the tokens of a micro batch: one MiB a token
@@ -58,14 +57,14 @@ class Processes:
 def composed_once(words, fixed, machine):
     """Composing is most of the time of these tests; nothing changes what was composed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hardware, "detect", lambda: machine)
+        patch.setattr(devices, "detect_machine", lambda: machine)
         return compose([*words], fixed)
 
 
 def run(home: Path, machine: Machine = H200, models=MODELS, seconds: float = 720, **kwargs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(short, "compose", lambda words, fixed: composed_once(tuple(words), fixed, machine))
-        return short.run(models, home, machine, seconds, Processes(**kwargs))
+        patch.setattr(modes, "compose", lambda words, fixed: composed_once(tuple(words), fixed, machine))
+        return modes.run_short(models, home, machine, seconds, Processes(**kwargs))
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +104,9 @@ def test_the_report_holds_the_rate_against_the_datasheet_and_the_matrix_product(
     parts, table, _ = whole
     row = next(line for line in table if line.startswith("| SFT, qwen2_5_0_5b_instruct"))
     assert "| 390.0 | 39% | 50% |" in row
-    told = report.markdown(MODELS, ["H200"], parts, False, table)
+    told = hour_parts.report_markdown(MODELS, ["H200"], parts, False, table)
     assert told.startswith("# First GPU hour: passed")
-    found = json.loads(report.as_json(MODELS, ["H200"], parts, False))
+    found = json.loads(hour_parts.report_json(MODELS, ["H200"], parts, False))
     assert found["verdict"] == "passed" and found["parts"][2]["measured"]["steps"][0]["planned"]
 
 
@@ -119,7 +118,7 @@ def test_a_process_that_ran_out_of_memory_or_time_keeps_what_it_measured(tmp_pat
     assert states["SFT, qwen2_5_1_5b_instruct"] == OUT_OF_TIME
     assert states["FSDP1, qwen2_5_1_5b_instruct"] == PASSED, "the others run"
     assert len([line for line in table if "| 8192 |" in line]) == 8, "both have their row"
-    told = report.markdown(MODELS, [], parts, False, table)
+    told = hour_parts.report_markdown(MODELS, [], parts, False, table)
     assert "torch.OutOfMemoryError" in told and "- LoRA, qwen2_5_0_5b_instruct: exit code 1" in told
 
 
@@ -136,7 +135,7 @@ def test_packed_rows_that_differ_are_a_failure(tmp_path, rows, state):
 def test_without_time_it_says_what_was_not_measured(tmp_path):
     parts, table = run(tmp_path, seconds=8)
     assert {part.state for part in parts} == {NOT_RUN}
-    told = report.markdown(MODELS, [], parts, False, table)
+    told = hour_parts.report_markdown(MODELS, [], parts, False, table)
     assert told.startswith("# First GPU hour: incomplete") and told.count("s of the budget were left") == 2 * len(parts)
 
 
@@ -146,7 +145,9 @@ def test_on_a_cpu_what_needs_a_gpu_is_named_and_the_recipes_attention_is_kept(tm
     sft = json.loads((tmp_path / "SFT_tiny.order.json").read_text())
     assert sft["verl"]["model"]["override_config"]["attn_implementation"] == "varlen"
     assert sft["verl"]["model"]["use_remove_padding"] and sft["verl"]["data"]["use_dynamic_bsz"]
-    assert report.markdown(["tiny"], [], parts, True, table).startswith("# First GPU hour: rehearsed on a CPU")
+    assert hour_parts.report_markdown(["tiny"], [], parts, True, table).startswith(
+        "# First GPU hour: rehearsed on a CPU"
+    )
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):
@@ -159,5 +160,5 @@ def test_one_device_is_used(monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if given is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        short.use_one_device()
-        assert short.os.environ["CUDA_VISIBLE_DEVICES"] == taken
+        modes.use_one_device()
+        assert modes.os.environ["CUDA_VISIBLE_DEVICES"] == taken

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from posttrain_verl.exporting.on_demand import weights_of
+from posttrain_verl.export.weights import ensure_weights
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.run.metrics import by_step
+from posttrain_verl.run.output import metrics_by_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 
@@ -33,7 +33,7 @@ def launch(folder, *words):
     recipe = words[0].partition("=")[2]
     run = RunFolder(folder / recipe / "it")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return by_step(run.metrics), run
+    return metrics_by_step(run.metrics), run
 
 
 SMALL = ("data.train_batch_size=16", "actor_rollout_ref.actor.ppo_mini_batch_size=16", "trainer.val_before_train=false",
@@ -51,7 +51,7 @@ def test_sft_saves_a_model_that_transformers_reads(tmp_path):
 
     metrics, run = launch(tmp_path, "recipe=math_sft", "data.train_batch_size=16")
     assert all(step["train/loss"] > 0 for step in metrics.values())
-    AutoModelForCausalLM.from_pretrained(weights_of(run, "sft"))
+    AutoModelForCausalLM.from_pretrained(ensure_weights(run))
 
 
 @pytest.mark.parametrize("recipe", ["gsm8k_grpo", "math_grpo_lora"])

@@ -22,8 +22,9 @@ import ray  # noqa: E402
 from verl.workers.rollout.replica import RolloutMode  # noqa: E402
 from verl.workers.rollout.vllm_rollout import vllm_async_server  # noqa: E402
 
-from posttrain_verl import vllm_models  # noqa: E402
-from posttrain_verl.compose import Composed, compose  # noqa: E402
+from posttrain_verl.compose import compose  # noqa: E402
+from posttrain_verl.verl import vllm_models  # noqa: E402
+from posttrain_verl.verl.composed import Composed  # noqa: E402
 
 RUN = re.compile(r"^# Run: +python -m posttrain_verl\.launch (.+)$", re.M)
 UNNAMED = "hardware=1x80gb"  # a recipe whose command names no hardware, on a machine with one GPU

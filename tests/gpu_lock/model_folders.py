@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from posttrain_verl.base_models.byte_level import byte_level_tokenizer
+from posttrain_verl.base_models.random_qwen2 import byte_level_tokenizer
 from posttrain_verl.paths import conf_dir
 
 

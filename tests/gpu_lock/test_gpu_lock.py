@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.plan import shape
+from posttrain_verl.base_models import shape
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3 * 3600)]
 
@@ -62,11 +62,11 @@ def test_vllm_builds_a_model_of_the_size_that_is_planned_for(models, name):
     assert models[name]["built"], models[name]["error"]
     assert models[name]["class"] == CONFIGS[name].architectures[0]
     padded = -(-CONFIGS[name].vocab_size // VOCABULARY) * VOCABULARY
-    assert models[name]["parameters"] == shape.of_config({**CONFIGS[name], "vocab_size": padded}).parameters
+    assert models[name]["parameters"] == shape.shape_of_config({**CONFIGS[name], "vocab_size": padded}).parameters
 
 
 def test_without_our_plugin_vllm_does_not_build_qwen_1m(answer, tmp_path):
-    """The day that this fails, posttrain_verl.vllm_models can leave the key where it is."""
+    """The day that this fails, posttrain_verl.verl.vllm_models can leave the key where it is."""
     found = answer("build_models.py", tmp_path, "qwen2_5_7b_instruct_1m", VLLM_PLUGINS="posttrain_cpu")
     assert not found["qwen2_5_7b_instruct_1m"]["built"]
 

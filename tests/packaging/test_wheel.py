@@ -77,7 +77,7 @@ def test_the_installed_package_is_the_one_that_runs(run):
         ["verl.plugins", "posttrain_verl.cpu.verl_plugin"],
         ["verl.plugins", "posttrain_verl.verl.plugin"],
         ["vllm.general_plugins", "posttrain_verl.cpu.vllm_plugin:register"],
-        ["vllm.general_plugins", "posttrain_verl.vllm_models:register"],
+        ["vllm.general_plugins", "posttrain_verl.verl.vllm_models:register"],
     ]
     assert all(seen["loaded"])
 

@@ -3,10 +3,10 @@
 import pytest
 
 from posttrain_verl import base_models
-from posttrain_verl.plan import activations
+from posttrain_verl.base_models import shape as shapes
+from posttrain_verl.plan import memory
 from posttrain_verl.plan import memory as memory_model
-from posttrain_verl.plan import shape as shapes
-from posttrain_verl.plan.job import Job, Trained
+from posttrain_verl.verl.job import Job, TrainedModel
 
 ROWS, LENGTH = 2, 48
 MODELS = ["tiny", "nano_2m", pytest.param("smollm2_135m", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
@@ -23,7 +23,7 @@ def allocate(name: str, dtype: str, checkpointing: bool) -> dict[str, int]:
     from transformers import AutoModelForCausalLM
 
     kind = getattr(torch, dtype)
-    folder = base_models.ensure(name, report=lambda _: None)
+    folder = base_models.ensure_model(name)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa").train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -44,12 +44,12 @@ def allocate(name: str, dtype: str, checkpointing: bool) -> dict[str, int]:
 
 
 def planned(name: str, item: int, checkpointing: bool) -> dict[str, float]:
-    shape = shapes.of_folder(base_models.ensure(name, report=lambda _: None))
-    model = Trained("model", shape, shard=1, tokens=ROWS * LENGTH, forward_tokens=0, logit_bytes=(item, item),
+    shape = shapes.shape_of_folder(base_models.ensure_model(name))
+    model = TrainedModel("model", shape, shard=1, tokens=ROWS * LENGTH, forward_tokens=0, logit_bytes=(item, item),
                     master_bytes=item, compute_bytes=item, checkpointing=checkpointing)  # fmt: skip
-    table = memory_model.table(Job(gpus=1, gpus_per_node=1, memory=2**34, host_memory=0, models=(model,)))
+    table = memory_model.memory_table(Job(gpus=1, gpus_per_node=1, memory=2**34, host_memory=0, models=(model,)))
     lines = {line.name.removeprefix("model "): line.bytes for line in table.lines}
-    kept = activations.layers(shape, item, checkpointing) + activations.outer(shape, item)
+    kept = memory.all_layers_bytes(shape, item, checkpointing) + memory.outer_bytes(shape, item)
     return lines | {"activations": ROWS * LENGTH * kept, "logits": ROWS * LENGTH * shape.vocab * item}
 
 

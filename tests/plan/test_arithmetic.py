@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl.compose import compose
-from posttrain_verl.plan import arithmetic
+from posttrain_verl.plan.summary import batch_in_words
+from posttrain_verl.verl.rl import RlSettings
 
 
 def rl(gpus: int, split: int = 1, **actor: object):
@@ -23,18 +24,18 @@ def rl(gpus: int, split: int = 1, **actor: object):
 
 
 def test_the_numbers_of_fixed_micro_batches():
-    counts = arithmetic.of_config("rl", rl(gpus=4))
+    counts = RlSettings(rl(gpus=4)).batch()
     assert (counts.sequences, counts.updates, counts.effective) == (512, 2, 256)
     assert (counts.held, counts.accumulation) == (8, 8)
 
 
 def test_a_token_budget_holds_as_many_as_fit():
-    counts = arithmetic.of_config("rl", rl(gpus=4, use_dynamic_bsz=True))
+    counts = RlSettings(rl(gpus=4, use_dynamic_bsz=True)).batch()
     assert (counts.held, counts.accumulation) == (16, 4)
 
 
 def test_groups_share_a_sequence():
-    counts = arithmetic.of_config("rl", rl(gpus=4, split=2, use_dynamic_bsz=True))
+    counts = RlSettings(rl(gpus=4, split=2, use_dynamic_bsz=True)).batch()
     assert (counts.ranks, counts.held, counts.accumulation) == (2, 32, 4)
 
 
@@ -49,4 +50,4 @@ def test_groups_share_a_sequence():
     ],
 )  # fmt: skip
 def test_plain_words(words, expected):
-    assert arithmetic.words(compose(words)) == expected
+    assert batch_in_words(compose(words)) == expected

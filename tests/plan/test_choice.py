@@ -6,9 +6,10 @@ import re
 import pytest
 
 from posttrain_verl import paths
-from posttrain_verl.compose import Composed, compose
+from posttrain_verl.compose import compose
 from posttrain_verl.plan import summary
-from posttrain_verl.preflight import batch, disk, keys
+from posttrain_verl.preflight import capacity, config_form, training
+from posttrain_verl.verl.composed import Composed
 
 RECIPES = sorted(path.stem for path in paths.recipes_dir().glob("*.yaml"))
 
@@ -31,7 +32,7 @@ def test_a_recipe_stays_as_it_is_on_its_own_machine(recipe):
     words = re.search(r"posttrain_verl\.launch (.*)", header).group(1).split()
     launch = composed(*words, *([] if any(word.startswith("hardware=") for word in words) else ["hardware=8xh100"]))
     assert {change.key for change in launch.changes} <= {"trainer.n_gpus_per_node", "trainer.nnodes"}
-    assert summary.memory(launch).fits
+    assert summary.plan_memory(launch).fits
 
 
 def test_full_fine_tuning_of_7b_becomes_lora_on_one_gpu():
@@ -41,7 +42,7 @@ def test_full_fine_tuning_of_7b_becomes_lora_on_one_gpu():
     assert found["actor_rollout_ref.actor.optim.lr"] == pytest.approx(1e-5)
     assert found["actor_rollout_ref.rollout.load_format"] == "safetensors"
     assert found["actor_rollout_ref.rollout.tensor_model_parallel_size"] == 1
-    assert summary.memory(composed(*words)).fits
+    assert summary.plan_memory(composed(*words)).fits
     assert all(change.why for change in composed(*words).changes)
 
 
@@ -50,13 +51,13 @@ def test_what_the_user_set_is_kept_and_the_rest_follows():
              "actor_rollout_ref.actor.optim.lr=2e-5", "actor_rollout_ref.rollout.gpu_memory_utilization=0.4")  # fmt: skip
     verl = composed(*words).verl.actor_rollout_ref
     assert (verl.model.lora_rank, verl.actor.optim.lr, verl.rollout.gpu_memory_utilization) == (64, 2e-5, 0.4)
-    assert summary.memory(composed(*words)).fits
+    assert summary.plan_memory(composed(*words)).fits
 
 
 def test_a_smaller_budget_comes_before_lora():
     words = ("recipe=math_ppo", "hardware=1x24gb")
     assert "actor_rollout_ref.model.lora_rank" not in changes(*words)
-    assert summary.memory(composed(*words)).fits
+    assert summary.plan_memory(composed(*words)).fits
 
 
 def test_frozen_weights_in_bf16_are_the_last_resort():
@@ -64,7 +65,7 @@ def test_frozen_weights_in_bf16_are_the_last_resort():
     found = changes(*words)
     assert found["engine.model_dtype"] == "bf16"
     assert found["data.max_token_len_per_gpu"] >= composed(*words).verl.data.max_length
-    assert summary.memory(composed(*words)).fits
+    assert summary.plan_memory(composed(*words)).fits
 
 
 def test_what_cannot_fit_is_left_for_preflight_to_name():
@@ -73,13 +74,16 @@ def test_what_cannot_fit_is_left_for_preflight_to_name():
 
 def test_a_larger_model_on_the_same_machine_is_planned():
     words = ("recipe=math_grpo", "hardware=8xh100", "base_model=qwen2_5_32b_instruct")
-    assert summary.memory(composed(*words)).fits
+    assert summary.plan_memory(composed(*words)).fits
     assert changes(*words)
 
 
 def test_more_nodes_need_no_more_disk():
     """Replicas of shards inside a node would each write a checkpoint of their own."""
-    one, eight = (disk.needs(composed("recipe=gsm8k_grpo", f"hardware={name}")) for name in ("8xh100", "8x8xh100"))
+    one, eight = (
+        capacity.count_needed_bytes(composed("recipe=gsm8k_grpo", f"hardware={name}"))
+        for name in ("8xh100", "8x8xh100")
+    )
     assert eight == one
 
 
@@ -99,8 +103,8 @@ def test_the_cpu_is_not_planned():
 )
 def test_a_planned_launch_has_sound_keys_and_batches(recipe, hardware):
     launch = composed(f"recipe={recipe}", f"hardware={hardware}")
-    assert keys.check(launch) + batch.check(launch) == []
-    assert summary.memory(launch).fits
+    assert config_form.check_keys(launch) + training.check_batch(launch) == []
+    assert summary.plan_memory(launch).fits
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_nonsense_is_left_to_the_checks_that_name_it(recipe, word):
 
 def test_what_is_planned_leaves_vllm_a_rest_of_the_device():
     """LoRA on one GPU fits the recipe's own share to the last GB, which no formula knows that well."""
-    planned = summary.memory(composed("recipe=math_grpo", "hardware=1x80gb"))
+    planned = summary.plan_memory(composed("recipe=math_grpo", "hardware=1x80gb"))
     assert planned.total("rollout") <= 0.97 * planned.job.memory
     (change,) = [one for one in composed("recipe=math_grpo", "hardware=1x80gb").changes if "gpu_memory" in one.key]
     assert "3 % stay free" in change.why

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.plan import drivers, facts, hardware
-from posttrain_verl.plan.facts import Facts, TorchBuild
-from posttrain_verl.plan.nvidia import Device, Driver
+from posttrain_verl.machine import devices
+from posttrain_verl.machine.devices import Device, Driver, MachineFacts, TorchBuild
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = Device("NVIDIA H100 80GB HBM3", 79.6, (9, 0), nvlink=True)
@@ -72,15 +71,15 @@ TABLE = [
 ]  # fmt: skip
 
 
-def facts_of(machine: str, build: TorchBuild, usable: int, visible: str | None, said: str) -> Facts:
+def facts_of(machine: str, build: TorchBuild, usable: int, visible: str | None, said: str) -> MachineFacts:
     driver = MACHINES[machine]
-    return Facts(driver.devices, usable, (H100,) * usable, said, build, driver, visible)
+    return MachineFacts(driver.devices, usable, (H100,) * usable, said, build, driver, visible)
 
 
 @pytest.mark.parametrize(("machine", "build", "usable", "visible", "said", "name", "level", "words"), TABLE)
 def test_what_the_machine_is_and_what_is_said(monkeypatch, machine, build, usable, visible, said, name, level, words):
-    monkeypatch.setattr(facts, "look", lambda: facts_of(machine, build, usable, visible, said))
-    found = hardware.detect()
+    monkeypatch.setattr(devices, "inspect_machine", lambda: facts_of(machine, build, usable, visible, said))
+    found = devices.detect_machine()
     assert found.name == name
     assert (found.trouble.level if found.trouble else None) == level
     if found.trouble:
@@ -92,16 +91,16 @@ def test_what_the_machine_is_and_what_is_said(monkeypatch, machine, build, usabl
 def test_a_problem_says_how_to_run_on_the_cpu_nonetheless():
     for machine, build, usable, visible, said, _, level, _ in TABLE:
         if level == "problem":
-            assert "hardware=cpu" in drivers.trouble(facts_of(machine, build, usable, visible, said)).remedy
+            assert "hardware=cpu" in devices.find_trouble(facts_of(machine, build, usable, visible, said)).remedy
 
 
 @pytest.mark.parametrize(("cuda", "needed"), [("13.0", "580"), ("12.6", "525.60.13"), ("14.0", ""), (None, "")])
 def test_the_driver_that_a_build_needs(cuda, needed):
-    assert drivers.needed_driver(cuda) == needed
+    assert devices.needed_driver(cuda) == needed
 
 
 def test_the_gpu_lock_is_in_the_table():
     """torch of the lock is built for the CUDA whose toolkit stands beside it."""
     lines = (ROOT / "requirements/gpu.lock").read_text().splitlines()
     toolkit = next(line.partition("==")[2] for line in lines if line.startswith("cuda-toolkit=="))
-    assert drivers.needed_driver(toolkit)
+    assert devices.needed_driver(toolkit)

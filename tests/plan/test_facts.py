@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from posttrain_verl.plan import facts, nvidia
-from posttrain_verl.plan.facts import Facts, TorchBuild, TorchDevices
-from posttrain_verl.plan.nvidia import GIB, Device
+from posttrain_verl.machine import devices
+from posttrain_verl.machine.devices import GIB, Device, MachineFacts, TorchBuild, TorchDevices
 
 
 class FakeDriver:
@@ -69,8 +68,8 @@ def usable(*gpus) -> TorchDevices:
     return TorchDevices(tuple(Device(name, memory - 0.5, capability) for name, memory, capability, _ in gpus))
 
 
-def look(driver, answer: TorchDevices, ray_count=never, environ=None, root="/nowhere") -> Facts:
-    return facts.look(driver, lambda: answer, ray_count, CUDA, environ or {}, Path(root))
+def look(driver, answer: TorchDevices, ray_count=never, environ=None, root="/nowhere") -> MachineFacts:
+    return devices.inspect_machine(driver, lambda: answer, ray_count, CUDA, environ or {}, Path(root))
 
 
 def test_a_node_of_h100():
@@ -78,13 +77,13 @@ def test_a_node_of_h100():
     seen = look(driver, usable(*[H100] * 8))
     assert (len(seen.devices), seen.torch, seen.interconnect, seen.memory_gb) == (8, 8, "NVLink", 79.1)
     assert seen.described[0].dtypes == ["bf16", "fp8"]
-    assert seen.disagreements(configured=8) == []
+    assert seen.disagreements("trainer.n_gpus_per_node", 8) == []
     assert driver.open == 0
 
 
 @pytest.mark.parametrize(("gpu", "dtypes"), [(A10, ["bf16"]), (V100, [])])
 def test_low_precision_follows_the_compute_capability(gpu, dtypes):
-    assert nvidia.look(FakeDriver(gpu)).devices[0].dtypes == dtypes
+    assert devices.read_driver(FakeDriver(gpu)).devices[0].dtypes == dtypes
 
 
 def test_without_links_it_is_pcie_and_alone_it_is_nothing():
@@ -99,7 +98,7 @@ def test_a_hidden_device_is_named_with_the_numbers():
 
 def test_ray_and_the_config_are_compared():
     seen = look(FakeDriver(*[H100] * 8), usable(*[H100] * 8), lambda: 16, {"RAY_ADDRESS": "10.0.0.1:6379"})
-    assert seen.disagreements(configured=4) == [
+    assert seen.disagreements("trainer.n_gpus_per_node", 4) == [
         "Ray has 16 GPUs, this process sees 8",
         "trainer.n_gpus_per_node=4, this process sees 8",
     ]
@@ -129,7 +128,7 @@ def test_a_lost_gpu_keeps_no_other_from_being_listed():
                 raise self.NVMLError("GPU is lost")
             return super().nvmlDeviceGetMemoryInfo(gpu)
 
-    driver = nvidia.look(Lost(H100, A10, H100))
+    driver = devices.read_driver(Lost(H100, A10, H100))
     assert (len(driver.devices), driver.error) == (2, "GPU 1: GPU is lost")
 
 
@@ -141,15 +140,14 @@ class NoDriver(FakeDriver):
 
 
 def test_without_a_gpu_nobody_else_is_asked(tmp_path):
-    seen = facts.look(NoDriver(), never, never, CUDA, {"RAY_ADDRESS": "10.0.0.1:6379"}, tmp_path)
+    seen = devices.inspect_machine(NoDriver(), never, never, CUDA, {"RAY_ADDRESS": "10.0.0.1:6379"}, tmp_path)
     assert (seen.devices, seen.torch, seen.ray, seen.driver.error) == ((), 0, None, "NVML Shared Library Not Found")
     assert seen.host_memory_gb > 0.1
-    assert seen.disk_gb > 0
 
 
 def test_a_cpu_build_of_torch_and_hidden_devices_need_no_answer():
-    assert facts.look(FakeDriver(H100), never, never, TorchBuild("2.13.0+cpu"), {}).torch == 0
-    assert facts.look(FakeDriver(H100), never, never, CUDA, {"CUDA_VISIBLE_DEVICES": ""}).hidden
+    assert devices.inspect_machine(FakeDriver(H100), never, never, TorchBuild("2.13.0+cpu"), {}).torch == 0
+    assert devices.inspect_machine(FakeDriver(H100), never, never, CUDA, {"CUDA_VISIBLE_DEVICES": ""}).hidden
 
 
 def test_a_container_with_cuda_and_without_nvml_uses_its_gpus(tmp_path):
@@ -182,7 +180,7 @@ def test_the_files_of_the_machine(tmp_path, text, version):
         place.mkdir(parents=True)
         (place / "vendor").write_text(vendor + "\n")
         (place / "class").write_text(kind + "\n")
-    driver = nvidia.look(NoDriver(), tmp_path)
+    driver = devices.read_driver(NoDriver(), tmp_path)
     assert (driver.version, driver.files, driver.on_bus, driver.most) == (version, 2, 2, 2)
 
 
@@ -190,27 +188,29 @@ def test_the_build_is_read_from_the_installed_torch():
     asked = subprocess.check_output(
         [sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda)"]
     )
-    build = facts.torch_build()
+    build = devices.torch_build()
     assert asked.decode().split() == [build.version, str(build.cuda)]
 
 
 @pytest.mark.slow
 def test_torch_is_asked_in_a_process_of_its_own():
-    facts.ask_torch.cache_clear()
-    told = facts.ask_torch(None)
+    devices.ask_torch.cache_clear()
+    told = devices.ask_torch(None)
     assert told.devices is not None and "torch" not in told.said
 
 
 def test_a_torch_that_does_not_import_says_its_last_line(monkeypatch):
-    monkeypatch.setattr(facts, "TORCH_DEVICES", "raise ImportError('libcudart.so.13: cannot open shared object file')")
-    facts.ask_torch.cache_clear()
-    told = facts.ask_torch(None)
+    monkeypatch.setattr(
+        devices, "TORCH_DEVICES", "raise ImportError('libcudart.so.13: cannot open shared object file')"
+    )
+    devices.ask_torch.cache_clear()
+    told = devices.ask_torch(None)
     assert told == TorchDevices((), "ImportError: libcudart.so.13: cannot open shared object file")
-    facts.ask_torch.cache_clear()
+    devices.ask_torch.cache_clear()
 
 
 def test_no_devices_no_memory():
-    assert Facts().memory_gb == 0
+    assert MachineFacts().memory_gb == 0
     assert Device("x", 1, (8, 9)).dtypes == ["bf16", "fp8"]
 
 
@@ -219,8 +219,17 @@ def test_a_question_to_ray_is_not_asked_as_part_of_a_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://it.zip"}}')
     asked = []
     monkeypatch.setattr(
-        facts, "_answer", lambda code, environ: asked.append(environ) or SimpleNamespace(returncode=1, stdout="")
+        devices, "_run_python", lambda code, environ: asked.append(environ) or SimpleNamespace(returncode=1, stdout="")
     )
-    facts.kinds_in_ray.__wrapped__()
-    facts._count_in_ray()
-    assert len(asked) == 2 and not any("RAY_JOB_CONFIG_JSON_ENV_VAR" in environ for environ in asked)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    assert devices.kinds_in_ray() == () and devices._count_in_ray() is None
+    assert asked and not any("RAY_JOB_CONFIG_JSON_ENV_VAR" in environ for environ in asked)
+
+
+def test_the_resources_of_a_cluster(monkeypatch):
+    answer = (
+        "ray's own line\n" + '{"CPU": 8.0, "GPU": 16.0, "accelerator_type:H100": 2.0, "accelerator_type:A100": 1.0}'
+    )
+    monkeypatch.setattr(devices, "_run_python", lambda code, environ: SimpleNamespace(returncode=0, stdout=answer))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.10:6379")
+    assert devices.kinds_in_ray() == ("A100", "H100") and devices._count_in_ray() == 16

@@ -7,22 +7,21 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from posttrain_verl.base_models.shape import Shape, shape_of_config
 from posttrain_verl.compose import compose
-from posttrain_verl.plan import job as jobs
 from posttrain_verl.plan import memory
-from posttrain_verl.plan.job import GIB, Job, Rollout, Trained, micro_tokens
-from posttrain_verl.plan.shape import Shape, of_config
+from posttrain_verl.verl.job import GIB, Job, RolloutEngine, TrainedModel, micro_tokens
 
 BACKTEST = Path(__file__).resolve().parents[2] / "benchmarks/plan_backtest.py"
 SEVEN_B = Shape(hidden=3584, layers=28, heads=28, kv_heads=4, head_dim=128, mlp=18944, vocab=152064, qkv_bias=True)
-ACTOR = Trained("actor", SEVEN_B, shard=8, tokens=8192, forward_tokens=8192)
-ENGINE = Rollout(SEVEN_B, tensor_parallel=2, share=0.6, sequence=2048)
+ACTOR = TrainedModel("actor", SEVEN_B, shard=8, tokens=8192, forward_tokens=8192)
+ENGINE = RolloutEngine(SEVEN_B, tensor_parallel=2, share=0.6, sequence=2048)
 RIGHT = 90  # published configurations of which the plan says what was reported
 JOB = Job(gpus=8, gpus_per_node=8, memory=79.1 * GIB, host_memory=2000 * GIB, models=(ACTOR,), rollout=ENGINE)
 
 
 def gb(job: Job, name: str) -> float:
-    return next((line.gb for line in memory.table(job).lines if line.name == name), 0.0)
+    return next((line.gb for line in memory.memory_table(job).lines if line.name == name), 0.0)
 
 
 def changed(**fields) -> Job:
@@ -45,7 +44,7 @@ def test_llama_3_8b_has_the_kv_cache_that_its_card_implies():
 
 
 def test_offloading_empties_the_phases_in_which_the_actor_rests():
-    table, away = memory.table(JOB), memory.table(changed(param_offload=True, optimizer_offload=True))
+    table, away = memory.memory_table(JOB), memory.memory_table(changed(param_offload=True, optimizer_offload=True))
     resting = (gb(JOB, "actor parameters") + gb(JOB, "actor optimizer")) * GIB
     assert table.total("rollout") - away.total("rollout") == pytest.approx(resting)
     assert away.total("update") == table.total("update"), "VeRL brings both back for the update"
@@ -59,14 +58,14 @@ def test_the_share_of_vllm_is_weights_passes_and_cache():
 
 def test_an_engine_without_room_for_a_sequence_does_not_fit():
     small = replace(JOB, rollout=replace(ENGINE, share=0.1))
-    assert memory.table(small).kv_sequences < 1
-    assert not memory.table(small).fits
-    assert memory.table(JOB).fits
+    assert memory.memory_table(small).kv_sequences < 1
+    assert not memory.memory_table(small).fits
+    assert memory.memory_table(JOB).fits
 
 
 def test_a_host_that_is_too_small_does_not_fit():
     away = replace(changed(param_offload=True, optimizer_offload=True), host_memory=64 * GIB)
-    assert not memory.table(away).fits
+    assert not memory.memory_table(away).fits
 
 
 def test_checkpointing_keeps_layer_inputs_only():
@@ -85,7 +84,7 @@ def test_logits_and_the_layer_computed_again_never_live_together():
     long = changed(tokens=24576)
     assert gb(long, "actor logits") == 0
     assert "at the last layer" in next(
-        line.formula for line in memory.table(long).lines if line.name == "actor activations"
+        line.formula for line in memory.memory_table(long).lines if line.name == "actor activations"
     )
     entropy = changed(tokens=24576, logit_bytes=(8, 2))
     assert gb(entropy, "actor logits") == pytest.approx(24576 * 152064 * 8 / GIB)
@@ -111,7 +110,9 @@ def test_sdpa_makes_a_mask_over_pairs_of_tokens(row, pairs):
     assert gb(JOB, "actor attention mask") == 0
     every = changed(dense_mask=True, row=row, checkpointing=False)
     assert gb(every, "actor attention mask") == pytest.approx(pairs * (1 + 2 * 28) / GIB)
-    assert memory.table(job).total("log_prob") == pytest.approx(memory.table(JOB).total("log_prob") + pairs * 3)
+    assert memory.memory_table(job).total("log_prob") == pytest.approx(
+        memory.memory_table(JOB).total("log_prob") + pairs * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,12 +128,12 @@ def test_sdpa_makes_a_mask_over_pairs_of_tokens(row, pairs):
 def test_fsdp1_puts_whole_weights_on_the_gpu_to_send_them(gpus, summon, fields, whole):
     job = replace(changed(**fields), gpus=gpus, rollout=replace(ENGINE, layered_summon=summon))
     assert gb(job, "whole weights") == (pytest.approx(SEVEN_B.parameters * 4 / GIB) if whole else 0)
-    assert all(line.phases == {"sync"} for line in memory.table(job).lines if line.name == "whole weights")
+    assert all(line.phases == {"sync"} for line in memory.memory_table(job).lines if line.name == "whole weights")
 
 
 @pytest.mark.parametrize(("fields", "there"), [({}, False), ({"fsdp2": False}, True), ({"lora_rank": 32}, True)])
 def test_offloaded_weights_are_streamed_to_vllm_with_fsdp2(fields, there):
-    lines = memory.table(changed(param_offload=True, **fields)).lines
+    lines = memory.memory_table(changed(param_offload=True, **fields)).lines
     assert ("sync" in next(line.phases for line in lines if line.name == "actor parameters")) is there
 
 
@@ -159,8 +160,8 @@ def test_a_model_in_a_checkpoint_passes_the_host_whole():
 
 def of(*words: str) -> Job:
     composed = compose(["recipe=math_grpo", "hardware=8xh100", *words])
-    shape = of_config(OmegaConf.to_container(composed.posttrain.base_model.config))
-    return jobs.of_config("rl", composed.verl, shape, composed.posttrain.hardware)
+    shape = shape_of_config(OmegaConf.to_container(composed.posttrain.base_model.config))
+    return composed.settings.job(shape, composed.posttrain.hardware)
 
 
 @pytest.mark.parametrize(

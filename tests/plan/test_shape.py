@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import base_models, paths
-from posttrain_verl.plan import shape as shapes
+from posttrain_verl.base_models import shape as shapes
 
 # Parameters as the models' safetensors metadata or cards give them, tied embeddings once.
 PUBLISHED = {
@@ -36,7 +36,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 def shape_of(name: str) -> shapes.Shape:
-    return shapes.of_config(OmegaConf.load(FOLDER / f"{name}.yaml").config)
+    return shapes.shape_of_config(OmegaConf.load(FOLDER / f"{name}.yaml").config)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -50,13 +50,13 @@ def test_every_model_file_has_a_shape(name):
 
 
 def test_a_folder_and_its_file_agree():
-    assert shapes.of_folder(base_models.ensure("tiny", report=lambda _: None)) == shape_of("tiny")
+    assert shapes.shape_of_folder(base_models.ensure_model("tiny")) == shape_of("tiny")
 
 
 def test_a_missing_size_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 64, "vocab_size": 100}))
     with pytest.raises(KeyError, match="num_hidden_layers, num_attention_heads, intermediate_size"):
-        shapes.of_folder(tmp_path)
+        shapes.shape_of_folder(tmp_path)
 
 
 def test_lora_on_all_linears_of_qwen2_5_7b():

@@ -126,7 +126,7 @@ def misspelt_key(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str,
         [word[:at] + word[at] + word[at:], word[:at] + word[at + 1 :] + "q", word[:at] + "x" + word[at:]]
     )
     parts[place] = wrong
-    return {".".join(parts): value}, (f"{'.'.join(parts)} is no key of VeRL",)
+    return {".".join(parts): value}, (f"{'.'.join(parts)} is not a key of VeRL",)
 
 
 @kind
@@ -136,7 +136,7 @@ def misplaced_key(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str
     path, value = dice.choice(deep)
     parts = path.split(".")
     wrong = ".".join([*parts[:-2], f"{parts[-1]}_of_{parts[-2]}"]) if dice.random() < 0.5 else f"{parts[-1]}_here"
-    return {wrong: value}, (f"{wrong} is no key of VeRL",)
+    return {wrong: value}, (f"{wrong} is not a key of VeRL",)
 
 
 @kind

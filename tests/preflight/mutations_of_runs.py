@@ -85,7 +85,7 @@ def missing_file(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str,
 @kind
 def bad_data(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str, ...]] | None:
     """A Parquet file with something wrong in it; what is wrong is the key of its path in `files`."""
-    said = {"no parquet": "is no readable Parquet file", "no column": "has no column", "no rows": "has no rows",
+    said = {"no parquet": "is not a readable Parquet file", "no column": "has no column", "no rows": "has no rows",
             "other schema": "VeRL needs", "two rows": "fewer than data.train_batch_size"}  # fmt: skip
     if valid.stage == "rl":
         said |= {"wrong gold": "are not right under", "unknown source": "no grader is registered"}
@@ -129,7 +129,7 @@ def unsound_training(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[
               "actor_rollout_ref.model.lora_rank": 0}, "lose updates"),
             ({"algorithm.adv_estimator": "rloo", f"{ROLLOUT}.n": 1}, "compares the answers of a group"),
             ({"algorithm.filter_groups.enable": True, f"{ROLLOUT}.n": 1}, "a group of one has none"),
-            ({"algorithm.filter_groups.enable": True, "algorithm.filter_groups.metric": "accuracy"}, "no part of a grade"),
+            ({"algorithm.filter_groups.enable": True, "algorithm.filter_groups.metric": "accuracy"}, "is not a part of a grade"),
             ({"algorithm.filter_groups.enable": True, "trainer.v1.sampler.sampler_kwargs.filter_groups": {}},
              "filter_groups is ignored"),
             ({"reward.reward_kwargs": {"mode": "strict"}}, "is not read by the reward manager"),

@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_prep.manifest import file_sha256
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.preflight import lengths, manifest, rewards, tokenizer
+from posttrain_verl.compose import compose
+from posttrain_verl.preflight import data, rewards, tokenizer
 from posttrain_verl.preflight.report import CannotTell
+from posttrain_verl.verl.composed import Composed
+from reward_fns.code.sandbox import SandboxUnavailable
 
 TEMPLATE = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>
 ' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
@@ -76,23 +78,25 @@ def whats(problems) -> str:
 @pytest.mark.parametrize("stage", ["rl", "sft"])
 def test_sound(launch, stage):
     one = launch(stage)
-    assert [*tokenizer.check(one), *lengths.check(one), *rewards.check(one)] == []
+    assert [*tokenizer.check_tokenizer(one), *tokenizer.check_lengths(one), *rewards.check_rewards(one)] == []
 
 
 def test_what_is_wrong_with_a_tokenizer(launch, model):
     write_json(model / "tokenizer_config.json", {"eos_token": "</s>", "pad_token": "[PAD]"})
     write_json(model / "config.json", {"vocab_size": 200})
-    text = whats(tokenizer.check(launch("rl")))
+    text = whats(tokenizer.check_tokenizer(launch("rl")))
     assert "eos_token '</s>'" in text and "pad_token '[PAD]'" in text and "ids up to 258" in text
 
 
 def test_a_turn_that_does_not_end_where_generation_stops(launch, model):
     write_json(model / "tokenizer_config.json", {"eos_token": "<|endoftext|>"})
     write_json(model / "generation_config.json", {"eos_token_id": 256})
-    assert "problem: a turn of the chat template ends with '<|im_end|>'" in whats(tokenizer.check(launch("sft")))
-    assert "warning: a turn of the chat template" in whats(tokenizer.check(launch("rl")))
+    assert "problem: a turn of the chat template ends with '<|im_end|>'" in whats(
+        tokenizer.check_tokenizer(launch("sft"))
+    )
+    assert "warning: a turn of the chat template" in whats(tokenizer.check_tokenizer(launch("rl")))
     write_json(model / "generation_config.json", {"eos_token_id": [256, 258]})
-    assert tokenizer.check(launch("sft")) == []
+    assert tokenizer.check_tokenizer(launch("sft")) == []
 
 
 @pytest.mark.parametrize(
@@ -105,33 +109,35 @@ def test_a_turn_that_does_not_end_where_generation_stops(launch, model):
 )
 def test_templates(launch, model, template, message):
     (model / "chat_template.jinja").write_text(template)
-    assert message in whats(tokenizer.check(launch("rl")))
+    assert message in whats(tokenizer.check_tokenizer(launch("rl")))
 
 
 def test_a_template_whose_turns_do_not_add_up(launch, model):
     (model / "chat_template.jinja").write_text(TEMPLATE.replace("{% for", "{{ messages | length }}{% for", 1))
-    assert "renders turns alone differently than together" in whats(tokenizer.check(launch("sft")))
-    assert tokenizer.check(launch("sft", data__ignore_input_ids_mismatch=True)) == []
+    assert "renders turns alone differently than together" in whats(tokenizer.check_tokenizer(launch("sft")))
+    assert tokenizer.check_tokenizer(launch("sft", data__ignore_input_ids_mismatch=True)) == []
 
 
 def test_no_template_and_no_tokenizer(launch, model):
     (model / "chat_template.jinja").unlink()
-    assert "has no chat template" in whats(tokenizer.check(launch("rl")))
+    assert "has no chat template" in whats(tokenizer.check_tokenizer(launch("rl")))
     (model / "tokenizer.json").unlink()
     with pytest.raises(CannotTell, match="has no tokenizer"):
-        tokenizer.check(launch("rl"))
+        tokenizer.check_tokenizer(launch("rl"))
 
 
 def test_lengths(launch, tmp_path):
     assert "problem: 100.0% of 64 rows of data.train_files are longer than data.max_length=8" in whats(
-        lengths.check(launch("sft", data__max_length=8))
+        tokenizer.check_lengths(launch("sft", data__max_length=8))
     )
-    cut = whats(lengths.check(launch("rl", data__max_prompt_length=8)))
+    cut = whats(tokenizer.check_lengths(launch("rl", data__max_prompt_length=8)))
     assert "nothing would be left" in cut
     rows = [RL_ROW] * 9 + [RL_ROW | {"prompt": [{**QUESTION, "content": "9" * 300}]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data/embedded/rl_train.parquet")
-    assert "warning: 10.0% of 10 rows" in whats(lengths.check(launch("rl")))
-    assert "problem: 10.0% of 10 rows" in whats(lengths.check(launch("rl", data__filter_overlong_prompts=False)))
+    assert "warning: 10.0% of 10 rows" in whats(tokenizer.check_lengths(launch("rl")))
+    assert "problem: 10.0% of 10 rows" in whats(
+        tokenizer.check_lengths(launch("rl", data__filter_overlong_prompts=False))
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +150,24 @@ def test_lengths(launch, tmp_path):
 )
 def test_golds_and_sources(launch, tmp_path, row, message):
     write(tmp_path / "data/embedded", "rl_train", RL_ROW | row)
-    assert message in whats(rewards.check(launch("rl")))
+    assert message in whats(rewards.check_rewards(launch("rl")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, True), ({"sandbox_url": "http://localhost:1"}, False), ({"packages": ["torch"]}, True)],
+)
+def test_programs_that_cannot_be_isolated_here(launch, tmp_path, monkeypatch, options, said):
+    def unavailable(packages):
+        raise SandboxUnavailable("there is no filter of system calls")
+
+    tests = {"style": "rule", "ground_truth": '{"test_list": ["assert f(1) == 1"]}'}
+    write(tmp_path / "data/embedded", "rl_train", RL_ROW | {"data_source": "mbpp", "reward_model": tests})
+    monkeypatch.setattr(rewards, "isolation_here", unavailable)
+    problems = list(rewards.check_rewards(launch("rl", reward__custom_reward_function__reward_kwargs=options)))
+    assert ["programs cannot be run" in problem.what for problem in problems] == [True] * said
+    if said:
+        assert ("torch" if options else "no filter of system calls") in problems[0].remedy
 
 
 @pytest.mark.parametrize(
@@ -160,7 +183,7 @@ def test_golds_and_sources(launch, tmp_path, row, message):
     ],
 )  # fmt: skip
 def test_rewards(launch, changes, message):
-    assert message in whats(rewards.check(launch("rl", **changes)))
+    assert message in whats(rewards.check_rewards(launch("rl", **changes)))
 
 
 @pytest.fixture
@@ -181,33 +204,37 @@ def with_manifest(tmp_path):
 
 
 def test_the_manifest(launch, with_manifest, tmp_path):
-    assert "nobody knows what this data is" in whats(manifest.check(launch("sft")))
+    assert "nobody knows what this data is" in whats(data.check_manifest(launch("sft")))
     with_manifest()
-    assert manifest.check(launch("sft")) == []
-    assert "problem: nobody has approved" in whats(manifest.check(launch("sft", {"require_inspected": True})))
+    assert data.check_manifest(launch("sft")) == []
+    assert "problem: nobody has approved" in whats(data.check_manifest(launch("sft", {"require_inspected": True})))
     with_manifest(inspected=[{"who": "me"}])
-    assert manifest.check(launch("sft", {"require_inspected": True})) == []
+    assert data.check_manifest(launch("sft", {"require_inspected": True})) == []
 
 
 def test_changed_data(launch, with_manifest, tmp_path):
     with_manifest()
     file = tmp_path / "data/embedded/sft_train.parquet"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
     later = file.stat().st_mtime + 10
     os.utime(file, (later, later))
-    assert "sft_train.parquet is not the file that its manifest describes" in whats(manifest.check(launch("sft")))
+    assert "sft_train.parquet is not the file that its manifest describes" in whats(data.check_manifest(launch("sft")))
 
 
 def test_evaluations(launch, with_manifest, monkeypatch):
     with_manifest()
-    assert manifest.check(launch("sft", {"evals": ["math_500"]})) == [], "the embedded mix stands for no other data"
-    monkeypatch.setattr(manifest.data, "is_offline", lambda composed: False)
-    assert "names gsm9k, and there is no such evaluation" in whats(manifest.check(launch("sft", {"evals": ["gsm9k"]})))
-    assert "searched" not in whats(manifest.check(launch("sft", {"evals": ["gsm8k", "embedded"]})))
+    assert data.check_manifest(launch("sft", {"evals": ["math_500"]})) == [], (
+        "the embedded mix stands for no other data"
+    )
+    monkeypatch.setattr(data, "is_offline", lambda composed: False)
+    assert "names gsm9k, and there is no such evaluation" in whats(
+        data.check_manifest(launch("sft", {"evals": ["gsm9k"]}))
+    )
+    assert "searched" not in whats(data.check_manifest(launch("sft", {"evals": ["gsm8k", "embedded"]})))
     assert "was not searched for items of the evaluation math_500" in whats(
-        manifest.check(launch("sft", {"evals": ["math_500"]}))
+        data.check_manifest(launch("sft", {"evals": ["math_500"]}))
     )
     with_manifest(overlap={"gsm8k_test": {"rows_by_overlap": {"13 words": 5}, "dropped": 0}})
-    assert "warning: 5 training rows" in whats(manifest.check(launch("sft", {"evals": ["gsm8k"]})))
+    assert "warning: 5 training rows" in whats(data.check_manifest(launch("sft", {"evals": ["gsm8k"]})))

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain_verl import preflight
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.preflight import data, disk, model, run_folder, schedule
-from posttrain_verl.problem import InputError, blocking
+from posttrain_verl.compose import compose
+from posttrain_verl.preflight import capacity, data, model, services, training
+from posttrain_verl.terminal.problem import InputError, blocking
+from posttrain_verl.verl.composed import Composed
 
 CPU = ("hardware=cpu", "base_model=tiny")
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -61,38 +62,56 @@ def whats(problems) -> str:
 
 
 def test_sound_data(tmp_path, sft):
-    assert blocking(preflight.check(launch(tmp_path))) == []
+    assert blocking(preflight.find_problems(launch(tmp_path))) == []
+
+
+def test_every_problem_of_a_mix_that_the_launch_changes(tmp_path):
+    """Also where the config does not have VeRL's form, and without keys that the mix's file does not mention."""
+    wrong = {
+        "sede": "3",
+        "splits.rl_train.rows": "-1",
+        "splits.rl_val.sources.smus": "1",
+        "sources.sums.size": "0",
+        "filters.broken_latx": "false",
+        "limit": "5",
+    }
+    right = ["posttrain.mix.filters.false_step=false", "posttrain.mix.budget=100"]
+    keys = [f"posttrain.mix.{key}={value}" for key, value in wrong.items()]
+    composed = launch(tmp_path, *right, *keys, "trainer.total_epochs.x=1", recipe="demo_grpo")
+    found = [each.what for each in preflight.find_problems(composed) if "posttrain.mix" in each.what]
+    assert sorted(each.partition(":")[0] for each in found) == sorted(f"posttrain.mix.{key}" for key in wrong)
+    assert data.check_mix(launch(tmp_path, *right)) == []
 
 
 def test_data_of_an_offline_mix_is_launchs_to_build(tmp_path):
-    assert data.check(launch(tmp_path)) == []
+    assert data.check_data(launch(tmp_path)) == []
 
 
 def test_missing_data_names_the_command_that_builds_it(tmp_path):
-    text = whats(data.check(launch(tmp_path, mix="math")))
+    text = whats(data.check_data(launch(tmp_path, mix="math")))
     assert f"{tmp_path}/data/math/sft_train.parquet is missing" in text
     assert "python -m posttrain_verl.prep mix=math" in text and "mix=embedded" in text
 
 
 def test_a_file_of_the_users_own_that_is_missing(tmp_path, sft):
-    text = whats(data.check(launch(tmp_path, "data.train_files=[nowhere.parquet]")))
+    text = whats(data.check_data(launch(tmp_path, "data.train_files=[nowhere.parquet]")))
     assert "nowhere.parquet is missing" in text and "give the path" in text
 
 
 def test_no_parquet(tmp_path, sft):
     (sft / "sft_train.parquet").write_text("not parquet")
-    assert "sft_train.parquet is no readable Parquet file" in whats(data.check(launch(tmp_path)))
+    assert "sft_train.parquet is not a readable Parquet file" in whats(data.check_data(launch(tmp_path)))
 
 
 def test_parquet_without_the_columns(tmp_path, sft):
     write(sft / "sft_train.parquet", pa.schema([("text", pa.string())]), 64)
-    assert "has no column messages; it has text" in whats(data.check(launch(tmp_path)))
+    assert "has no column messages; it has text" in whats(data.check_data(launch(tmp_path)))
 
 
 def test_every_missing_column_is_named(tmp_path):
     for name in ("rl_train", "rl_val"):
         write(tmp_path / f"data/embedded/{name}.parquet", pa.schema([("prompt", pa.string())]), 64)
-    text = whats(data.check(launch(tmp_path, recipe="math_grpo")))
+    text = whats(data.check_data(launch(tmp_path, recipe="math_grpo")))
     assert "has a column prompt of type string; VeRL needs a list of {role, content}" in text
     assert "has no column data_source" in text and "has no column reward_model" in text
     assert "rl_val.parquet" in text
@@ -101,37 +120,39 @@ def test_every_missing_column_is_named(tmp_path):
 def test_sound_rl_data(tmp_path):
     for name in ("rl_train", "rl_val"):
         write(tmp_path / f"data/embedded/{name}.parquet", RL_SCHEMA, 64)
-    assert blocking(preflight.check(launch(tmp_path, recipe="math_grpo"))) == []
+    assert blocking(preflight.find_problems(launch(tmp_path, recipe="math_grpo"))) == []
 
 
 def test_an_empty_set(tmp_path, sft):
     write(sft / "sft_val.parquet", SFT_SCHEMA, 0)
-    assert "sft_val.parquet has no rows" in whats(data.check(launch(tmp_path)))
+    assert "sft_val.parquet has no rows" in whats(data.check_data(launch(tmp_path)))
 
 
 def test_fewer_rows_than_a_batch(tmp_path, sft):
     write(sft / "sft_val.parquet", SFT_SCHEMA, 15)
-    text = whats(data.check(launch(tmp_path, "data.train_max_samples=10")))
+    text = whats(data.check_data(launch(tmp_path, "data.train_max_samples=10")))
     assert "data.train_files has 10 rows, fewer than data.train_batch_size=16" in text
     assert "data.val_files has 15 rows" in text and "data.val_files=null" in text
-    assert data.check(launch(tmp_path, "data.val_files=null")) == []
+    assert data.check_data(launch(tmp_path, "data.val_files=null")) == []
 
 
 def test_steps_that_the_data_does_not_have(tmp_path, sft):
-    text = whats(schedule.check(launch(tmp_path, "trainer.total_training_steps=41")))
+    text = whats(training.check_schedule(launch(tmp_path, "trainer.total_training_steps=41")))
     assert "trainer.total_training_steps=41, but the data ends after 40 steps (2 epochs of 20)" in text
     assert "trainer.total_epochs=3" in text
-    assert schedule.check(launch(tmp_path, "trainer.total_training_steps=40")) == []
+    assert training.check_schedule(launch(tmp_path, "trainer.total_training_steps=40")) == []
 
 
 def test_frequencies(tmp_path, sft):
-    text = whats(schedule.check(launch(tmp_path, "trainer.save_freq=0", "data.val_files=null")))
+    text = whats(training.check_schedule(launch(tmp_path, "trainer.save_freq=0", "data.val_files=null")))
     assert "trainer.save_freq=0: VeRL's SFT trainer divides by it" in text
     assert "trainer.test_freq=16, but data.val_files is null" in text
 
 
 def test_resume_path(tmp_path, sft):
-    assert "trainer.resume_from_path=None" in whats(schedule.check(launch(tmp_path, "trainer.resume_mode=resume_path")))
+    assert "trainer.resume_from_path=None" in whats(
+        training.check_schedule(launch(tmp_path, "trainer.resume_mode=resume_path"))
+    )
 
 
 def model_folder(tmp_path: Path) -> Path:
@@ -147,14 +168,14 @@ def model_folder(tmp_path: Path) -> Path:
 def test_a_model_folder(tmp_path):
     folder = model_folder(tmp_path)
     assert model.check_folder(folder) == []
-    assert model.parameters(folder) == 3_000_000
+    assert model.count_parameters(folder) == 3_000_000
 
 
 def test_a_model_folder_without_weights(tmp_path, sft):
     folder = model_folder(tmp_path)
     (folder / "model.safetensors").unlink()
     (folder / "tokenizer.json").unlink()
-    text = whats(model.check(launch(tmp_path, f"base_model={folder}")))
+    text = whats(model.check_model(launch(tmp_path, f"base_model={folder}")))
     assert f"model folder {folder} has no weights" in text and "no tokenizer" in text
 
 
@@ -162,7 +183,7 @@ def test_the_folder_beside_the_shards_of_a_checkpoint_is_told_apart(tmp_path, sf
     folder = model_folder(tmp_path)
     (folder / "model.safetensors").unlink()
     (folder.parent / "fsdp_config.json").write_text("{}")
-    (problem,) = model.check(launch(tmp_path, f"base_model={folder}"))
+    (problem,) = model.check_model(launch(tmp_path, f"base_model={folder}"))
     assert "posttrain_verl.export run=NAME step=N" in problem.remedy
 
 
@@ -174,7 +195,7 @@ def test_a_shard_that_is_missing(tmp_path):
 
 
 def test_a_model_folder_that_is_not_there(tmp_path, sft):
-    text = whats(model.check(launch(tmp_path, "base_model=/no/such/tinny")))
+    text = whats(model.check_model(launch(tmp_path, "base_model=/no/such/tinny")))
     assert "model folder /no/such/tinny does not exist" in text and "did you mean base_model=tiny?" in text
 
 
@@ -185,21 +206,21 @@ def test_disk(tmp_path, sft, monkeypatch):
     words = (f"base_model={model_folder(tmp_path)}", "trainer.save_freq=4")
     composed = launch(tmp_path, *words)
     # fp32 weights and two moments; saved at steps 4, 8, 12 and 16, two kept (max_ckpt_to_keep=2) and one being written
-    assert disk.needs(composed) == disk.FLOOR + 3 * MATRIX * 12
+    assert capacity.count_needed_bytes(composed) == capacity.REST_BYTES + 3 * MATRIX * 12
     one = "36 MB: weights 12 MB + optimizer 24 MB"
-    assert f"108 MB for checkpoints (2 kept + 1 being written of {one})" in disk.words(composed)
+    assert f"108 MB for checkpoints (2 kept + 1 being written of {one})" in capacity.describe_disk(composed)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, disk.FLOOR))
-    text = whats(disk.check(composed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, capacity.REST_BYTES))
+    text = whats(capacity.check_disk(composed))
     assert "has 1 GB free, and the run needs about 1.11 GB" in text and "trainer.max_ckpt_to_keep=1" in text
     # VeRL deletes the oldest before it writes, so the third is there after a resume alone
     for room, level in ((2 * MATRIX * 12, "warning"), (2 * MATRIX * 12 - 1, "problem")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=disk.FLOOR + room: usage(0, 0, free))
-        assert [problem.level for problem in disk.check(composed)] == [level]
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=capacity.REST_BYTES + room: usage(0, 0, free))
+        assert [problem.level for problem in capacity.check_disk(composed)] == [level]
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
-@pytest.mark.parametrize(("rest", "said"), [(disk.FLOOR, 0), (disk.FLOOR - 1, 1)])
+@pytest.mark.parametrize(("rest", "said"), [(capacity.REST_BYTES, 0), (capacity.REST_BYTES - 1, 1)])
 def test_checkpoints_on_another_disk_share_it_with_nothing(tmp_path, sft, monkeypatch, rest, said):
     words = (
         f"base_model={model_folder(tmp_path)}",
@@ -210,7 +231,7 @@ def test_checkpoints_on_another_disk_share_it_with_nothing(tmp_path, sft, monkey
     usage = namedtuple("usage", "total used free")
     rooms = {True: 3 * MATRIX * 12, False: rest}
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, rooms[Path(place).is_relative_to("/dev/shm")]))
-    found = disk.check(composed)
+    found = capacity.check_disk(composed)
     assert len(found) == said and all("posttrain.runs_dir" in problem.remedy for problem in found)
 
 
@@ -230,7 +251,7 @@ def test_checkpoints_on_another_disk_share_it_with_nothing(tmp_path, sft, monkey
 )
 def test_disk_by_what_is_saved(tmp_path, sft, words, checkpoints):
     composed = launch(tmp_path, f"base_model={model_folder(tmp_path)}", *words)
-    assert disk.needs(composed) == disk.FLOOR + checkpoints * MATRIX
+    assert capacity.count_needed_bytes(composed) == capacity.REST_BYTES + checkpoints * MATRIX
 
 
 def test_disk_of_a_critic_and_of_a_model_that_is_not_here(tmp_path):
@@ -239,36 +260,41 @@ def test_disk_of_a_critic_and_of_a_model_that_is_not_here(tmp_path):
              f"posttrain.data_dir={tmp_path}", f"posttrain.runs_dir={tmp_path}"]  # fmt: skip
     actor = 494_032_768 * 12  # parameters of its config.json
     critic = actor + 896 * 12  # the embedding is shared with the output layer, so only the value head is added
-    assert disk.needs(compose(["recipe=math_grpo", *words])) == disk.FLOOR + 2 * actor
-    assert disk.needs(compose(["recipe=math_ppo", *words])) == disk.FLOOR + 2 * actor + 3 * critic
-    assert "saves no checkpoint" in disk.words(compose(["recipe=math_grpo", *words, "trainer.save_freq=-1"]))
+    assert capacity.count_needed_bytes(compose(["recipe=math_grpo", *words])) == capacity.REST_BYTES + 2 * actor
+    assert (
+        capacity.count_needed_bytes(compose(["recipe=math_ppo", *words]))
+        == capacity.REST_BYTES + 2 * actor + 3 * critic
+    )
+    assert "saves no checkpoint" in capacity.describe_disk(
+        compose(["recipe=math_grpo", *words, "trainer.save_freq=-1"])
+    )
 
 
 def test_one_checkpoint_of_rl_is_warned_of_and_never_the_remedy(tmp_path, monkeypatch):
     words = ["recipe=math_grpo", "hardware=cpu", f"posttrain.runs_dir={tmp_path}", f"posttrain.data_dir={tmp_path}"]
     one = compose([*words, "trainer.max_actor_ckpt_to_keep=1"])
-    (warned,) = [problem for problem in schedule.check(one) if "ckpt_to_keep" in problem.what]
+    (warned,) = [problem for problem in training.check_schedule(one) if "ckpt_to_keep" in problem.what]
     assert warned.level == "warning" and "trainer.max_actor_ckpt_to_keep=2" in warned.remedy
-    assert "ckpt_to_keep" not in whats(schedule.check(compose(words)))
+    assert "ckpt_to_keep" not in whats(training.check_schedule(compose(words)))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 0))
-    assert "keep fewer" not in whats(disk.check(compose(words)))
+    assert "keep fewer" not in whats(capacity.check_disk(compose(words)))
     every = compose([*words, "trainer.max_actor_ckpt_to_keep=null"])
-    assert "keep fewer checkpoints: trainer.max_actor_ckpt_to_keep=2" in whats(disk.check(every))
+    assert "keep fewer checkpoints: trainer.max_actor_ckpt_to_keep=2" in whats(capacity.check_disk(every))
 
 
 def test_a_critic_has_no_output_layer():
     composed = compose(["recipe=math_ppo", "hardware=8xh100", "base_model=qwen2_5_7b_instruct"])
-    actor, critic = disk.parts(composed)
+    actor, critic = capacity.list_checkpoint_parts(composed)
     assert actor.bytes - critic.bytes == 12 * (152_064 * 3584 - 3584)
 
 
 def test_disk_of_lora(tmp_path):
     whole, alone = (compose(["recipe=math_sft_lora", "hardware=1x80gb", *words])
                     for words in ((), ("+checkpoint.save_lora_only=true",)))  # fmt: skip
-    adapter = disk.shape_of(whole.model, whole.posttrain.base_model).lora_parameters(32)
-    assert disk.parts(whole)[0].bytes == 4 * (7_615_616_512 + adapter) + 8 * adapter
-    assert disk.parts(alone)[0].bytes == 12 * adapter
+    adapter = capacity.known_shape(whole.model, whole.posttrain.base_model).lora_parameters(32)
+    assert capacity.list_checkpoint_parts(whole)[0].bytes == 4 * (7_615_616_512 + adapter) + 8 * adapter
+    assert capacity.list_checkpoint_parts(alone)[0].bytes == 12 * adapter
 
 
 @pytest.mark.parametrize(("words", "most"), [
@@ -277,26 +303,26 @@ def test_disk_of_lora(tmp_path):
     (("recipe=math_grpo", "hardware=8xh100", "base_model=llama3_1_8b_instruct"), 300),
     (("recipe=math_grpo_32b", "hardware=8x8xh100"), 1200)])  # fmt: skip
 def test_what_a_run_needs_by_default(words, most):
-    assert disk.needs(compose(list(words))) < most * disk.GB
+    assert capacity.count_needed_bytes(compose(list(words))) < most * 10**9
 
 
 def test_a_run_folder_is_used_once(tmp_path, sft):
     composed = launch(tmp_path, "posttrain.run_id=one")
-    assert run_folder.check(composed) == []
+    assert services.check_run_folder(composed) == []
     composed.run_dir().mkdir(parents=True)
-    assert f"{tmp_path}/runs/math_sft/one exists already" in whats(run_folder.check(composed))
+    assert f"{tmp_path}/runs/math_sft/one exists already" in whats(services.check_run_folder(composed))
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path, sft, monkeypatch):
-    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: path != tmp_path)
-    assert f"{tmp_path} cannot be written" in whats(run_folder.check(launch(tmp_path)))
+    monkeypatch.setattr(services.os, "access", lambda path, mode: path != tmp_path)
+    assert f"{tmp_path} cannot be written" in whats(services.check_run_folder(launch(tmp_path)))
 
 
 def test_all_problems_at_once(tmp_path, sft):
     words = ("optim.lrr=1", "base_model=/no/model", "data.train_batch_size=9", "trainer.save_freq=0")
     with pytest.raises(InputError) as error:
         composed = launch(tmp_path, *words)
-        preflight.require(preflight.check(composed), composed)
+        preflight.raise_if_blocked(preflight.find_problems(composed), composed)
     text = str(error.value)
     assert text.startswith("recipe 'math_sft' cannot launch (4 problems):")
     for part in ("optim.lrr", "/no/model", "trainer.save_freq=0", "does not divide 9 rows"):

@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from posttrain_verl import base_models, preflight
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.problem import Problem, blocking
-from posttrain_verl.run.environment import of_processes
+from posttrain_verl.compose import compose
+from posttrain_verl.run.environment import process_variables
+from posttrain_verl.terminal.problem import Problem, blocking
+from posttrain_verl.verl.composed import Composed
 
 HERE = Path(__file__).parent
 
@@ -102,7 +103,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def launches(files: dict[str, str]) -> dict[str, Composed]:
     """The valid configs by name, each on sound data, those of the CPU with a tokenizer to look at."""
-    base_models.ensure("tiny")
+    base_models.ensure_model("tiny")
     composed = {}
     for name, words in LAUNCHES.items():
         data = files[("sft" if "sft" in name else "rl") + (" few" if name.endswith("on cpu") else "")]
@@ -118,7 +119,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def valid(launches: dict[str, Composed], files: dict[str, str], quick: None) -> list[mutations.Valid]:
-    return [mutations.Valid(name, one.stage, one.verl, files) for name, one in launches.items()]
+    return [mutations.Valid(name, one.stage.name, one.verl, files) for name, one in launches.items()]
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +131,15 @@ def wrong(valid: list[mutations.Valid]) -> list[mutations.Mutant]:
 def verdicts(launches, wrong, tmp_path_factory) -> Iterator[Future[list[str]]]:
     """VeRL's verdicts of the valid configs and the wrong ones: it works while ours are checked."""
     folder = tmp_path_factory.mktemp("verl")
-    valid = {name: (one.stage, one.verl) for name, one in launches.items()}
+    valid = {name: (one.stage.name, one.verl) for name, one in launches.items()}
     changed = [(name, {}) for name in valid] + [(each.base, each.changes) for each in wrong]
     (folder / "configs").write_bytes(pickle.dumps((valid, changed)))
     command = [sys.executable, str(HERE / "verl_verdicts.py"), str(folder / "configs"), str(folder / "verdicts")]
 
     def ask() -> list[str]:
-        done = subprocess.run(command, env={**os.environ, **of_processes("cpu", True)}, text=True, capture_output=True)
+        done = subprocess.run(
+            command, env={**os.environ, **process_variables("cpu", True)}, text=True, capture_output=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads((folder / "verdicts").read_text())
 
@@ -151,13 +154,13 @@ def found(launches, wrong, verdicts) -> list[list[Problem]]:
     for each in wrong:
         base = launches[each.base]
         config = mutations.apply(base.verl, each.changes)
-        said.append(blocking(preflight.check(replace(base, verl=config))))
+        said.append(blocking(preflight.find_problems(replace(base, verl=config))))
     return said
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_valid_configs_pass(launches, name):
-    assert blocking(preflight.check(launches[name])) == []
+    assert blocking(preflight.find_problems(launches[name])) == []
 
 
 def test_every_mutant_is_caught_and_named(wrong, found):

@@ -7,9 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import preflight
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.preflight.report import CannotTell, look
-from posttrain_verl.problem import InputError, Problem, warning
+from posttrain_verl.compose import compose
+from posttrain_verl.preflight.report import CannotTell, run_check
+from posttrain_verl.terminal.problem import InputError, Problem, warning
+from posttrain_verl.verl.composed import Composed
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def skipping(launch: Composed, *names: str) -> Composed:
 
 
 def verdicts(composed: Composed, **options) -> dict[str, str]:
-    return {verdict.check: verdict.verdict for verdict in preflight.run(composed, **options).verdicts}
+    return {verdict.check: verdict.verdict for verdict in preflight.run_checks(composed, **options).verdicts}
 
 
 def test_every_check_has_a_verdict(launch, checks):
@@ -48,7 +49,7 @@ def test_every_check_has_a_verdict(launch, checks):
 
 def test_problems_stop_a_launch_and_show_the_warnings_too(launch, checks):
     with pytest.raises(InputError) as error:
-        preflight.require(preflight.check(launch), launch)
+        preflight.raise_if_blocked(preflight.find_problems(launch), launch)
     assert str(error.value).splitlines() == [
         "recipe 'math_sft' cannot launch (1 problem):",
         "  1. a is 3",
@@ -59,8 +60,8 @@ def test_problems_stop_a_launch_and_show_the_warnings_too(launch, checks):
 
 
 def test_warnings_alone_do_not(launch, checks):
-    report = preflight.run(launch, skip=("fails",))
-    preflight.require(report.problems, launch)
+    report = preflight.run_checks(launch, skip=("fails",))
+    preflight.raise_if_blocked(report.problems, launch)
     assert "  warning: b is odd" in report.lines()
     assert "  unseen: blind (the model is elsewhere)" in report.lines()
 
@@ -70,7 +71,7 @@ def test_a_skipped_check_does_not_run_and_the_run_folder_says_so(launch, checks,
     assert verdicts(composed) == {
         "skip": "passed", "shape": "passed", "fails": "skipped", "warns": "warned", "blind": "unseen"
     }  # fmt: skip
-    preflight.run(composed).write(tmp_path)
+    preflight.run_checks(composed).write(tmp_path)
     written = json.loads((tmp_path / "preflight.json").read_text())
     assert written["ok"] is True
     entries = {entry["check"]: entry for entry in written["checks"]}
@@ -80,8 +81,8 @@ def test_a_skipped_check_does_not_run_and_the_run_folder_says_so(launch, checks,
 
 
 def test_an_unknown_name_is_a_problem(launch):
-    problem = preflight.run(skipping(launch, "dsik")).problems[0]
-    assert problem.what == "posttrain.skip names no check dsik"
+    problem = preflight.run_checks(skipping(launch, "dsik")).problems[0]
+    assert problem.what == "posttrain.skip=dsik: there is no such check"
     assert problem.remedy.startswith("did you mean disk? there are: keys, shape")
 
 
@@ -94,15 +95,21 @@ def test_the_form_of_the_tree_is_always_checked(launch):
         "posttrain.skip=[shape]",
         "data.max_length=[]",
     ]
-    found = {verdict.check: verdict for verdict in preflight.run(compose(words)).verdicts}
+    found = {verdict.check: verdict for verdict in preflight.run_checks(compose(words)).verdicts}
     assert found["skip"].verdict == "failed" and found["shape"].verdict == "failed"
     assert found["batch"].verdict == "unseen"
 
 
-def test_one_name_without_a_list(launch):
-    composed = replace(launch, posttrain=OmegaConf.merge(launch.posttrain, {"skip": "disk"}))
+def test_one_name_without_a_list():
+    composed = compose(["recipe=math_sft", "hardware=cpu", "base_model=tiny", "mix=embedded", "posttrain.skip=disk"])
     assert verdicts(composed)["disk"] == "skipped"
 
 
+@pytest.mark.parametrize("value", ["3", "true"])
+def test_what_is_no_list_of_names_is_a_problem(value):
+    with pytest.raises(InputError, match="is not a list"):
+        compose(["recipe=math_sft", "hardware=cpu", "base_model=tiny", f"posttrain.skip={value}"])
+
+
 def test_a_check_is_timed(launch):
-    assert look("one", lambda _: [], launch).seconds < 1
+    assert run_check("one", lambda _: [], launch).seconds < 1

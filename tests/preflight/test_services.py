@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl.compose import Composed, compose
+from posttrain_verl.compose import compose
 from posttrain_verl.preflight import model, services
 from posttrain_verl.preflight.report import CannotTell
+from posttrain_verl.verl.composed import Composed
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_cluster_wants_a_token_and_answers(composed, monkeypatch):
         assert services.check_ray(composed) == []
     assert f"nothing answers at the Ray address {address}" in whats(services.check_ray(composed))
     monkeypatch.setenv("RAY_ADDRESS", "head")
-    assert "is no host:port" in whats(services.check_ray(composed))
+    assert "is not host:port" in whats(services.check_ray(composed))
 
 
 def test_another_ray(composed, monkeypatch):
@@ -106,9 +107,9 @@ def test_a_model_of_the_hub(composed, monkeypatch):
         composed, actor_rollout_ref__model__path="Nobody/Such-Model", critic__model__path="Nobody/Such-Model"
     )
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE forbids to fetch it" in whats(model.check(asked))
+    assert "HF_HUB_OFFLINE forbids to fetch it" in whats(model.check_model(asked))
     odd = changed(composed, actor_rollout_ref__model__path="not a model", critic__model__path="not a model")
-    assert "neither a folder nor Organisation/Model" in whats(model.check(odd))
+    assert "neither a folder nor Organisation/Model" in whats(model.check_model(odd))
 
 
 def test_slurm_gave_fewer_cpus_than_ray_counts(monkeypatch):

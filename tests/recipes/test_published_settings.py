@@ -13,10 +13,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths, preflight
-from posttrain_verl.compose import Composed, compose
-from posttrain_verl.plan import arithmetic
-from posttrain_verl.preflight import disk
-from posttrain_verl.problem import blocking
+from posttrain_verl.compose import compose
+from posttrain_verl.preflight import capacity
+from posttrain_verl.terminal.problem import blocking
+from posttrain_verl.verl.composed import Composed
 
 TABLE: Any = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published_settings.yaml")))
 SETTINGS: dict[str, Any] = TABLE["recipes"]
@@ -71,7 +71,7 @@ def test_every_difference_from_the_source_is_written_down(name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_step_has_the_optimizer_steps_of_the_source_and_their_sequences(name):
-    counts = arithmetic.of(on_its_hardware(name))
+    counts = on_its_hardware(name).settings.batch()
     assert (counts.updates, counts.effective) == (SETTINGS[name]["updates"], SETTINGS[name]["sequences"])
 
 
@@ -115,7 +115,7 @@ def test_the_header_says_the_disk_that_is_planned(name, tmp_path):
     header = (paths.recipes_dir() / f"{name}.yaml").read_text().splitlines()
     needs = next(line for line in header if line.startswith("# Needs:"))
     composed = on_its_hardware(name, f"posttrain.data_dir={tmp_path}")
-    assert f", {disk.size(disk.needs(composed))} of disk" in needs
+    assert f", {capacity.format_bytes(capacity.count_needed_bytes(composed))} of disk" in needs
 
 
 ROWS = 12_000  # what the longest schedule asks for: 200 steps of 512 in ten epochs
@@ -146,10 +146,10 @@ ABOUT_REAL_DATA = ("disk",)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_recipe_can_launch_on_its_hardware(name, data_dir):
     composed = on_its_hardware(name, f"posttrain.data_dir={data_dir}")
-    assert blocking(preflight.run(composed, skip=ABOUT_REAL_DATA).problems) == []
+    assert blocking(preflight.run_checks(composed, skip=ABOUT_REAL_DATA).problems) == []
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_recipe_can_launch_on_a_cpu(name, tmp_path):
     composed = compose([f"recipe={name}", "hardware=cpu", f"posttrain.data_dir={tmp_path}"])
-    assert blocking(preflight.run(composed).problems) == []
+    assert blocking(preflight.run_checks(composed).problems) == []

@@ -3,14 +3,14 @@
 import pytest
 
 import reward_fns
-from reward_fns.code.sandbox import SandboxUnavailable, interpreter
+from reward_fns.code.sandbox import SandboxUnavailable, find_interpreter
 
 
 @pytest.fixture(scope="session")
 def sandboxed():
     """Skips where bubblewrap does not work."""
     try:
-        interpreter()
+        find_interpreter()
     except SandboxUnavailable as reason:
         pytest.skip(str(reason))
 

@@ -15,7 +15,7 @@ os.sched_getaffinity = lambda pid: set(range(8))  # a machine of eight cores
 os.environ.pop("SLURM_CPUS_ON_NODE", None)
 from reward_fns.code import cores
 from reward_fns.code.sandbox import SandboxPool
-cores._quotas = lambda root: []
+cores._cgroup_quotas = lambda root: []
 pool, running, most = SandboxPool(), [], []
 def program():
     with pool.sandbox() as box:
@@ -48,8 +48,8 @@ def test_several_processes_run_as_many_programs_as_there_are_cores(sandboxed, sh
     ("sharers", "share"), [(None, 6), ("1", 6), ("4", 1), ("3", 2), ("8", 1), ("0", 6), ("many", 6)]
 )
 def test_the_share_of_a_process(monkeypatch, sharers, share):
-    monkeypatch.setattr(cores, "allotted", lambda environ: 6)
-    assert cores.share({cores.SHARERS: sharers} if sharers else {}) == share
+    monkeypatch.setattr(cores, "allotted_cores", lambda environ: 6)
+    assert cores.core_share({cores.SHARERS: sharers} if sharers else {}) == share
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def machine(monkeypatch, tmp_path):
     def allotted(quota: str, outer: str = "max 100000", **environ: str) -> int:
         (tmp_path / "sys/fs/cgroup/slice/job/cpu.max").write_text(f"{quota}\n")
         (tmp_path / "sys/fs/cgroup/slice/cpu.max").write_text(f"{outer}\n")
-        return cores.allotted(environ, tmp_path)
+        return cores.allotted_cores(environ, tmp_path)
 
     return allotted
 
@@ -74,4 +74,4 @@ def test_the_cores_of_a_job(machine, tmp_path):
     assert machine("max 100000", "1600000 100000") == 16
     assert machine("50000 100000") == 1
     assert machine("max 100000", SLURM_CPUS_ON_NODE="12") == 12
-    assert cores.allotted({}, tmp_path / "no files here") == 64
+    assert cores.allotted_cores({}, tmp_path / "no files here") == 64

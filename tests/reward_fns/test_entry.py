@@ -14,7 +14,7 @@ import pytest
 import reward_fns
 from reward_fns import registry
 from reward_fns.grades import Grade
-from reward_fns.math.grader import pool
+from reward_fns.math.grader import verifier_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,12 +126,12 @@ def test_a_killed_worker_is_replaced():
 def test_a_worker_that_was_ended_while_it_was_idle_is_replaced():
     """By the kernel, for want of memory, say."""
     reward_fns.grade("math", r"\boxed{\sin x+8}", r"8+\sin x", limit=60.0)
-    idle = list(pool()._idle)
+    idle = list(verifier_pool()._idle)
     for worker in idle:
         os.kill(worker.pid, signal.SIGKILL)
         assert worker.channel.recv(1) == b""  # it is gone
     assert reward_fns.grade("math", r"\boxed{\sin x+9}", r"9+\sin x", limit=60.0)["score"] == 1.0
-    assert idle and not set(map(id, idle)) & set(map(id, pool()._idle))
+    assert idle and not set(map(id, idle)) & set(map(id, verifier_pool()._idle))
 
 
 def descriptors():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reward_fns
-from reward_fns.math import numbers
+from reward_fns.math import notation
 from reward_fns.math.extract import final_answer
 
 integers = st.integers(-(10**9), 10**9)
@@ -74,15 +74,15 @@ def test_a_list_of_candidates_never_passes(candidates, data):
 def test_fractions_equal_their_spellings(q):
     n, d = q.numerator, q.denominator
     for text in (f"{n}/{d}", rf"\frac{{{n}}}{{{d}}}", rf"\dfrac{{{2 * n}}}{{{2 * d}}}"):
-        number = numbers.read(text)
+        number = notation.read_number(text)
         assert number is not None and number.value == q
 
 
 @given(st.decimals(-(10**6), 10**6, places=4), st.decimals(-(10**6), 10**6, places=4))
 def test_decimals_are_equal_only_when_they_are(a, b):
-    left, right = numbers.read(str(a)), numbers.read(str(b))
+    left, right = notation.read_number(str(a)), notation.read_number(str(b))
     assert left is not None and right is not None
-    assert numbers.equal(left, right) == (Fraction(a) == Fraction(b))
+    assert notation.equal_numbers(left, right) == (Fraction(a) == Fraction(b))
 
 
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=4, unique=True), st.randoms())

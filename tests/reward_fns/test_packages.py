@@ -5,7 +5,7 @@ import json
 import pytest
 
 import reward_fns
-from reward_fns.code import packages, sandbox
+from reward_fns.code import sandbox
 from reward_fns.code.sandbox import Limits, SandboxPool
 
 NUMPY = ("numpy",)
@@ -118,14 +118,14 @@ def test_unisolated_it_grades_the_same():
 def test_only_named_packages_are_shown():
     with pytest.raises(ValueError, match=r"packages=\['torch'\]: a sandbox shows only numpy"):
         reward_fns.grade("mbpp", "def f(): ...", '{"test_list": ["assert f() == 1"]}', packages=["torch"])
-    assert packages.chosen(["numpy", "numpy"]) == NUMPY
+    assert sandbox.check_packages(["numpy", "numpy"]) == NUMPY
 
 
 def test_a_python_that_cannot_import_the_package_is_named(monkeypatch, tmp_path):
     (tmp_path / "numpy").mkdir()
     (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('built for another Python')")
-    monkeypatch.setattr(packages, "site", lambda name: tmp_path)
-    sandbox.interpreter.cache_clear()
+    monkeypatch.setattr(sandbox, "package_site", lambda name: tmp_path)
+    sandbox.find_interpreter.cache_clear()
     with pytest.raises(sandbox.SandboxUnavailable, match="with numpy"):
-        sandbox.interpreter(NUMPY)
-    sandbox.interpreter.cache_clear()
+        sandbox.find_interpreter(NUMPY)
+    sandbox.find_interpreter.cache_clear()

@@ -1,6 +1,8 @@
 """The sandbox itself: what a program sees, what it can harm, and how limits end it."""
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 import reward_fns
 from reward_fns.code import extract, problem, sandbox
-from reward_fns.code.inside import wire
+from reward_fns.code.inside import confine, wire
 from reward_fns.code.sandbox import Limits, SandboxPool
 
 LIMITS = Limits(wall=2.0, memory=256 << 20, output=1 << 20)
@@ -154,12 +156,12 @@ def test_a_dead_sandbox_is_replaced():
 def test_without_bubblewrap_model_code_does_not_run(monkeypatch):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
     monkeypatch.delenv(sandbox.ALLOW_UNISOLATED, raising=False)
-    sandbox.interpreter.cache_clear()
+    sandbox.find_interpreter.cache_clear()
     with pytest.raises(sandbox.SandboxUnavailable, match=r"bubblewrap is not installed.*apt-get.*POSTTRAIN_ALLOW"):
         sandbox.isolation_here()
     monkeypatch.setenv(sandbox.ALLOW_UNISOLATED, "1")
     assert sandbox.isolation_here() == "none"
-    sandbox.interpreter.cache_clear()
+    sandbox.find_interpreter.cache_clear()
 
 
 def test_unisolated_it_grades_the_same():
@@ -197,7 +199,27 @@ def test_a_test_that_cannot_be_sent_is_the_verifiers_fault():
 )
 def test_unknown_tests_are_an_error_of_the_data(tests):
     with pytest.raises(problem.BadTests):
-        problem.read(tests)
+        problem.read_problem(tests)
+
+
+def test_an_unknown_machine_has_no_filter_and_says_so(monkeypatch):
+    monkeypatch.setattr(confine.platform, "machine", lambda: "riscv64")
+    with pytest.raises(OSError, match=r"no filter of system calls for a machine of the kind riscv64, only for x86_64"):
+        confine.refuse_system_calls()
+
+
+@pytest.mark.usefixtures("sandboxed")
+def test_programs_are_not_graded_where_there_is_no_filter():
+    """A personality of the kernel makes the machine one of 32 bits, for the child and all that it starts."""
+    program = (
+        "import ctypes, os; ctypes.CDLL(None).personality(8); import reward_fns; print(os.uname().machine, flush=True); "
+        """reward_fns.grade("mbpp", "def f(x): return x", '{"test_list": ["assert f(1) == 1"]}')"""
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    machine = done.stdout.strip()
+    assert machine not in confine.ARCHITECTURES
+    assert f"no filter of system calls for a machine of the kind {machine}" in done.stderr
+    assert "SandboxUnavailable" in done.stderr and sandbox.ALLOW_UNISOLATED in done.stderr
 
 
 def test_other_languages_need_a_server():
@@ -207,7 +229,9 @@ def test_other_languages_need_a_server():
 
 
 def test_program_of_a_response_in_another_language():
-    assert extract.program("```cpp\nint main(){}\n```\n```python\n1\n```", language="cpp").text == "int main(){}\n"
+    assert (
+        extract.extract_program("```cpp\nint main(){}\n```\n```python\n1\n```", language="cpp").text == "int main(){}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.run import environment
+from posttrain_verl.cpu import warm
 from posttrain_verl.run.folder import RunFolder
 
 sys.path.append(str(Path(__file__).parent))  # of driven.py
@@ -50,7 +50,7 @@ def prepared(tmp_path, monkeypatch, python):
     """`prepared(program, **watch)` is a run folder ready for its supervisor, with `program` for its driver."""
 
     def make(program, name="it", **watch):
-        monkeypatch.setenv(environment.WARM_PYTHON, python(program))
+        monkeypatch.setenv(warm.SWITCH, python(program))
         folder = RunFolder.create(tmp_path / "runs" / "recipe" / name)
         settings = OmegaConf.load(paths.conf_dir() / "watch" / "default.yaml")
         plan = {"stage": "sft", "hardware": "cpu", "local_model": True, "total_steps": None,

@@ -7,14 +7,16 @@ import time
 
 import psutil
 
-from posttrain_verl.run import session
+from posttrain_verl.run import supervise
+from posttrain_verl.terminal import console
 
 FOREVER = "log(1, **{'train/loss': 1.0}); time.sleep(600)"
 
 
 def conduct(folder):
     told = []
-    return session.conduct(folder, told.append), told
+    with console.shown(told.append):
+        return supervise.supervise_run(folder), told
 
 
 def events(folder):
@@ -22,7 +24,7 @@ def events(folder):
 
 
 def in_background(folder):
-    command = [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
+    command = [sys.executable, "-m", "posttrain_verl.run.supervise", str(folder.path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -32,7 +32,7 @@ def worker(module):
 
 
 def test_one_loop_a_worker_and_verl_for_the_rest(monkeypatch):
-    from posttrain_verl.run import agent_loops
+    from posttrain_verl.verl import agent_loops
 
     async def verls(self, sampling_params, trajectory, *, agent_name, trace=True, **row):
         return agent_name, trace

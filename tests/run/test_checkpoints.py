@@ -4,7 +4,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from posttrain_verl.run.checkpoints import choose
+from posttrain_verl.verl.checkpoints import choose_checkpoint
+from posttrain_verl.verl.stage import stage_named
 
 SFT = OmegaConf.create({"checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]}})
 RL = OmegaConf.create({
@@ -21,7 +22,7 @@ def cut(file):
 def test_the_newest_whole_one(tmp_path, sft):
     sft(tmp_path, 2)
     sft(tmp_path, 10)
-    choice = choose(tmp_path, "sft", SFT, 11)
+    choice = choose_checkpoint(tmp_path, stage_named("sft"), SFT, 11)
     assert (choice.step, choice.path.name, choice.refused) == (10, "global_step_10", ())
 
 
@@ -44,7 +45,7 @@ def test_half_written_ones_are_passed_over(tmp_path, sft, damage, word):
     sft(tmp_path, 2, world=2)
     sft(tmp_path, 4, world=2)
     damage(tmp_path / "global_step_4")
-    choice = choose(tmp_path, "sft", SFT, 4)
+    choice = choose_checkpoint(tmp_path, stage_named("sft"), SFT, 4)
     assert choice.step == 2
     assert word in choice.refused[0]
 
@@ -52,24 +53,24 @@ def test_half_written_ones_are_passed_over(tmp_path, sft, damage, word):
 def test_a_checkpoint_beyond_the_metrics_would_leave_a_gap(tmp_path, sft):
     sft(tmp_path, 2)
     sft(tmp_path, 4)
-    choice = choose(tmp_path, "sft", SFT, 3)
+    choice = choose_checkpoint(tmp_path, stage_named("sft"), SFT, 3)
     assert choice.step == 2
     assert "the metrics end at step 3" in choice.refused[0]
 
 
 def test_none_to_go_on_from(tmp_path, sft):
-    assert choose(tmp_path / "missing", "sft", SFT, 3).path is None
+    assert choose_checkpoint(tmp_path / "missing", stage_named("sft"), SFT, 3).path is None
     sft(tmp_path, 2)
-    assert choose(tmp_path, "sft", SFT, None).path is None
+    assert choose_checkpoint(tmp_path, stage_named("sft"), SFT, None).path is None
 
 
 def test_rl_needs_actor_data_and_with_gae_the_critic(tmp_path, save):
     step = tmp_path / "global_step_2"
     save(step / "actor")
-    assert "data.pt" in choose(tmp_path, "rl", RL, 2).refused[0]
+    assert "data.pt" in choose_checkpoint(tmp_path, stage_named("rl"), RL, 2).refused[0]
     torch.save({}, step / "data.pt")
-    assert choose(tmp_path, "rl", RL, 2).path == step
+    assert choose_checkpoint(tmp_path, stage_named("rl"), RL, 2).path == step
     gae = OmegaConf.merge(RL, {"algorithm": {"adv_estimator": "gae"}})
-    assert "critic is missing" in choose(tmp_path, "rl", gae, 2).refused[0]
+    assert "critic is missing" in choose_checkpoint(tmp_path, stage_named("rl"), gae, 2).refused[0]
     save(step / "critic")
-    assert choose(tmp_path, "rl", gae, 2).path == step
+    assert choose_checkpoint(tmp_path, stage_named("rl"), gae, 2).path == step

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ray._private import services
 
 from posttrain_verl.run import driver, environment
-from posttrain_verl.verl import placement
+from posttrain_verl.verl import stage
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,9 @@ def most_at_once(monkeypatch):
 
 
 def config(**init):
-    return OmegaConf.create({"trainer": {"nnodes": 1, "n_gpus_per_node": 1}, "ray_kwargs": {"ray_init": init}})
+    return stage.Settings(
+        OmegaConf.create({"trainer": {"nnodes": 1, "n_gpus_per_node": 1}, "ray_kwargs": {"ray_init": init}})
+    )
 
 
 def test_launches_at_the_same_moment_start_their_rays_one_after_another(most_at_once, monkeypatch):
@@ -98,11 +100,11 @@ def test_a_ray_that_does_not_come_up_is_started_again(monkeypatch, capsys, failu
 
 
 def run_of(nodes: int, devices: int):
-    return OmegaConf.create({"trainer": {"nnodes": nodes, "n_gpus_per_node": devices}})
+    return stage.Settings(OmegaConf.create({"trainer": {"nnodes": nodes, "n_gpus_per_node": devices}}))
 
 
 @pytest.mark.parametrize(
-    ("stage", "has", "said"),
+    ("name", "has", "said"),
     [
         ("sft", {"GPU": 8.0, "CPU": 64.0}, "has 64 CPUs.*which is 80 CPUs; start each node with --num-cpus=112 "),
         ("rl", {"GPU": 8.0, "CPU": 64.0}, None),
@@ -110,18 +112,18 @@ def run_of(nodes: int, devices: int):
         ("rl", {}, "has 0 GPUs"),
     ],
 )
-def test_a_cluster_without_what_verl_would_wait_for(monkeypatch, stage, has, said):
+def test_a_cluster_without_what_verl_would_wait_for(monkeypatch, name, has, said):
     monkeypatch.setattr(ray, "available_resources", lambda: has)
     monkeypatch.setattr(ray, "cluster_resources", lambda: has)
     with pytest.raises(RuntimeError, match=said) if said else nullcontext():
-        driver.wait_for_devices(run_of(1, 8), stage, seconds=0)
+        driver.wait_for_devices(run_of(1, 8), stage.stage_named(name).cpus_per_device, seconds=0)
 
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_a_ray_of_our_own_counts_the_cpus_of_every_stage(devices):
     """Also where a GPU stands beside few cores."""
     cpus = environment.local_cluster(run_of(1, devices), None)["num_cpus"]
-    assert cpus >= max(placement.placement_cpus(stage, devices) for stage in ("sft", "rl"))
+    assert cpus >= max(devices * stage.stage_named(name).cpus_per_device for name in ("sft", "rl"))
     assert environment.local_cluster(run_of(1, devices), 5)["num_cpus"] == 5, "the user's own"
 
 
@@ -129,4 +131,5 @@ def test_the_counts_are_verls():
     from verl.single_controller.ray.base import RayResourcePool, ResourcePoolManager
 
     sft = inspect.signature(RayResourcePool).parameters["max_colocate_count"].default
-    assert {"sft": sft, "rl": ResourcePoolManager.max_colocate_count} == placement.CPUS_BESIDE_A_DEVICE
+    counts = {name: stage.stage_named(name).cpus_per_device for name in ("sft", "rl")}
+    assert counts == {"sft": sft, "rl": ResourcePoolManager.max_colocate_count}

@@ -15,9 +15,10 @@ import pytest
 from driven import FOREVER, abandoned, alive, conduct, in_background, trains, wait_for
 
 from posttrain_verl import paths
-from posttrain_verl.problem import InputError
-from posttrain_verl.run import processes, record, resume, supervisor
+from posttrain_verl.machine import processes
+from posttrain_verl.run import record, resume, supervise
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder
+from posttrain_verl.terminal.problem import InputError
 
 
 def test_a_record_that_cannot_be_read_is_in_nobodys_way(prepared):
@@ -33,14 +34,14 @@ def test_a_run_from_before_the_machine_booted_can_be_cleared_and_one_of_another_
     file = folder.path / "processes.json"
     known = json.loads(file.read_text())
     file.write_text(json.dumps(known | {"machine": "another", "boot": "another"}))
-    words = resume.read_words([f"run={folder.path}"])
+    words = resume.read_request([f"run={folder.path}"])
     with pytest.raises(InputError, match=f"(?s)runs on the machine another.*delete {file}"):
         resume.require_resumable(folder, words)
     stopped = [sys.executable, "-m", "posttrain_verl.stop", f"run={folder.path}"]
     refused = subprocess.run(stopped, capture_output=True, text=True)
     assert refused.returncode == 2 and f"delete {file}" in refused.stderr
     own = psutil.Process()  # its pid and start were those of a process of the run before the machine booted
-    mine = {"pid": own.pid, "started": processes.process(own.pid).started}
+    mine = {"pid": own.pid, "started": processes.find_process(own.pid).started}
     file.write_text(json.dumps(known | {"boot": "an earlier one", "processes": [mine], "supervisor": mine}))
     resume.require_resumable(folder, words)
     assert record.is_lost(folder)
@@ -58,7 +59,7 @@ def test_a_second_ctrl_c_ends_the_waiting(prepared):
         process.send_signal(signal.SIGINT)
         time.sleep(1.5)
     process.communicate(timeout=30)
-    assert time.monotonic() - began < supervisor.STOP_SECONDS
+    assert time.monotonic() - began < supervise.STOP_SECONDS
     assert process.returncode == 130
     assert folder.read_status().state == INTERRUPTED
     assert not alive(driver)
@@ -85,7 +86,7 @@ def test_a_closed_terminal_ends_the_run_as_ctrl_c_does(prepared):
     pid, terminal = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and nohup is honoured
-        os.execv(sys.executable, [sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)])
+        os.execv(sys.executable, [sys.executable, "-m", "posttrain_verl.run.supervise", str(folder.path)])
     wait_for(lambda: trains(folder))
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
@@ -98,11 +99,11 @@ def test_a_user_without_a_place_for_the_cache_is_told_what_to_set(monkeypatch, t
     (tmp_path / "file").touch()
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match=r"(?s)no folder for the cache.*set POSTTRAIN_CACHE"):
-        record.clear_dead_runs(print)
+        record.clear_dead_runs()
     monkeypatch.delenv("POSTTRAIN_CACHE")
     monkeypatch.setattr(paths.platformdirs, "user_cache_dir", nowhere)
     with pytest.raises(InputError, match=r"(?s)no folder for the cache.*set POSTTRAIN_CACHE"):
-        record.clear_dead_runs(print)
+        record.clear_dead_runs()
 
 
 def nowhere(name):
@@ -111,7 +112,9 @@ def nowhere(name):
 
 @pytest.mark.parametrize(("words", "code"), [([], 130), (["nohup"], 0)])
 def test_a_closed_terminal_is_ctrl_c_to_what_starts_runs(words, code):
-    waits = "from posttrain_verl.run import interrupts; interrupts.as_ctrl_c(); print(flush=True); time.sleep(3)"
+    waits = (
+        "from posttrain_verl.machine import interrupts; interrupts.treat_as_ctrl_c(); print(flush=True); time.sleep(3)"
+    )
     command = [*words, sys.executable, "-c", f"import time; {waits}"]
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -125,7 +128,7 @@ def test_a_closed_terminal_is_ctrl_c_to_what_starts_runs(words, code):
 
 def test_nohup_is_honoured(prepared):
     folder = prepared(FOREVER.replace("600", "3"))
-    command = ["nohup", sys.executable, "-m", "posttrain_verl.run.session", str(folder.path)]
+    command = ["nohup", sys.executable, "-m", "posttrain_verl.run.supervise", str(folder.path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_for(lambda: trains(folder))
     process.send_signal(signal.SIGHUP)
@@ -166,7 +169,7 @@ def test_a_full_disk_ends_the_run_and_the_next_start_says_so(prepared, monkeypat
         status, _ = conduct(folder)
     assert (status.state, alive(status.pid)) == (FAILED, False)
     assert status.why == "the run folder cannot be written: [Errno 28] No space left on device"
-    assert folder.read_status().state == RUNNING and record.read(folder), "which could not be changed"
+    assert folder.read_status().state == RUNNING and record.read_record(folder), "which could not be changed"
     file = folder.path / "processes.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"supervisor": {"pid": 1, "started": 1}}))  # ours ended
     conduct(prepared("pass", name="other"))

@@ -12,9 +12,9 @@ import time
 import pytest
 from driven import FOREVER, abandoned, alive, conduct, events, in_background, trains, wait_for
 
-from posttrain_verl.problem import InputError
-from posttrain_verl.run import record, session
+from posttrain_verl.run import record, supervise
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
+from posttrain_verl.terminal.problem import InputError
 
 WORKERS = """
 import signal, subprocess
@@ -211,7 +211,7 @@ def test_an_engine_below_its_server_is_missed_whatever_its_status(prepared):
 
 REFILLS = """
 log(1, **{'train/loss': 1.0})
-file = pathlib.Path(os.environ["POSTTRAIN_STAGE_FILE"]).with_name(".rollouts.txt")
+file = pathlib.Path(os.environ["POSTTRAIN_ACTIVITY_FILE"]).with_name(".rollouts.txt")
 for count in range(60):  # groups are thrown away as they come, as where all rewards are equal
     file.write_text(str(8 + count % 6))
     time.sleep(1)
@@ -238,7 +238,7 @@ def test_a_look_that_fails_is_skipped_and_said_once(prepared, monkeypatch):
         looks.append(1)
         raise OSError(errno.ENFILE, "Too many open files in system", "/proc")
 
-    monkeypatch.setattr("posttrain_verl.run.processes.Census.refresh_names", busy_table)
+    monkeypatch.setattr("posttrain_verl.machine.processes.ProcessTree.refresh_names", busy_table)
     folder = prepared("log(1, **{'train/loss': 1.0}); time.sleep(9)")
     status, _ = conduct(folder)
     assert status.state == DONE, status.why
@@ -260,7 +260,7 @@ def test_an_actor_that_ray_says_is_dead(prepared):
     assert "actor WorkerDict (pid 7 on 10.0.0.2) died: WORKER_DIED" in status.why
 
 
-def test_the_supervisor_is_killed_and_the_next_start_clears(prepared):
+def test_the_supervisor_is_killed_and_the_next_start_clears(prepared, told):
     folder = prepared("import tempfile; tempfile.mkdtemp(); log(1, **{'train/loss': 1.0}); time.sleep(600)")
     process = in_background(folder)
     wait_for(lambda: trains(folder))
@@ -274,9 +274,8 @@ def test_the_supervisor_is_killed_and_the_next_start_clears(prepared):
         [sys.executable, "-m", "posttrain_verl.status", f"run={folder.path}"], capture_output=True, text=True
     )
     assert "lost" in shown.stdout
-    told = []
     other = prepared("pass", name="other")
-    session.conduct(other, told.append)
+    supervise.supervise_run(other)
     assert any(line.startswith(f"clearing what the dead run {folder.path} left: 1 processes") for line in told)
     assert not alive(driver)
     assert not os.path.exists(known["folders"][0])
@@ -292,7 +291,7 @@ def test_a_process_with_the_pid_of_a_dead_run_is_left_alone(prepared):
     driver = known["processes"][0]["pid"]
     known["processes"].append({"pid": stranger.pid, "started": 1})  # the pid was used again
     file.write_text(json.dumps(known))
-    session.conduct(prepared("pass", name="other"), print)
+    supervise.supervise_run(prepared("pass", name="other"))
     assert stranger.poll() is None
     assert not alive(driver)
     stranger.kill()
@@ -303,7 +302,7 @@ def test_another_run_that_lives_is_left_alone(prepared):
     folder = prepared(FOREVER)
     process = in_background(folder)
     wait_for(lambda: trains(folder))
-    session.conduct(prepared("pass", name="other"), print)
+    supervise.supervise_run(prepared("pass", name="other"))
     assert process.poll() is None
     assert alive(folder.read_status().pid)
     process.send_signal(signal.SIGINT)
@@ -330,23 +329,23 @@ def test_stop_and_status_from_another_shell(prepared):
     assert "interrupted" in listed
 
 
-def test_a_detached_run_goes_on_alone_and_is_followed(prepared, capsys):
+def test_a_detached_run_goes_on_alone_and_is_followed(prepared, told):
     folder = prepared("log(1, **{'train/loss': 1.0}); print('up', flush=True); time.sleep(3); print('end', flush=True)")
-    assert session.detach(folder) == 0
-    assert "posttrain_verl.logs -f run=" in capsys.readouterr().out
+    assert supervise.hand_over(folder, detached=True) == 0
+    assert "posttrain_verl.logs -f run=" in " ".join(told)
     assert os.getsid(folder.read_status().supervisor) == folder.read_status().supervisor
     command = [sys.executable, "-m", "posttrain_verl.logs", "-f", f"run={folder.path}"]
     followed = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert followed.stdout.splitlines() == ["up", "end"]
     assert followed.stderr.strip() == "done"
-    assert "done after 1 steps" in (folder.path / session.OUTPUT).read_text()
+    assert "done after 1 steps" in (folder.path / supervise.DETACHED_OUTPUT).read_text()
 
 
-def test_a_detached_run_that_does_not_start_says_why(prepared, capsys):
+def test_a_detached_run_that_does_not_start_says_why(prepared, told):
     folder = prepared("pass")
     (folder.path / "plan.json").write_text("{}")
-    assert session.detach(folder) == 1
-    assert "KeyError" in capsys.readouterr().out
+    assert supervise.hand_over(folder, detached=True) == 1
+    assert "KeyError" in " ".join(told)
 
 
 def test_four_at_the_same_moment(prepared):
@@ -359,7 +358,7 @@ def test_four_at_the_same_moment(prepared):
 
 def test_a_stale_lock_and_socket_of_a_dead_run_do_not_matter(prepared, tmp_path):
     folder = prepared("pass")
-    record.lock_of(folder)
-    os.makedirs(os.path.dirname(record.lock_of(folder).lock_file), exist_ok=True)
-    open(record.lock_of(folder).lock_file, "w").close()
+    record.folder_lock(folder)
+    os.makedirs(os.path.dirname(record.folder_lock(folder).lock_file), exist_ok=True)
+    open(record.folder_lock(folder).lock_file, "w").close()
     assert conduct(folder)[0].state == "done"

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl.problem import InputError
-from posttrain_verl.run.folder import RunFolder, Status, replace
+from posttrain_verl.paths import write_atomically
+from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.terminal.problem import InputError
 
 
 def test_a_second_run_cannot_have_the_folder(tmp_path):
@@ -36,12 +37,14 @@ def test_the_newest_checkpoint_is_the_one_whose_weights_are_whole(tmp_path, save
         (shards / "fsdp_config.json").write_text("{}")
     (folder.checkpoints / "global_step_10/actor/model_world_size_2_rank_1.pt").write_bytes(b"cut short")
     (folder.checkpoints / "global_step_11").mkdir()
-    assert folder.checkpoint_step("rl") == 9
+    folder.write_plan({"stage": "rl"})
+    assert folder.checkpoint_step() == 9
     assert folder.checkpoint_steps() == [8, 9, 10, 11]
-    with pytest.raises(InputError, match="holds no checkpoint"):
-        folder.checkpoint_step("sft")
     with pytest.raises(InputError, match=r"there are: \[8, 9, 10, 11\]"):
-        folder.checkpoint("rl", 12)
+        folder.checkpoint(12)
+    folder.write_plan({"stage": "sft"})
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        folder.checkpoint_step()
 
 
 def test_status_is_plain_json(tmp_path):
@@ -77,7 +80,7 @@ def test_writers_at_the_same_moment_leave_a_whole_file(tmp_path):
     """The roster's thread and the driver's own write the same file."""
     file, texts = tmp_path / "it.json", [json.dumps([letter] * 100_000) for letter in "abcd"]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda text: [replace(file, text) for _ in range(20)], texts))
+        list(pool.map(lambda text: [write_atomically(file, text) for _ in range(20)], texts))
     assert file.read_text() in texts
     assert list(tmp_path.iterdir()) == [file]
 
@@ -85,14 +88,14 @@ def test_writers_at_the_same_moment_leave_a_whole_file(tmp_path):
 def test_a_file_that_cannot_be_written_leaves_no_half_of_it(tmp_path):
     (tmp_path / "it.json").mkdir()  # which a file cannot replace
     with pytest.raises(OSError):
-        replace(tmp_path / "it.json", "text")
+        write_atomically(tmp_path / "it.json", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["it.json"]
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "it[1]", "../runs/recipe/it*", "~nobody/it"])
 def test_a_name_that_is_no_run(tmp_path, name):
     RunFolder.create(tmp_path / "runs" / "recipe" / "it1").config.write_text("")
-    with pytest.raises(InputError, match="is no run in"):
+    with pytest.raises(InputError, match="is not a run in"):
         RunFolder.find(name, tmp_path / "runs")
 
 

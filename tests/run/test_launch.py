@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl import launch
-from posttrain_verl.problem import InputError, Problem
-from posttrain_verl.run import session
+from posttrain_verl.preflight.report import Report
+from posttrain_verl.run import prepare, supervise
 from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.terminal.problem import InputError, Problem
 
 
 def command(*words):
@@ -38,30 +38,56 @@ def test_an_unknown_recipe_names_those_that_exist():
     assert "Traceback" not in done.stderr
 
 
+def test_data_that_cannot_be_built_ends_with_its_reason(tmp_path):
+    done = command("recipe=demo_sft", "base_model=tiny", "hardware=cpu", f"posttrain.runs_dir={tmp_path}",
+                   f"posttrain.data_dir={tmp_path}/data", "posttrain.mix.sources.sums.size=2")  # fmt: skip
+    assert done.returncode == 2
+    assert "the mix embedded cannot be built" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("error", [InputError("no", [Problem("no")]), KeyboardInterrupt()])
-def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, error):
-    folder = RunFolder.create(tmp_path / "it")
-    folder.log.write_text("")
-    with pytest.raises(type(error)), launch.removed_on_failure(folder):
+@pytest.mark.parametrize("fails", ["prepare_data", "plan_facts"])
+def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, monkeypatch, fails, error):
+    def fail(*_):
         raise error
-    assert not folder.path.exists()
+
+    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}))
+    monkeypatch.setattr(prepare.preflight, "run_checks", lambda composed: Report([]))
+    monkeypatch.setattr(prepare, "prepare_model", lambda composed: (None, False))
+    monkeypatch.setattr(prepare, "prepare_data", lambda composed: False)
+    monkeypatch.setattr(prepare, fails, fail)
+    with pytest.raises(type(error)):
+        prepare.set_up_run(composed)
+    assert not (tmp_path / "it").exists()
+
+
+@pytest.mark.parametrize(("missing", "checks"), [((False, False), 1), ((True, False), 2), ((False, True), 2)])
+def test_what_was_built_is_checked_too(tmp_path, monkeypatch, missing, checks):
+    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}))
+    looked = []
+    monkeypatch.setattr(prepare.preflight, "run_checks", lambda composed: looked.append(1) or Report([]))
+    monkeypatch.setattr(prepare, "prepare_model", lambda composed: (None, missing[0]))
+    monkeypatch.setattr(prepare, "prepare_data", lambda composed: missing[1])
+    monkeypatch.setattr(prepare, "plan_facts", lambda composed, model: {})
+    assert prepare.set_up_run(composed).plan.exists()
+    assert len(looked) == checks
 
 
 def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
     """A second build would take away the files that the first launch reads by now."""
     built = []
 
-    def build(mix, folder, progress):
+    def build(mix, folder):
         time.sleep(0.2)
         built.append(folder)
 
-    monkeypatch.setattr(launch.data_prep, "build", build)
-    monkeypatch.setattr(launch.data_prep, "is_complete", lambda folder, mix: bool(built))
-    monkeypatch.setattr(launch.preflight.data, "is_offline", lambda composed: True)
+    monkeypatch.setattr(prepare.data_prep, "build", build)
+    monkeypatch.setattr(prepare.data_prep, "is_complete", lambda folder, mix: bool(built))
+    monkeypatch.setattr(prepare.preflight.data, "is_offline", lambda composed: True)
     mix = OmegaConf.create({"mix": {"name": "m"}})
     composed = SimpleNamespace(posttrain=mix, data_dir=tmp_path / "data" / "m")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(launch.prepare_data, [composed] * 4))
+        list(pool.map(prepare.prepare_data, [composed] * 4))
     assert built == [composed.data_dir]
 
 
@@ -76,4 +102,4 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
     ],
 )
 def test_the_last_line(tmp_path, status, line):
-    assert session.conclusion(RunFolder(tmp_path), status) == line.format(tmp_path)
+    assert supervise.closing_line(RunFolder(tmp_path), status) == line.format(tmp_path)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from posttrain_verl.run.logtail import Log, first_error, follow, last_lines
+from posttrain_verl.run.output import Log, first_error, follow_log, last_lines
 
 RAY = "\x1b[36m(RewardLoopWorker pid=12)\x1b[0m "
 
@@ -51,7 +51,7 @@ def test_a_log_that_is_rotated_while_it_is_written(tmp_path):
 def test_following_a_log_that_is_rotated(tmp_path, rotate):
     file = tmp_path / "log.txt"
     file.write_text("old\n" * 100)
-    lines = follow(file, iter([False, False, False, False, True]))
+    lines = follow_log(file, iter([False, False, False, False, True]))
 
     def next_after(text):
         with file.open("a") as log:
@@ -96,4 +96,4 @@ def test_what_is_written_is_followed_to_its_end(tmp_path):
                 file.write(f"new {number}\n")
             yield number == 2
 
-    assert list(follow(log, done())) == ["new 0", "new 1", "new 2"]
+    assert list(follow_log(log, done())) == ["new 0", "new 1", "new 2"]

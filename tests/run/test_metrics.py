@@ -3,7 +3,7 @@
 import pytest
 
 from posttrain_verl.run.folder import Status
-from posttrain_verl.run.metrics import MetricsTail, duration, progress_line, step_line
+from posttrain_verl.run.output import MetricsTail, format_duration, progress_line, step_line
 
 
 def test_a_validation_that_is_not_a_number():
@@ -50,4 +50,4 @@ def test_the_live_line():
     ("seconds", "text"), [(12.4, "12 s"), (61, "1 min"), (3661, "1 h 1 min"), (200_000, "2 d 7 h")]
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

@@ -1,14 +1,17 @@
-"""Going on with a run whose driver is one of the test's own: metrics without gap or double line, retries, what cannot go on."""
+"""Resuming a run whose driver is one of the test's own: metrics without gap or double line, retries, what cannot be resumed."""
 
 import subprocess
 import sys
 
 import pytest
+from driven import conduct
 from omegaconf import OmegaConf
 
-from posttrain_verl.problem import InputError
-from posttrain_verl.run import attempts, resume, session
+from posttrain_verl.run import resume, supervise
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
+from posttrain_verl.terminal.command_line import read
+from posttrain_verl.terminal.problem import InputError
+from posttrain_verl.verbs import Launch
 
 # Trains to step 6 with a checkpoint at every second step, as VeRL does; `FIRST` dies after step 5 the first time.
 TRAINS = """
@@ -36,25 +39,19 @@ def training(prepared, sft):
     return make
 
 
-def conduct(folder):
-    told = []
-    return session.conduct(folder, told.append), told
-
-
 def test_it_goes_on_by_itself_after_what_a_restart_heals(training, steps):
     folder = training(KILLED, retries=1)
     status, told = conduct(folder)
     assert (status.state, status.attempt, status.last_step) == (DONE, 2, 6)
     assert steps(folder) == [1, 2, 3, 4, 5, 6]
-    assert any("going on from" in line and "global_step_4" in line for line in told)
+    assert any("resuming from" in line and "global_step_4" in line for line in told)
     assert not list(folder.path.glob(".metrics.*")) or steps(folder) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(("detached", "attempts"), [(True, 2), (False, 1)])
-def test_a_run_that_nobody_looks_on_goes_on_by_itself_once(training, detached, attempts):
+def test_a_run_that_nobody_looks_on_goes_on_by_itself_once(training, detached, attempts, told):
     folder = training(KILLED)
-    told = []
-    status = session.conduct(folder, told.append, detached=detached)
+    status = supervise.supervise_run(folder, detached)
     assert (status.state, status.attempt) == (DONE if detached else FAILED, attempts)
     assert any("starting again; 0 more retries are left" in line for line in told) == detached
 
@@ -84,10 +81,10 @@ def test_launch_run_goes_on_from_the_last_whole_checkpoint(training, steps):
 def test_lines_of_a_supervisor_that_was_killed_are_kept(training, steps, sft):
     folder = training(TRAINS.replace("FAULT", "pass"))
     folder.metrics.write_text('{"step": 1, "data": {}}\n{"step": 2, "data": {}}\n')
-    folder.metrics_of(2).write_text('{"step": 2, "data": {}}\n{"step": 3, "data": {}}\n{"step": 4, "da')
+    folder.attempt_metrics(2).write_text('{"step": 2, "data": {}}\n{"step": 3, "data": {}}\n{"step": 4, "da')
     sft(folder.checkpoints, 3)
     folder.write_status(Status(FAILED, attempt=2))
-    assert resume.prepare(folder, print).step == 3
+    assert resume.prepare_attempt(folder).step == 3
     assert steps(folder) == [1, 2, 3]
 
 
@@ -95,8 +92,8 @@ def test_a_run_that_saved_its_last_step_is_complete(training):
     folder = training(KILLED)
     plan = folder.read_plan() | {"total_steps": 4}
     folder.write_plan(plan)
-    assert attempts.is_complete(folder, 4)
-    assert not attempts.is_complete(folder, 3)
+    assert supervise.complete_run(folder, 3) is None
+    assert supervise.complete_run(folder, 4).state == folder.read_status().state == DONE
 
 
 @pytest.mark.parametrize(
@@ -104,27 +101,27 @@ def test_a_run_that_saved_its_last_step_is_complete(training):
     [
         (["run=it", "recipe=math_sft"], "takes no recipe"),
         (["run=it", "posttrain.mix.name=other"], "takes no mix"),
-        (["run=it", "detach"], "is no key=value"),
+        (["run=it", "detach"], "is not key=value"),
     ],
 )
 def test_what_a_run_is_cannot_be_changed(words, problem):
     with pytest.raises(InputError) as error:
-        resume.read_words(words)
+        resume.read_request(words)
     assert problem in str(error.value)
 
 
 def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
     folder = training(KILLED)
-    words = resume.read_words(["run=it", "trainer.total_training_steps=9", "posttrain.watch.silence.seconds=5"])
+    words = resume.read_request(["run=it", "trainer.total_training_steps=9", "posttrain.watch.silence.seconds=5"])
     words.change_plan(folder)
     assert folder.read_plan()["total_steps"] == 9
     assert folder.read_plan()["watch"]["silence"]["seconds"] == 5
     folder.write_status(Status(FAILED))
-    resume.prepare(folder, print, words.verl(folder))
+    resume.prepare_attempt(folder, words.verl(folder))
     assert OmegaConf.load(folder.config).trainer.total_training_steps == 9
     for word in ("trainer.total_trainin_steps=9", "posttrain.watch.silence.secs=5"):
-        wrong = resume.read_words(["run=it", word])
-        with pytest.raises(InputError, match="cannot go on"):
+        wrong = resume.read_request(["run=it", word])
+        with pytest.raises(InputError, match="cannot resume"):
             wrong.change_plan(folder)
             wrong.verl(folder)
 
@@ -136,17 +133,33 @@ def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
         (Status(FAILED, rule="silence"), True),
         (Status(FAILED, rule="non_finite"), False),
         (Status(FAILED, why="ray.exceptions.ActorDiedError: The actor died unexpectedly"), True),
-        (Status(FAILED, why="VeRL ended without a word: it was ended by SIGKILL"), True),
+        (Status(FAILED, why="VeRL ended without a message: it was ended by SIGKILL"), True),
         (Status(FAILED, why="OSError: [Errno 98] Address already in use"), True),
         (Status(FAILED, why="ValueError: this grader cannot grade"), False),
-        (Status(FAILED, why="VeRL ended without a word: it ended with exit status 1"), False),
+        (Status(FAILED, why="VeRL ended without a message: it ended with exit status 1"), False),
     ],
 )
 def test_what_a_restart_heals(status, healed):
-    assert attempts.is_healed_by_restart(status) is healed
+    assert supervise.is_healed_by_restart(status) is healed
 
 
 def test_a_second_launch_does_not_get_a_folder_that_is_run(training):
     folder = training(KILLED)
-    with session.held(RunFolder(folder.path), print), pytest.raises(InputError, match="cannot go on"):
-        session.conduct(folder, print)
+    with supervise.hold_folder(RunFolder(folder.path)), pytest.raises(InputError, match="cannot resume"):
+        supervise.supervise_run(folder)
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--multirun", "--cfg=job", "--resolve"])
+def test_a_resume_takes_no_option_of_a_new_launch(option):
+    with pytest.raises(InputError, match="run= resumes a run"):
+        read(Launch, ["run=nothing", option])
+
+
+def test_runs_from_before_the_rooms_moved_find_our_modules(training):
+    old = "path: pkg://posttrain_verl.run.sampler\nhook: posttrain_verl.verl.retention.PruneAfterSave\n"
+    folder = training(KILLED)
+    folder.config.write_text(folder.config.read_text() + old)
+    resume.prepare_attempt(folder)
+    config = OmegaConf.load(folder.config)
+    assert (config.path, config.hook) == ("pkg://posttrain_verl.verl.replay_buffer",
+                                          "posttrain_verl.verl.checkpoints.PruneAfterSave")  # fmt: skip

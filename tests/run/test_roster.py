@@ -10,7 +10,7 @@ from ray import exceptions
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.core.generated.gcs_pb2 import ActorTableData
 
-from posttrain_verl.run import roster
+from posttrain_verl.run import ray_state
 
 EXIT = (
     "The actor is dead because its worker process has died. Worker exit type: {}  Worker exit detail: none. "
@@ -30,12 +30,12 @@ def facts(state, reason=None, message=""):
 
 
 def test_an_actor_that_lives():
-    assert roster.actor(facts("ALIVE")) == roster.Member("actor", "a", "WorkerDict", "10.0.0.2", 7)
+    assert ray_state.actor_member(facts("ALIVE")) == ray_state.Member("actor", "a", "WorkerDict", "10.0.0.2", 7)
 
 
 @pytest.mark.parametrize("reason", ["WORKER_DIED", "NODE_DIED"])
 def test_an_actor_that_died(reason):
-    died = roster.actor(facts("DEAD", reason, EXIT.format("SYSTEM_ERROR"))).died
+    died = ray_state.actor_member(facts("DEAD", reason, EXIT.format("SYSTEM_ERROR"))).died
     assert died.startswith(f"{reason}: The actor is dead because")
     assert "OOM" not in died
 
@@ -45,7 +45,7 @@ def test_an_actor_that_died(reason):
     [("RAY_KILL", "killed"), ("OUT_OF_SCOPE", ""), ("WORKER_DIED", EXIT.format("INTENDED_USER_EXIT")), (None, "")],
 )
 def test_an_actor_whose_end_was_asked_for(reason, message):
-    assert roster.actor(facts("DEAD", reason, message)).died == ""
+    assert ray_state.actor_member(facts("DEAD", reason, message)).died == ""
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_only_the_nodes_of_the_run_count(monkeypatch, state, reason, blamed):
     monkeypatch.setattr("ray._private.state.state", table)
     context = SimpleNamespace(get_job_id=lambda: "01000000", get_node_id=lambda: "n1")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    found = {one.id: one.died for one in roster.members() if one.kind == "node"}
-    assert [one.here for one in roster.members() if one.kind == "actor"] == [False], (
+    found = {one.id: one.died for one in ray_state.list_members() if one.kind == "node"}
+    assert [one.here for one in ray_state.list_members() if one.kind == "actor"] == [False], (
         "its pid may be another process's here"
     )
     assert found == {"n1": ""} | ({"n2": "it left"} if blamed else {})
@@ -75,25 +75,25 @@ def test_actors_of_the_users_code_are_not_the_runs():
     """A pool of sandboxes, made by a reward, may lose one and go on."""
     worker = facts("ALIVE") | {"ActorClassName": "RewardLoopWorker"}
     sandbox = facts("DEAD", "WORKER_DIED") | {"ActorClassName": "Sandbox", "OwnerAddress": worker["Address"]}
-    assert roster.of_verl([worker, sandbox]) == [worker]
+    assert ray_state.verl_actors([worker, sandbox]) == [worker]
 
 
 def test_a_roster_that_is_not_there_or_half_there(tmp_path):
-    assert roster.read(tmp_path / "missing") == []
+    assert ray_state.read_members(tmp_path / "missing") == []
     for text in ("[{", '[{"kind": "actor", "id": "a", "name": "n", "host": "h", "of another version": 1}]'):
         (tmp_path / "half").write_text(text)
-        assert roster.read(tmp_path / "half") == []
+        assert ray_state.read_members(tmp_path / "half") == []
 
 
 def test_a_node_that_answers_no_more_is_waited_for(tmp_path, monkeypatch):
     """Ray says that an actor cannot be reached before it knows that its node is gone."""
-    seen = [[], [], [roster.Member("node", "n", "node", "10.0.0.2", died="it does not answer")]]
-    monkeypatch.setattr(roster, "SECONDS", 0.02)
-    monkeypatch.setattr(roster, "members", lambda ask: seen.pop(0) if len(seen) > 1 else seen[0])
-    roster.write_deaths(tmp_path / "roster.json", patience=0.0)
-    assert roster.read(tmp_path / "roster.json") == []
-    roster.write_deaths(tmp_path / "roster.json", patience=5.0)
-    assert [one.died for one in roster.read(tmp_path / "roster.json")] == ["it does not answer"]
+    seen = [[], [], [ray_state.Member("node", "n", "node", "10.0.0.2", died="it does not answer")]]
+    monkeypatch.setattr(ray_state, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(ray_state, "list_members", lambda ask: seen.pop(0) if len(seen) > 1 else seen[0])
+    ray_state.write_deaths(tmp_path / "roster.json", patience=0.0)
+    assert ray_state.read_members(tmp_path / "roster.json") == []
+    ray_state.write_deaths(tmp_path / "roster.json", patience=5.0)
+    assert [one.died for one in ray_state.read_members(tmp_path / "roster.json")] == ["it does not answer"]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_a_loss_is_known_through_the_errors_around_it(cause, lost):
     """Ray may tell of the node later than the workers that spoke with it."""
     text = "".join(traceback.format_exception(cause))
     wrapped = exceptions.RayTaskError("outer", text, exceptions.RayTaskError("inner", text, cause))
-    assert roster.speaks_of_a_loss(text) == roster.speaks_of_a_loss(str(wrapped)) == lost
+    assert ray_state.mentions_lost_process(text) == ray_state.mentions_lost_process(str(wrapped)) == lost
 
 
 def test_a_node_whose_port_is_closed_refuses():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert not roster.refuses("127.0.0.1", port)
-    assert roster.refuses("127.0.0.1", port)
+        assert not ray_state.refuses_connection("127.0.0.1", port)
+    assert ray_state.refuses_connection("127.0.0.1", port)

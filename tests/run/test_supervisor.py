@@ -1,5 +1,6 @@
 """The supervisor with a driver of the test's own: how it ends is what status.json says, and nothing is left."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from driven import alive
 
-from posttrain_verl.cpu import zygote
-from posttrain_verl.run import environment, leftovers, supervisor
+from posttrain_verl.cpu import warm
+from posttrain_verl.machine import processes
+from posttrain_verl.run import supervise
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.watch.machine import SharedMemory, Situation
+from posttrain_verl.watch.machine_rules import SharedMemory, Situation
 
 GOOD = """
 import json, os, sys
@@ -41,20 +44,19 @@ def folder(tmp_path):
     return RunFolder.create(tmp_path / "it")
 
 
-def train(folder, program, tmp_path, report=lambda line: None):
+def train(folder, program, tmp_path):
     """`supervisor.train` with `program` for the driver; it gets the run folder as its last argument."""
     file = tmp_path / "driver.py"
     file.write_text(program)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nfor last; do :; done\nexec "{sys.executable}" "{file}" "$last"\n')
     python.chmod(0o755)
-    variables = {environment.WARM_PYTHON: str(python), "VERL_FILE_LOGGER_PATH": str(folder.metrics)}
-    return supervisor.train(folder, variables, report)
+    variables = {warm.SWITCH: str(python), "VERL_FILE_LOGGER_PATH": str(folder.metrics)}
+    return supervise.train_attempt(folder, variables)
 
 
-def test_done(folder, tmp_path):
-    told = []
-    status = train(folder, GOOD, tmp_path, told.append)
+def test_done(folder, tmp_path, told):
+    status = train(folder, GOOD, tmp_path)
     assert (status.state, status.last_step) == ("done", 2)
     assert told == ["step 1: loss 0.5", "step 2: loss 0.5"]
     assert folder.read_status() == status
@@ -68,7 +70,7 @@ def test_failed_with_the_reason_from_the_log(folder, tmp_path):
 
 def test_failed_without_a_word(folder, tmp_path):
     status = train(folder, "import os; os._exit(3)", tmp_path)
-    assert (status.state, status.why) == ("failed", "VeRL ended without a word: it ended with exit status 3")
+    assert (status.state, status.why) == ("failed", "VeRL ended without a message: it ended with exit status 3")
 
 
 def test_a_failed_run_keeps_the_logs_of_ray(folder, tmp_path):
@@ -102,7 +104,7 @@ def test_processes_segments_and_temporary_files_are_gone(folder, tmp_path):
     assert train(folder, LEAVES_THINGS, tmp_path).state == "done"
     pid, segment, temporary = (folder.path / "left").read_text().split()
     assert not alive(int(pid))
-    assert not (leftovers.SHARED_MEMORY / segment).exists()
+    assert not (processes.SHARED_MEMORY / segment).exists()
     assert not Path(temporary).exists()
 
 
@@ -112,33 +114,52 @@ def test_folders_with_sockets_are_made_where_their_paths_fit(tmp_path, monkeypat
     odd = tmp_path / name
     odd.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
-    monkeypatch.setattr(zygote.sys, "executable", "/bin/true")  # nothing needs to be imported for this
-    with leftovers.temporary_folder() as folder, (tmp_path / "log").open("ab") as log, zygote.warm({}, log) as python:
-        assert folder.parent == python.parent.parent == Path("/tmp")
+    monkeypatch.setattr(warm.sys, "executable", "/bin/true")  # nothing needs to be imported for this
+    named = {}
+    with processes.temporary_folder() as folder, warm.started({"VERL_PLATFORM": "cpu"}, tmp_path / "log", named):
+        assert folder.parent == Path(named[warm.SWITCH]).parent.parent == Path("/tmp")
+
+
+@pytest.mark.parametrize(("switch", "starts"), [("0", ["-u"]), (None, ["-c", "-I"])])
+def test_with_the_warm_python_switched_off_a_run_starts_its_driver_and_no_zygote(
+    prepared, tmp_path, monkeypatch, switch, starts
+):
+    folder = prepared("")
+    python = tmp_path / "interpreter"
+    python.write_text(f'#!/bin/sh\necho "$1" >> "{tmp_path}/starts"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.delenv(warm.SWITCH) if switch is None else monkeypatch.setenv(warm.SWITCH, switch)
+    assert supervise.supervise_run(folder, print).state == "done"
+    assert (tmp_path / "starts").read_text().split() == starts
 
 
 def test_a_container_without_shared_memory(tmp_path):
-    assert leftovers.Segments(tmp_path / "none").names == set()
-    assert SharedMemory(0.5, tmp_path / "none").see(Situation()) is None
+    assert processes.Segments(tmp_path / "none").names == set()
+    assert SharedMemory(0.5, tmp_path / "none").find_fault(Situation()) is None
 
 
 def test_segments_of_others_stay():
-    segments = leftovers.Segments()
+    segments = processes.Segments()
     segment = shared_memory.SharedMemory(create=True, size=4096)
     try:
         segments.look([os.getppid()])
         assert not segments.names, "none of the run's processes maps it"
         segments.look([os.getpid()], at_once=True)
         assert segments.names == {segment.name}, "the second look may find what was not there at the first"
-        assert leftovers.unlink_unmapped(segments.names) == [], "it is mapped"
+        assert processes.unlink_unmapped(segments.names) == [], "it is mapped"
     finally:
         segment.close()
-    assert leftovers.unlink_unmapped(segments.names) == [segment.name]
-    assert not (leftovers.SHARED_MEMORY / segment.name).exists()
+    assert processes.unlink_unmapped(segments.names) == [segment.name]
+    assert not (processes.SHARED_MEMORY / segment.name).exists()
 
 
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def test_a_semaphore_belongs_to_the_process_that_made_it():
+    """vLLM's engine makes one and may be killed before its worker opens it. The file that it maps has another name."""
+    segments = processes.Segments()
+    lock = multiprocessing.get_context("spawn").Lock()
+    name = f"sem.{lock._semlock.name.lstrip('/')}"
+    segments.look([os.getpid()], at_once=True)
+    assert segments.names == {name}
+    assert processes.unlink_unmapped(segments.names) == [], "it is mapped"
+    assert (processes.SHARED_MEMORY / name).exists()

@@ -3,7 +3,8 @@
 import pytest
 
 from posttrain_verl.clusters import ray
-from posttrain_verl.sweep import room
+from posttrain_verl.sweep import runner
+from posttrain_verl.terminal.problem import InputError
 
 WORDS = [
     "recipe=math_sft,demo_sft",
@@ -27,5 +28,11 @@ ON_RAY = [*WORDS, "cluster=ray", "address=http://h:1"]
     ],
 )
 def test_as_many_as_the_gpus_carry(words, gpus, expected, monkeypatch):
-    monkeypatch.setattr(ray, "devices", lambda address: {"http://h:1": gpus}[address])
-    assert room.at_once(words) == expected
+    monkeypatch.setattr(ray, "count_devices", lambda address: {"http://h:1": gpus}[address])
+    assert runner.count_at_once(words) == expected
+
+
+@pytest.mark.parametrize("given", ["0", "abc", "-1"])
+def test_a_wrong_number_at_once_is_named(given):
+    with pytest.raises(InputError, match=f"posttrain.at_once={given}"):
+        runner.count_at_once([*WORDS, f"posttrain.at_once={given}"])

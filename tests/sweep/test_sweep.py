@@ -1,4 +1,4 @@
-"""A sweep runs its members, survives one that fails, and goes on where it ended."""
+"""A sweep runs its members, survives one that fails, and resumes where it ended."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.problem import InputError
-from posttrain_verl.sweep.record import Record
+from posttrain_verl.sweep.members import Record
+from posttrain_verl.terminal.problem import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,18 +27,30 @@ def test_one_member_for_each_combination(run, record, tmp_path):
     assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
 
 
+def test_the_words_of_the_process_stay_those_of_its_caller(run, monkeypatch):
+    mine = ["a program", "with its own", "-m", "words"]
+    monkeypatch.setattr(sys, "argv", mine)
+    assert run("optim.lr=0.2") == 0
+    assert sys.argv is mine and mine == ["a program", "with its own", "-m", "words"]
+
+
+def test_what_hydra_refuses_is_the_users_mistake(run):
+    with pytest.raises(InputError, match="nothing to sweep"):
+        run("optim.lr=0.2", "hydra.sweeper.nosuch=1")
+
+
 def test_a_failed_member_does_not_end_the_others(run, record, capsys):
     assert run("optim.lr=0.2,1,8,0.4") == 137
     assert [(member["state"], member["why"]) for member in record()["members"]] == [
         ("done", ""), ("failed", "ValueError: lr"), ("failed", "exit code 137"), ("done", "")]  # fmt: skip
-    assert "2 not done; go on with them: -m posttrain.sweep=s" in capsys.readouterr().out
+    assert "2 not done; resume them: -m posttrain.sweep=s" in capsys.readouterr().out
 
 
-def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
+def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, told):
     run("optim.lr=0.2,1,0.4")
-    capsys.readouterr()
+    told.clear()
     assert run(recipe="", id="posttrain.sweep=s") == 1
-    said = capsys.readouterr().out
+    said = " ".join(told)
     assert "member 0 is done already" in said and "member 2 is done already" in said
     assert [Path(member["folder"]).name for member in record()["members"]] == ["s-0", "s-1", "s-2"]
     starts = [(tmp_path / f"runs/math_sft/s-{number}/words.jsonl").read_text().splitlines() for number in range(3)]
@@ -51,7 +63,7 @@ def test_going_on_repeats_only_what_is_not_done(run, record, tmp_path, capsys):
     [(None, "s-0-2"), ({"state": "failed"}, "s-0"), ({"state": "failed", "job": {"id": "j"}}, "s-0")],
 )
 def test_where_the_next_attempt_of_a_member_runs(tmp_path, left, folder):
-    """One that never began has nothing to go on from."""
+    """One that never began has nothing to resume."""
     record = Record(tmp_path / "multirun" / "s", "verb", [])
     member = record.member(["recipe=r"])
     assert not member.goes_on
@@ -77,7 +89,7 @@ def test_a_member_whose_run_ended_after_the_sweep_was_killed_is_done(tmp_path):
 def test_going_on_takes_the_same_words_or_none(run):
     run("optim.lr=0.2,0.4")
     assert run("optim.lr=0.2,0.4", id="posttrain.sweep=s") == 0
-    with pytest.raises(InputError, match=r"the sweep s has other words"):
+    with pytest.raises(InputError, match=r"the sweep s has other overrides"):
         run("optim.lr=0.3", id="posttrain.sweep=s")
     with pytest.raises(InputError, match=r"there are: s"):
         run("optim.lr=0.3", id="posttrain.sweep=t")
@@ -98,7 +110,7 @@ def test_members_at_once(run, record, tmp_path):
 def test_ctrl_c_ends_the_members_and_keeps_what_is_done(tmp_path):
     words = ["recipe=math_sft", "base_model=tiny", "hardware=cpu", f"posttrain.runs_dir={tmp_path}/runs",
              "posttrain.run_id=s", "optim.lr=0.2,9,0.3"]  # fmt: skip
-    code = f"from posttrain_verl import sweep; sweep.run('stand_in', {words}, [])"
+    code = f"from posttrain_verl import sweep; sweep.run_sweep('stand_in', {words}, [], print)"
     environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)])}
     process = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
     waiting = tmp_path / "runs/math_sft/s-1/status.json"
@@ -112,7 +124,7 @@ def test_ctrl_c_ends_the_members_and_keeps_what_is_done(tmp_path):
     assert "2 not done" in out
 
 
-def test_optuna_searches_and_goes_on(run, record, capsys):
+def test_optuna_searches_and_goes_on(run, record, told):
     words = [
         "optim.lr=interval(0.01,0.9)",
         "hydra/sweeper=optuna",
@@ -122,9 +134,9 @@ def test_optuna_searches_and_goes_on(run, record, capsys):
     assert run(*words) == 0
     rates = [value(member, "optim.lr") for member in record()["members"]]
     assert len(set(rates)) == 3 and all(0.01 <= rate <= 0.9 for rate in rates)
-    capsys.readouterr()
+    told.clear()
     assert run(*words, id="posttrain.sweep=s") == 0
-    assert capsys.readouterr().out.count("is done already") == 3
+    assert " ".join(told).count("is done already") == 3
     assert [value(member, "optim.lr") for member in record()["members"]] == rates
 
 

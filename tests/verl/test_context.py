@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import paths
 from posttrain_verl.compose import compose
 from posttrain_verl.plan import summary
-from posttrain_verl.verl.context import follow_lengths
+from posttrain_verl.verl.stage import stage_named
 
 KEY = "actor_rollout_ref.rollout.max_model_len"
 RECIPES = sorted(paths.recipes_dir().glob("*.yaml"))
@@ -52,9 +52,9 @@ def test_a_prompt_length_that_is_no_number_is_left_to_preflight():
 )
 def test_the_cache_holds_one_longest_sequence(model, hardware, recipe, whole_context_gb):
     words = [f"recipe={recipe}", f"base_model={model}", f"hardware={hardware}"]
-    bounded = summary.memory(compose(words))
+    bounded = summary.plan_memory(compose(words))
     assert bounded.kv_sequences >= 1
-    rollout = summary.memory(compose([*words, f"{KEY}=null"])).job.rollout
+    rollout = summary.plan_memory(compose([*words, f"{KEY}=null"])).job.rollout
     assert rollout.shape.kv_bytes(1) * rollout.sequence / 2**30 == pytest.approx(whole_context_gb, rel=0.01)
 
 
@@ -64,7 +64,7 @@ def test_a_resume_with_other_lengths(stored, expected):
     lengths = {"max_prompt_length": 48, "max_response_length": 32}
     before = OmegaConf.create({"data": lengths, "actor_rollout_ref": {"rollout": {"max_model_len": stored}}})
     config = OmegaConf.merge(before, {"data": {"max_prompt_length": 32, "max_response_length": 400}})
-    follow_lengths(config, before)
+    stage_named("rl").follow_changes(config, before)
     assert OmegaConf.select(config, KEY) == expected
 
 
@@ -72,5 +72,5 @@ def test_a_resume_that_names_the_length():
     before = OmegaConf.create({"data": {"max_prompt_length": 48, "max_response_length": 32},
                                "actor_rollout_ref": {"rollout": {"max_model_len": 80}}})  # fmt: skip
     config = OmegaConf.merge(before, {"actor_rollout_ref": {"rollout": {"max_model_len": 96}}})
-    follow_lengths(config, before)
+    stage_named("rl").follow_changes(config, before)
     assert OmegaConf.select(config, KEY) == 96

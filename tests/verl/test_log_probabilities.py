@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from posttrain_verl.verl import log_probabilities
-from posttrain_verl.verl.log_probabilities import log_probabilities as ours
+from posttrain_verl.verl import packed_rows
+from posttrain_verl.verl.packed_rows import log_probabilities as ours
 
 
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("shape", [(5, 11), (2, 7, 11), (1, 1, 11)])
 def test_values_and_gradients(monkeypatch, shape, inplace):
-    monkeypatch.setitem(log_probabilities.CHUNK, "cpu", 3 * shape[-1])
+    monkeypatch.setitem(packed_rows.CHUNK, "cpu", 3 * shape[-1])
     torch.manual_seed(0)
     logits = (4 * torch.randn(shape)).requires_grad_()
     labels, weights = torch.randint(shape[-1], shape[:-1]), torch.randn(shape[:-1])

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from posttrain_verl.verl.placeholders import for_missing_packages
+from posttrain_verl.verl.single_worker import placeholders_for_missing
 
 NAMES = frozenset({"nosuch_ray", "json"})
 
 
 def test_what_modules_do_with_a_package_when_they_are_imported():
-    with for_missing_packages(NAMES) as made:
+    with placeholders_for_missing(NAMES) as made:
         import nosuch_ray
         from nosuch_ray.util.scheduling import Strategy
 
@@ -30,7 +30,7 @@ def test_what_modules_do_with_a_package_when_they_are_imported():
 
 
 def test_afterwards_the_package_is_missing_again():
-    with for_missing_packages(NAMES):
+    with placeholders_for_missing(NAMES):
         import nosuch_ray
     assert importlib.util.find_spec("nosuch_ray") is None
     with pytest.raises(ModuleNotFoundError, match="nosuch_ray"):
@@ -38,7 +38,7 @@ def test_afterwards_the_package_is_missing_again():
 
 
 def test_what_is_installed_is_used_and_other_names_stay_missing():
-    with for_missing_packages(NAMES) as made:
+    with placeholders_for_missing(NAMES) as made:
         assert importlib.import_module("json") is json
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("nosuch_numpy")

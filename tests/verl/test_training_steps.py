@@ -2,8 +2,8 @@
 
 import pytest
 
-from posttrain_verl.plan.shape import of_config
-from posttrain_verl.verl.training_steps import training_flops
+from posttrain_verl.base_models.shape import shape_of_config
+from posttrain_verl.first_gpu_hour.training_steps import training_flops
 
 KEYS = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "intermediate_size": 160, "vocab_size": 259, "tie_word_embeddings": True}  # fmt: skip
@@ -24,12 +24,12 @@ def test_operations_are_those_that_torch_counts(frozen):
     embedded = model.get_input_embeddings()(torch.randint(259, (1, LENGTH))).detach().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         model(inputs_embeds=embedded).logits.sum().backward()
-    shape = of_config(KEYS)
+    shape = shape_of_config(KEYS)
     causal_half = 6 * shape.layers * shape.q_width * LENGTH**2
     assert counter.get_total_flops() == pytest.approx(training_flops(shape, [LENGTH], frozen) + causal_half, rel=0.02)
 
 
 def test_sequences_attend_to_themselves_alone():
-    shape = of_config(KEYS)
+    shape = shape_of_config(KEYS)
     one, two = training_flops(shape, [128], False), training_flops(shape, [64, 64], False)
     assert one - two == 6 * shape.layers * shape.q_width * (128**2 - 2 * 64**2)

@@ -5,15 +5,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from posttrain_verl.verl import varlen
-from posttrain_verl.verl.attention import VARLEN
+from posttrain_verl.verl import packed_rows
+from posttrain_verl.verl.settings import VARLEN
 
 LENGTHS = (5, 1, 9, 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    varlen.register()
+    packed_rows.register_varlen()
 
 
 def model(implementation, **options):
@@ -70,8 +70,8 @@ def test_gradients_of_a_packed_row():
 def test_what_the_kernel_cannot_do_is_refused(asked):
     states = torch.zeros(1, 2, 3, 4)
     with pytest.raises(NotImplementedError, match="does not do"):
-        varlen.packed_attention(torch.nn.Identity(), states, states, states, None, **asked)
-    varlen.packed_attention(torch.nn.Identity(), states, states, states, None, dropout=0.0, softcap=None)
+        packed_rows.packed_attention(torch.nn.Identity(), states, states, states, None, **asked)
+    packed_rows.packed_attention(torch.nn.Identity(), states, states, states, None, dropout=0.0, softcap=None)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -80,11 +80,11 @@ def test_the_cuda_kernel_takes_our_arguments(window):
     with FakeTensorMode():
         query, key = (torch.empty(18, heads, 64, dtype=torch.bfloat16, device="cuda") for heads in (4, 2))
         bounds = torch.empty(5, dtype=torch.int32, device="cuda")
-        result = varlen.attend(query, key, key, bounds, 9, 0.125, window)
+        result = packed_rows.attend_sequences(query, key, key, bounds, 9, 0.125, window)
     assert result.shape == query.shape and result.dtype == query.dtype
 
 
 def test_a_key_value_cache_is_refused():
     query, key = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 5, 4)
     with pytest.raises(NotImplementedError, match="KV cache"):
-        varlen.packed_attention(torch.nn.Identity(), query, key, key, None)
+        packed_rows.packed_attention(torch.nn.Identity(), query, key, key, None)

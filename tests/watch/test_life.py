@@ -7,8 +7,8 @@ import time
 import psutil
 import pytest
 
-from posttrain_verl.run.processes import process
-from posttrain_verl.watch.life import Activity, AwakeClock, Changes, folder_size
+from posttrain_verl.machine.processes import find_process
+from posttrain_verl.watch.liveness import Activity, AwakeClock, Changes, folder_size
 
 
 class Clock:
@@ -40,7 +40,7 @@ def test_progress_is_a_change_and_not_a_size():
     seen.note("log", 10, 3.0)  # rotated
     assert seen.last == 3.0
     seen.note("stage", "update", 5.0)
-    assert seen.told(9.0) == "log 6 s ago, stage 4 s ago"
+    assert seen.describe_ages(9.0) == "log 6 s ago, stage 4 s ago"
 
 
 def test_files_that_grow_without_a_change_of_their_times(tmp_path):
@@ -65,7 +65,7 @@ def activity_of(program, name="ray::WorkerDict", gpus=(), polls=False, until=lam
         [sys.executable, "-S", "-c", f"print(flush=True)\n{program}"], stdout=subprocess.PIPE
     ) as child:
         child.stdout.read(1)  # its start is over
-        members, names = {child.pid: process(child.pid)}, {child.pid: name}
+        members, names = {child.pid: find_process(child.pid)}, {child.pid: name}
         activity.look(members, names, 1.0, child.pid if polls else None)
         until(psutil.Process(child.pid))
         clock.now += 10.0
@@ -117,9 +117,9 @@ def test_a_process_that_is_new_is_a_sign_of_life():
     clock = Clock()
     activity = Activity(list, clock)
     with subprocess.Popen(["sleep", "60"]) as first, subprocess.Popen(["sleep", "60"]) as second:
-        activity.look({first.pid: process(first.pid)}, {}, 1.0)
+        activity.look({first.pid: find_process(first.pid)}, {}, 1.0)
         clock.now += 10
-        activity.look({one.pid: process(one.pid) for one in (first, second)}, {}, 2.0)
+        activity.look({one.pid: find_process(one.pid) for one in (first, second)}, {}, 2.0)
         first.kill(), second.kill()
     assert activity.last == 2.0 and activity.seen == "1 new processes"
 
@@ -128,7 +128,7 @@ def test_a_window_has_its_length():
     clock = Clock()
     activity = Activity(lambda: [50], clock)
     with subprocess.Popen(["sleep", "60"]) as child:
-        members = {child.pid: process(child.pid)}
+        members = {child.pid: find_process(child.pid)}
         for now in (0.0, 2.0, 9.0):
             clock.now = 1000.0 + now
             activity.look(members, {}, now)

@@ -10,57 +10,62 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.run.processes import process
-from posttrain_verl.watch import machine
-from posttrain_verl.watch.machine import GIB, Death, Memory, Situation
+from posttrain_verl.machine.processes import find_process
+from posttrain_verl.verl.stage import stage_named
+from posttrain_verl.watch import machine_rules
+from posttrain_verl.watch.machine_rules import GIB, Death, Memory, Situation
 
+RUN = stage_named("rl").settings(OmegaConf.create({}))
 ENGINE = Death("pid 7", "VLLM::EngineCore (pid 7) died: it was ended by SIGKILL")
-SILENCE = machine.Silence(seconds=600.0, busy=3600.0, starting=1800.0, longest_steps=3.0)
+SILENCE = machine_rules.Silence(seconds=600.0, busy=3600.0, starting=1800.0, longest_steps=3.0)
 
 
 def test_a_death_counts_after_its_grace():
-    rule = machine.Dead(4.0)
-    assert rule.see(Situation(now=10.0, deaths=(ENGINE,))) is None
-    assert rule.see(Situation(now=13.9, deaths=(ENGINE,))) is None
-    assert rule.see(Situation(now=14.0, deaths=(ENGINE,))).saw == ENGINE.saw
+    rule = machine_rules.Dead(4.0)
+    assert rule.find_fault(Situation(now=10.0, deaths=(ENGINE,))) is None
+    assert rule.find_fault(Situation(now=13.9, deaths=(ENGINE,))) is None
+    assert rule.find_fault(Situation(now=14.0, deaths=(ENGINE,))).saw == ENGINE.saw
 
 
 def test_a_death_that_turns_out_to_be_none_is_forgotten():
     """The exit status of a process may be known a moment later."""
-    rule = machine.Dead(4.0)
-    assert rule.see(Situation(now=0.0, deaths=(ENGINE,))) is None
-    assert rule.see(Situation(now=2.0)) is None
-    assert rule.see(Situation(now=9.0, deaths=(ENGINE,))) is None, "it counts anew"
+    rule = machine_rules.Dead(4.0)
+    assert rule.find_fault(Situation(now=0.0, deaths=(ENGINE,))) is None
+    assert rule.find_fault(Situation(now=2.0)) is None
+    assert rule.find_fault(Situation(now=9.0, deaths=(ENGINE,))) is None, "it counts anew"
 
 
 def test_a_death_at_the_end_of_the_run_is_none():
-    rule = machine.Dead(0.0)
-    assert rule.see(Situation(deaths=(ENGINE,), stage=machine.ENDING)) is None
+    rule = machine_rules.Dead(0.0)
+    assert rule.find_fault(Situation(deaths=(ENGINE,), activity=machine_rules.ENDING)) is None
 
 
 def test_a_stopped_process_is_named_until_it_goes_on():
-    rule = machine.Stopped(10.0)
+    rule = machine_rules.Stopped(10.0)
     with subprocess.Popen(["sleep", "600"]) as child:
-        now = {"members": {child.pid: process(child.pid)}, "names": {child.pid: "ray::WorkerDict"}}
+        now = {"members": {child.pid: find_process(child.pid)}, "names": {child.pid: "ray::WorkerDict"}}
         os.kill(child.pid, signal.SIGSTOP)
         until = time.monotonic() + 5
-        while not process(child.pid).is_stopped and time.monotonic() < until:
+        while not find_process(child.pid).is_stopped and time.monotonic() < until:
             time.sleep(0.01)
-        assert rule.see(Situation(now=5.0, **now)) is None
+        assert rule.find_fault(Situation(now=5.0, **now)) is None
         assert (
-            rule.see(Situation(now=15.0, **now)).saw == f"ray::WorkerDict (pid {child.pid}) has been stopped for 10 s"
+            rule.find_fault(Situation(now=15.0, **now)).saw
+            == f"ray::WorkerDict (pid {child.pid}) has been stopped for 10 s"
         )
-        assert rule.see(Situation(now=15.0, **now)).pid == child.pid
+        assert rule.find_fault(Situation(now=15.0, **now)).pid == child.pid
         os.kill(child.pid, signal.SIGCONT)
-        while process(child.pid).is_stopped and time.monotonic() < until:
+        while find_process(child.pid).is_stopped and time.monotonic() < until:
             time.sleep(0.01)
-        assert rule.see(Situation(now=16.0, **now)) is None
+        assert rule.find_fault(Situation(now=16.0, **now)) is None
         child.kill()
 
 
 def at(idle, silent=None, **more):
     """What is seen after `idle` seconds without any sign of life, and `silent` without progress."""
-    return SILENCE.see(Situation(idle=idle, silent=idle if silent is None else silent, signs="log 9 s ago", **more))
+    return SILENCE.find_fault(
+        Situation(idle=idle, silent=idle if silent is None else silent, signs="log 9 s ago", **more)
+    )
 
 
 def test_without_a_sign_of_life_a_run_is_ended_and_the_signs_are_named():
@@ -89,8 +94,8 @@ def test_what_is_busy_without_progress_has_longer():
 
 
 def test_a_longer_limit_of_the_user_holds_for_what_is_busy_too():
-    patient = machine.Silence(seconds=7200.0, busy=3600.0, starting=1800.0, longest_steps=3.0)
-    assert patient.see(Situation(idle=0.0, silent=7000.0, step=1)) is None
+    patient = machine_rules.Silence(seconds=7200.0, busy=3600.0, starting=1800.0, longest_steps=3.0)
+    assert patient.find_fault(Situation(idle=0.0, silent=7000.0, step=1)) is None
 
 
 def test_processes_on_other_machines_may_be_busy():
@@ -100,35 +105,35 @@ def test_processes_on_other_machines_may_be_busy():
 
 def test_idle_gpus_count_when_a_step_is_due_and_all_are_idle():
     use = [0, 0]
-    rule = machine.GpuIdle(300.0, lambda: use)
-    assert rule.see(Situation(now=0.0, step=1)) is None
-    assert rule.see(Situation(now=299.0, step=1)) is None
-    assert rule.see(Situation(now=300.0, step=1)).saw == "2 GPUs at 0 % for 300 s"
+    rule = machine_rules.GpuIdle(300.0, lambda: use)
+    assert rule.find_fault(Situation(now=0.0, step=1)) is None
+    assert rule.find_fault(Situation(now=299.0, step=1)) is None
+    assert rule.find_fault(Situation(now=300.0, step=1)).saw == "2 GPUs at 0 % for 300 s"
     use[1] = 3
-    assert rule.see(Situation(now=301.0, step=1)) is None
+    assert rule.find_fault(Situation(now=301.0, step=1)) is None
     use[1] = 0
-    assert rule.see(Situation(now=302.0, step=1)) is None, "it counts anew"
+    assert rule.find_fault(Situation(now=302.0, step=1)) is None, "it counts anew"
 
 
 def test_without_gpus_or_while_starting_none_is_idle():
-    assert machine.GpuIdle(0.0, list).see(Situation(step=1)) is None
-    assert machine.GpuIdle(0.0, lambda: [0]).see(Situation()) is None
+    assert machine_rules.GpuIdle(0.0, list).find_fault(Situation(step=1)) is None
+    assert machine_rules.GpuIdle(0.0, lambda: [0]).find_fault(Situation()) is None
 
 
 def host_memory(*left, total=24):
     """The rule, and what it reads at each look, in GiB."""
     readings = iter([[Memory(one * GIB, total * GIB)] for one in left])
-    return machine.HostMemory(below=0.03, below_gib=2.0, seconds=4.0, left=lambda: next(readings))
+    return machine_rules.HostMemory(below=0.03, below_gib=2.0, seconds=4.0, left=lambda: next(readings))
 
 
 def test_memory_that_runs_out_names_who_holds_it():
     rule = host_memory(0.5, 0.5, 0.5)
-    situation = {"members": {os.getpid(): process(os.getpid())}, "names": {os.getpid(): "ray::RewardLoopWorker"}}
-    assert rule.see(Situation(now=0.0, **situation)) is None
-    assert rule.see(Situation(now=3.9, **situation)) is None
+    situation = {"members": {os.getpid(): find_process(os.getpid())}, "names": {os.getpid(): "ray::RewardLoopWorker"}}
+    assert rule.find_fault(Situation(now=0.0, **situation)) is None
+    assert rule.find_fault(Situation(now=3.9, **situation)) is None
     assert (
         "0.50 of 24.0 GiB of memory are left; ray::RewardLoopWorker (pid"
-        in rule.see(Situation(now=4.0, **situation)).saw
+        in rule.find_fault(Situation(now=4.0, **situation)).saw
     )
 
 
@@ -142,11 +147,11 @@ def test_memory_that_runs_out_names_who_holds_it():
 )
 def test_memory_that_suffices(left, total):
     rule = host_memory(*left, total=total)
-    assert [rule.see(Situation(now=4.0 * look)) for look in range(3)] == [None] * 3
+    assert [rule.find_fault(Situation(now=4.0 * look)) for look in range(3)] == [None] * 3
 
 
 def test_what_is_left_of_this_machine():
-    for one in machine.memory_left():
+    for one in machine_rules.memory_left():
         assert 0 < one.left <= one.total * 2 and one.total > 0
 
 
@@ -158,11 +163,8 @@ NO_SWAP = {"memory.swap.max": "0", "memory.swap.current": "0"}
 @pytest.mark.parametrize(
     ("files", "stat", "left"),
     [
-        (
-            V2 | NO_SWAP,
-            "anon 290\nactive_file 500\ninactive_file 200",
-            710,
-        ),  # pages of files that were read are not in use
+        # Pages of files that were read are not in use.
+        (V2 | NO_SWAP, "anon 290\nactive_file 500\ninactive_file 200", 710),
         (V2 | NO_SWAP, "anon 590\nslab_reclaimable 400", 410),
         (V2 | NO_SWAP, "anon 990", 10),
         (V2 | {"memory.swap.max": "max", "memory.swap.current": "9"}, "anon 990", 60),  # 50 of swap are free
@@ -180,28 +182,32 @@ NO_SWAP = {"memory.swap.max": "0", "memory.swap.current": "0"}
 def test_what_is_left_in_a_container(tmp_path, monkeypatch, files, stat, left):
     for name, text in files.items() | {("memory.stat", stat)}:
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine_rules, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine_rules, "PROC", tmp_path / "proc")
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("0::/")
-    monkeypatch.setattr(machine.psutil, "swap_memory", lambda: SimpleNamespace(free=50))
-    assert [one.left for one in machine.memory_left()[1:]] == ([] if left is None else [left])
+    monkeypatch.setattr(machine_rules.psutil, "swap_memory", lambda: SimpleNamespace(free=50))
+    assert [one.left for one in machine_rules.memory_left()[1:]] == ([] if left is None else [left])
 
 
 def test_a_folder_that_runs_full(tmp_path):
     missing = tmp_path / "run" / "checkpoints"
-    assert machine.Disk(below_gib=1e9).see(Situation(checkpoints=missing)).saw.endswith(f"GiB are left in {tmp_path}")
-    assert machine.Disk(below_gib=0.0).see(Situation(checkpoints=missing)) is None
-    assert "are left in" in machine.SharedMemory(1.1, tmp_path).see(Situation()).saw
-    assert machine.SharedMemory(0.0, tmp_path).see(Situation()) is None
+    assert (
+        machine_rules.Disk(below_gib=1e9)
+        .find_fault(Situation(checkpoints=missing))
+        .saw.endswith(f"GiB are left in {tmp_path}")
+    )
+    assert machine_rules.Disk(below_gib=0.0).find_fault(Situation(checkpoints=missing)) is None
+    assert "are left in" in machine_rules.SharedMemory(1.1, tmp_path).find_fault(Situation()).saw
+    assert machine_rules.SharedMemory(0.0, tmp_path).find_fault(Situation()) is None
 
 
 def test_every_rule_of_the_file_is_known_and_can_be_off():
     file = OmegaConf.to_container(OmegaConf.load(paths.conf_dir() / "watch" / "default.yaml"))
-    from posttrain_verl.watch import metrics
+    from posttrain_verl.watch import metric_rules
 
     named = set(file) - {"name", "retries"}
-    assert named == set(machine.rules(file)) | set(metrics.rules(file))
+    assert named == set(machine_rules.make_machine_rules(file)) | set(metric_rules.make_metric_rules(file, RUN))
     off = {name: value | {"do": "off"} if isinstance(value, dict) else value for name, value in file.items()}
-    assert not machine.rules(off)
-    assert not metrics.rules(off)
+    assert not machine_rules.make_machine_rules(off)
+    assert not metric_rules.make_metric_rules(off, RUN)

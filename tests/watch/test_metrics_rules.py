@@ -4,7 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
-from posttrain_verl.watch import metrics
+from posttrain_verl.verl.stage import stage_named
+from posttrain_verl.watch import metric_rules
+
+RUN = stage_named("rl").settings(OmegaConf.create({}))
 
 
 def settings(**changes):
@@ -16,10 +19,10 @@ def settings(**changes):
 def fired(lines, **changes):
     """Rule -> the steps in which it fired."""
     found = {}
-    rules = metrics.rules(settings(**changes))
+    rules = metric_rules.make_metric_rules(settings(**changes), RUN)
     for step, line in enumerate(lines, start=1):
         for name, rule in rules.items():
-            if rule.see(line):
+            if rule.find_fault(line):
                 found.setdefault(name, []).append(step)
     return found
 

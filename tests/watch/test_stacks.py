@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain_verl.watch import stacks
+from posttrain_verl.watch import watcher
 
 DUMP = """Process 7: ray::RewardLoopWorker
 Python v3.11.7 (/usr/bin/python3.11)
@@ -28,16 +28,16 @@ PROGRAM = "import time\ndef hang():\n    print('up', flush=True)\n    time.sleep
 
 def test_the_main_thread_or_the_one_inside_a_function():
     assert (
-        stacks.innermost(DUMP)
+        watcher.innermost_frames(DUMP)
         == "main_loop (worker.py:1069) < <module> (default_worker.py:323) < _run_code (runpy.py:88)"
     )
     assert (
-        stacks.innermost(DUMP, "compute_score")
+        watcher.innermost_frames(DUMP, "compute_score")
         == "compute_score (grader.py:16) < run (concurrent/futures/thread.py:58)"
     )
-    assert stacks.calls(DUMP, "compute_score")
-    assert not stacks.calls(DUMP, "compute")
-    assert stacks.innermost("") == ""
+    assert watcher.calls_function(DUMP, "compute_score")
+    assert not watcher.calls_function(DUMP, "compute")
+    assert watcher.innermost_frames("") == ""
 
 
 @pytest.mark.skipif(
@@ -47,9 +47,9 @@ def test_a_process_that_hangs():
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         time.sleep(0.2)
-        found = stacks.dump_all([process.pid, 2**22])
+        found = watcher.dump_stacks([process.pid, 2**22])
         process.kill()
     if not found and os.geteuid():
         pytest.skip("looking into a process is not allowed here")
     assert list(found) == [process.pid]
-    assert stacks.calls(found[process.pid], "hang")
+    assert watcher.calls_function(found[process.pid], "hang")

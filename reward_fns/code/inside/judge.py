@@ -15,6 +15,7 @@ import sys
 import unittest
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from reward_fns.code.inside import wire
@@ -24,7 +25,7 @@ BUILTINS = frozenset(dir(builtins))
 
 
 class RemoteError(RuntimeError):
-    """The program raised an exception that is no built-in one."""
+    """The program raised an exception that is not a built-in one."""
 
 
 class Unsupported(TypeError):
@@ -32,8 +33,6 @@ class Unsupported(TypeError):
 
 
 class Program:
-    """The judge's end of the channel to the program."""
-
     def __init__(self, channel: socket.socket):
         self.channel = channel
 
@@ -68,7 +67,7 @@ class Program:
 
 
 class Remote:
-    """Something of the program: a function to call, or an object that is no plain data.
+    """Something of the program: a function to call, or an object that is not plain data.
 
     It equals itself only. What can be asked of it (call, attribute, item, length, iteration, its text) gives plain data
     or another Remote."""
@@ -79,53 +78,52 @@ class Remote:
         object.__setattr__(self, "_program", program)
         object.__setattr__(self, "_where", where)
 
-    def _ask(self, op: str, **request: object) -> dict[str, object]:
-        return object.__getattribute__(self, "_program").ask(op, **object.__getattribute__(self, "_where"), **request)
+    def _ask(self, op: str, **request: object) -> object:
+        """What the program answers, as plain data or another Remote."""
+        program, where = (object.__getattribute__(self, name) for name in self.__slots__)
+        return program.value(op, **where, **request)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        program: Program = object.__getattribute__(self, "_program")
+        program, where = (object.__getattribute__(self, name) for name in self.__slots__)
         sent = {"args": [program.encode(a) for a in args], "kwargs": {k: program.encode(v) for k, v in kwargs.items()}}
-        reply = self._ask("call", **sent)
-        if (
-            reply["value"] is None
-        ):  # only a function that works in place; else f(x) == sorted(x) could be met by emptying x
-            for index, data in dict(reply.get("changed") or {}).items():  # type: ignore[call-overload]
-                overwrite(args[int(index)], program.decode(data))
+        reply = program.ask("call", **where, **sent)
+        # Only a function that works in place changes its arguments. Else f(x) == sorted(x) could be met by emptying x.
+        if reply["value"] is None:
+            for index, data in dict(reply.get("changed") or {}).items():
+                overwrite_argument(args[int(index)], program.decode(data))
         return program.decode(reply["value"])
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        return object.__getattribute__(self, "_program").decode(self._ask("get", attribute=name)["value"])
+        return self._ask("get", attribute=name)
 
     def __setattr__(self, name: str, value: object) -> None:
         self._ask("set", attribute=name, to=object.__getattribute__(self, "_program").encode(value))
 
     def __getitem__(self, key: object) -> object:
-        program: Program = object.__getattribute__(self, "_program")
-        return program.decode(self._ask("item", key=program.encode(key))["value"])
+        return self._ask("item", key=object.__getattribute__(self, "_program").encode(key))
 
     def __len__(self) -> int:
-        return int(str(self._ask("len")["value"]))
+        return int(str(self._ask("len")))
 
     def __iter__(self) -> Iterator[object]:
-        program: Program = object.__getattribute__(self, "_program")
-        return iter(program.decode(self._ask("list")["value"]))  # type: ignore[call-overload]
+        return iter(self._ask("list"))  # type: ignore[call-overload]
 
     def __next__(self) -> object:
-        return object.__getattribute__(self, "_program").decode(self._ask("next")["value"])
+        return self._ask("next")
 
     def __str__(self) -> str:
-        return str(object.__getattribute__(self, "_program").decode(self._ask("str")["value"]))
+        return str(self._ask("str"))
 
     def __repr__(self) -> str:
-        return str(object.__getattribute__(self, "_program").decode(self._ask("repr")["value"]))
+        return str(self._ask("repr"))
 
     def __bool__(self) -> bool:
         return True
 
 
-def overwrite(mine: Any, theirs: Any) -> None:
+def overwrite_argument(mine: Any, theirs: Any) -> None:
     """Carry a change that the program made to an argument over to the test's own object."""
     if isinstance(mine, list | bytearray) and type(mine) is type(theirs):
         mine[:] = theirs
@@ -142,47 +140,46 @@ def judge(spec: dict[str, object], channel: socket.socket) -> dict[str, object]:
     program = Program(channel)
     verdict: dict[str, object] = {"passed": [], "why": "", "unsupported": False}
     passed: list[bool] = []
-    for test in called(spec, program) if spec["kind"] == "call" else asserted(spec, program):
+    for test in call_tests(spec, program) if spec["kind"] == "call" else assertion_tests(spec, program):
         try:
             test()
             passed.append(True)
         except BaseException as error:  # any end of a test but its regular one is a failure of that test
             passed.append(False)
             verdict["why"] = verdict["why"] or f"{type(error).__name__}: {error}"[:300]
-            verdict["unsupported"] = verdict["unsupported"] or is_of_the_verifier(error)
+            # The fault is the verifier's for what cannot be sent, and for what is not installed here. A program's own
+            # ModuleNotFoundError arrives as text and has no name.
+            missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+            verdict["unsupported"] = verdict["unsupported"] or missing or isinstance(error, Unsupported)
             if spec.get("all_or_nothing") or isinstance(error, wire.Closed):
                 break
     return {**verdict, "passed": passed}
 
 
-def is_of_the_verifier(error: BaseException) -> bool:
-    """Whether a test failed for want of something here: what it passes cannot be sent, or what it imports is not installed.
-
-    A program's own ModuleNotFoundError arrives as text and has no name.
-    """
-    return isinstance(error, Unsupported) or (isinstance(error, ModuleNotFoundError) and error.name is not None)
-
-
-def called(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
+def call_tests(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
     function = Remote(program, name=spec["entry_point"])
     for args, expected in spec["calls"]:  # type: ignore[attr-defined]
 
         def test(args: list[object] = args, expected: object = expected) -> None:
-            result = function(*args)
-            wrapped = isinstance(expected, list) and len(expected) == 1  # APPS wraps the value in a list
-            if not (alike(result, expected) or (wrapped and alike(result, expected[0]))):  # type: ignore[index]
+            if not is_expected(function(*args), expected):
                 raise AssertionError("the result differs")
 
         yield test
 
 
-def alike(result: object, expected: object) -> bool:
+def is_expected(result: object, expected: object) -> bool:
+    """Whether a call gave what a test expects, which APPS wraps in a list."""
+    wrapped = isinstance(expected, list) and len(expected) == 1
+    return values_alike(result, expected) or (wrapped and values_alike(result, expected[0]))  # type: ignore[index]
+
+
+def values_alike(result: object, expected: object) -> bool:
     """Equality of data that came through JSON: tuples are lists, floats compare at 1e-6, dictionary keys as text."""
     if isinstance(expected, list | tuple) and isinstance(result, list | tuple):
-        return len(result) == len(expected) and all(map(alike, result, expected))
+        return len(result) == len(expected) and all(map(values_alike, result, expected))
     if isinstance(expected, dict) and isinstance(result, dict):
         given = {str(key): value for key, value in result.items()}
-        return len(given) == len(expected) and all(k in given and alike(given[k], v) for k, v in expected.items())
+        return given.keys() == expected.keys() and all(values_alike(given[k], v) for k, v in expected.items())
     if isinstance(expected, bool) or isinstance(result, bool):
         return isinstance(expected, int) and isinstance(result, int) and result == expected
     if isinstance(expected, float) or isinstance(result, float):
@@ -191,26 +188,24 @@ def alike(result: object, expected: object) -> bool:
     return type(result) is type(expected) and result == expected
 
 
-def asserted(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
+def assertion_tests(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
     """One callable per test. The names that the tests do not define themselves are the program's."""
     tests = [str(test) for test in spec["tests"]]  # type: ignore[attr-defined]
     entry = str(spec.get("entry_point") or "")
     namespace: dict[str, object] = {"__name__": "tests"}
 
+    @cache
     def prepare() -> None:
         setup = str(spec.get("setup") or "")
-        bind(namespace, wanted([setup, *tests], entry), program)
+        bind_names(namespace, wanted_names([setup, *tests], entry), program)
         exec(setup, namespace)
         if entry:
             namespace.setdefault("candidate", Remote(program, name=entry))
 
-    ready = [False]
     for test in tests:
 
         def run(test: str = test) -> None:
-            if not ready[0]:
-                prepare()
-                ready[0] = True
+            prepare()
             before = set(namespace)
             exec(compile(test, "test.py", "exec"), namespace)
             run_defined({name: namespace[name] for name in set(namespace) - before}, namespace)
@@ -232,14 +227,14 @@ def run_defined(new: dict[str, object], namespace: dict[str, object]) -> None:
             raise AssertionError(f"{failed} of {outcome.testsRun} unit tests failed")
 
 
-def wanted(sources: list[str], entry: str) -> list[str]:
+def wanted_names(sources: list[str], entry: str) -> list[str]:
     """The names that the tests take from the program.
 
     A built-in name is the program's only when it is the entry point, or when the tests call nothing else of it: a
     program must not get its own `set` or `sorted` into the comparison."""
     trees = [ast.parse(source) for source in sources]
     names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    stored = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | defined(trees)
+    stored = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | defined_names(trees)
     loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)} - stored
     free = loaded - BUILTINS
     if entry:
@@ -249,8 +244,7 @@ def wanted(sources: list[str], entry: str) -> list[str]:
     return sorted(free)
 
 
-def defined(trees: list[ast.Module]) -> set[str]:
-    """Functions, classes, imports and arguments of the tests."""
+def defined_names(trees: list[ast.Module]) -> set[str]:
     found: set[str] = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -271,7 +265,7 @@ def outermost_calls(tree: ast.Module) -> Iterator[str]:
                 yield expression.func.id
 
 
-def bind(namespace: dict[str, object], names: list[str], program: Program) -> None:
+def bind_names(namespace: dict[str, object], names: list[str], program: Program) -> None:
     kinds = program.value("names", names=names)
     for name, kind in dict(kinds).items():  # type: ignore[call-overload]
         if kind == "module":

@@ -14,6 +14,8 @@ import threading
 import traceback
 import types
 from collections.abc import Callable
+from itertools import islice
+from typing import Any
 
 from reward_fns.code.inside import wire
 
@@ -47,7 +49,7 @@ def exit_code(action: Callable[[], object]) -> int:
     return 0
 
 
-def serve(source: str, channel: socket.socket) -> None:
+def serve_program(source: str, channel: socket.socket) -> None:
     """Load `source` as a module and answer the judge's requests until it closes the channel."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -60,6 +62,20 @@ def serve(source: str, channel: socket.socket) -> None:
         except wire.Closed:
             return
         wire.send(channel, server.answer(request))
+
+
+def list_items(value: Any) -> list[object]:
+    """The items of something to iterate over. Raises OverflowError for one that does not seem to end."""
+    items = list(islice(value, MAX_ITEMS + 1))
+    if len(items) > MAX_ITEMS:
+        raise OverflowError(f"more than {MAX_ITEMS} items")
+    return items
+
+
+# What the judge may ask of a thing of the program, without arguments.
+READINGS: dict[str, Callable[[Any], object]] = {
+    "global": lambda value: value, "len": len, "next": next, "str": str, "repr": repr, "list": list_items,
+}  # fmt: skip
 
 
 class Server:
@@ -82,7 +98,10 @@ class Server:
         try:
             if self.failure is not None:
                 raise self.failure
-            return getattr(self, f"do_{request['op']}")(request)
+            operation = str(request["op"])
+            if operation in READINGS:
+                return {"value": self.encode(READINGS[operation](self.target(request)))}
+            return getattr(self, f"do_{operation}")(request)
         except BaseException as error:  # reported to the judge, which raises it there
             return {"error": type(error).__name__, "text": str(error)[:500]}
 
@@ -95,9 +114,6 @@ class Server:
                 module = isinstance(found, types.ModuleType)
                 kinds[name] = "module" if module else "callable" if callable(found) else "value"
         return {"value": self.encode(kinds)}
-
-    def do_global(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": self.encode(self.resolve(str(request["name"])))}
 
     def do_call(self, request: dict[str, object]) -> dict[str, object]:
         args = [self.decode(item) for item in request["args"]]  # type: ignore[attr-defined]
@@ -117,26 +133,6 @@ class Server:
     def do_item(self, request: dict[str, object]) -> dict[str, object]:
         return {"value": self.encode(self.target(request)[self.decode(request["key"])])}  # type: ignore[index]
 
-    def do_len(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": len(self.target(request))}  # type: ignore[arg-type]
-
-    def do_next(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": self.encode(next(self.target(request)))}  # type: ignore[call-overload]
-
-    def do_str(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": self.encode(str(self.target(request)))}
-
-    def do_repr(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": self.encode(repr(self.target(request)))}
-
-    def do_list(self, request: dict[str, object]) -> dict[str, object]:
-        items = []
-        for item in self.target(request):  # type: ignore[attr-defined]
-            items.append(item)
-            if len(items) > MAX_ITEMS:
-                raise OverflowError(f"more than {MAX_ITEMS} items")
-        return {"value": self.encode(items)}
-
     def target(self, request: dict[str, object]) -> object:
         return self.resolve(str(request["name"])) if "name" in request else self.objects[int(str(request["ref"]))]
 
@@ -150,9 +146,9 @@ class Server:
         return wire.encode(value, self.refer)
 
     def decode(self, data: object) -> object:
-        return wire.decode(data, self.referred)
+        return wire.decode(data, self.resolve_reference)
 
-    def referred(self, key: object) -> object:
+    def resolve_reference(self, key: object) -> object:
         """An object handed out before, a global of the program, or a built-in by its name (`int` as an argument)."""
         if isinstance(key, dict):
             return self.resolve(key["global"])

@@ -11,7 +11,7 @@ import math
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -20,7 +20,25 @@ from typing import Any
 MAX_MESSAGE = 32 << 20
 SAFE_INTEGER = 1 << 53
 HEADER = struct.Struct("!I")
-SEQUENCES: tuple[tuple[Any, str], ...] = ((list, "list"), (tuple, "tuple"), (set, "set"), (frozenset, "frozenset"))
+COLLECTIONS: dict[str, Any] = {
+    "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque,
+}  # fmt: skip
+# Types that tests seldom see, by tag: how a value is written and read.
+RARE: dict[str, tuple[type, Callable[[Any], object], Callable[[Any], object]]] = {
+    "bytes": (bytes, lambda value: bytes(value).hex(), bytes.fromhex),
+    "bytearray": (bytearray, lambda value: bytes(value).hex(), bytearray.fromhex),
+    "complex": (complex, lambda value: [repr(value.real), repr(value.imag)], lambda pair: complex(*map(float, pair))),
+    "Fraction": (Fraction, str, Fraction),
+    "Decimal": (Decimal, str, Decimal),
+    "range": (range, lambda value: [value.start, value.stop, value.step], lambda bounds: range(*bounds)),
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "timedelta": (
+        timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda parts: timedelta(*parts),
+    ),
+}
 MUTABLE = (list, dict, set, deque, bytearray)
 
 
@@ -29,7 +47,7 @@ class Closed(ConnectionError):
 
 
 def encode(value: object, opaque: Callable[[object], object]) -> object:
-    """`value` as JSON data. What is no plain data goes through `opaque`, which gives JSON data or raises."""
+    """`value` as JSON data. What is not plain data goes through `opaque`, which gives JSON data or raises."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, int):
@@ -39,65 +57,28 @@ def encode(value: object, opaque: Callable[[object], object]) -> object:
         real = float.__add__(value, 0.0)
         return real if math.isfinite(real) else {"float": repr(real)}
     if isinstance(value, str):
-        return encode_text(str.__str__(value))
-    for kind, tag in SEQUENCES:
+        text = str.__str__(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # lone surrogates, which JSON in UTF-8 cannot carry
+            return {"str": text.encode("utf-8", "surrogatepass").hex()}
+        return text
+    for tag, kind in COLLECTIONS.items():
         if isinstance(value, kind):
             return {tag: [encode(item, opaque) for item in kind.__iter__(value)]}
     if isinstance(value, dict):
         return {"dict": [[encode(k, opaque), encode(v, opaque)] for k, v in dict.items(value)]}
-    return encode_rare(value, opaque)
-
-
-def encode_text(text: str) -> object:
-    """Text as it is; with lone surrogates, which JSON in UTF-8 cannot carry, as bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return {"str": text.encode("utf-8", "surrogatepass").hex()}
-    return text
-
-
-def encode_rare(value: object, opaque: Callable[[object], object]) -> object:
-    """The types that tests seldom see."""
-    if isinstance(value, bytes | bytearray):
-        return {type(value).__name__: bytes(value).hex()}
-    if isinstance(value, complex):
-        return {"complex": [repr(value.real), repr(value.imag)]}
-    if isinstance(value, Fraction | Decimal):
-        return {"Fraction" if isinstance(value, Fraction) else "Decimal": str(value)}
-    if isinstance(value, range):
-        return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, datetime):
-        return {"datetime": datetime.isoformat(value)}
-    if isinstance(value, date):
-        return {"date": date.isoformat(value)}
-    if isinstance(value, timedelta):
-        return {"timedelta": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, deque):
-        return {"deque": [encode(item, opaque) for item in deque.__iter__(value)]}
+    for tag, (kind, write, _) in RARE.items():
+        if isinstance(value, kind):
+            return {tag: write(value)}
     return opaque(value)
 
 
-CONSTRUCTORS: dict[str, Callable[..., object]] = {
+READERS: dict[str, Callable[[Any], object]] = {
     "int": lambda text: int(text, 16),
     "float": float,
     "str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-    "complex": lambda pair: complex(float(pair[0]), float(pair[1])),
-    "Fraction": Fraction,
-    "Decimal": Decimal,
-    "range": lambda bounds: range(*bounds),
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "timedelta": lambda parts: timedelta(*parts),
-}
-COLLECTIONS: dict[str, Callable[[Iterable[object]], object]] = {
-    "list": list,
-    "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "deque": deque,
+    **{tag: read for tag, (_, _, read) in RARE.items()},
 }
 
 
@@ -114,7 +95,7 @@ def decode(data: object, opaque: Callable[[object], object]) -> object:
         return {decode(k, opaque): decode(v, opaque) for k, v in body}
     if tag == "ref":
         return opaque(body)
-    return CONSTRUCTORS[tag](body)
+    return READERS[tag](body)
 
 
 def send(channel: socket.socket, message: object) -> None:
@@ -125,17 +106,17 @@ def send(channel: socket.socket, message: object) -> None:
 
 
 def receive(channel: socket.socket) -> dict[str, object]:
-    """The next message. Raises Closed, or ValueError when it is too large or no JSON object."""
-    (size,) = HEADER.unpack(exactly(channel, HEADER.size))
+    """The next message. Raises Closed, or ValueError when it is too large or not a JSON object."""
+    (size,) = HEADER.unpack(receive_exactly(channel, HEADER.size))
     if size > MAX_MESSAGE:
         raise ValueError("message too large")
-    message = json.loads(exactly(channel, size))
+    message = json.loads(receive_exactly(channel, size))
     if not isinstance(message, dict):
-        raise ValueError("message is no object")
+        raise ValueError("message is not an object")
     return message
 
 
-def exactly(channel: socket.socket, size: int) -> bytes:
+def receive_exactly(channel: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         chunk = channel.recv(min(size - len(data), 1 << 20))

@@ -28,11 +28,6 @@ MODULES = (
     "math cmath random re string itertools functools operator collections heapq bisect copy json datetime statistics "
     "fractions decimal typing dataclasses enum abc array io time queue textwrap contextlib calendar hashlib"
 )
-KINDS = {
-    b"script": ("source", "stdin", "stdout", "stderr"),
-    b"program": ("source", "rpc"),
-    b"judge": ("spec", "rpc", "out"),
-}
 isolated = True
 
 
@@ -45,10 +40,10 @@ def main(control_fd: int, isolation: str, packages: list[str]) -> None:
         setattr(builtins, name, sys.exit)
     gc.freeze()  # children touch fewer pages
     with socket.socket(fileno=control_fd) as control:
-        forkserver.serve(control, keep)
+        forkserver.serve_forks(control, run_keeper)
 
 
-def keep(request: bytes, fds: list[int]) -> None:
+def run_keeper(request: bytes, fds: list[int]) -> None:
     """The keeper: start the process, watch it, report how it ended as JSON on the first descriptor.
 
     `request` is "kind wall_seconds memory_bytes output_bytes processes". The judge runs the tests of the data set, not
@@ -57,22 +52,22 @@ def keep(request: bytes, fds: list[int]) -> None:
     wall, memory, output, processes = float(numbers[0]), *map(int, numbers[1:])
     status, *work = fds
     if kind == b"judge":
-        run(kind, work, wall, memory, output, processes)
+        run_confined(kind, work, wall, memory, output, processes)
     if isolated:
         confine.new_process_namespace()
     pid = os.fork()
     if pid == 0:
         os.close(status)
         forkserver.die_with_parent()
-        forkserver.run_child(lambda *_: run(kind, work, wall, memory, output, processes), kind, work)
+        forkserver.run_child(lambda *_: run_confined(kind, work, wall, memory, output, processes), kind, work)
     for fd in work:
         os.close(fd)
-    report = watch(pid, status, wall, memory)
+    report = watch_process(pid, status, wall, memory)
     with socket.socket(fileno=status) as channel, suppress(BrokenPipeError):  # the client may have stopped waiting
         channel.sendall(json.dumps(report).encode())
 
 
-def watch(pid: int, status: int, wall: float, memory: int) -> dict[str, object]:
+def watch_process(pid: int, status: int, wall: float, memory: int) -> dict[str, object]:
     """Wait for the process; kill it at the wall limit, the memory limit, or when the client hangs up."""
     poller = select.poll()
     ended = os.pidfd_open(pid)
@@ -84,32 +79,22 @@ def watch(pid: int, status: int, wall: float, memory: int) -> dict[str, object]:
         ready = {fd for fd, _ in poller.poll(max(0.0, min(left, WATCH_SECONDS)) * 1000)}
         if ended in ready:
             break
-        pids = descendants()
-        if len(pids) > CROWD:
-            give_way(pids)
-        why = "cancelled" if ready else "time" if left <= 0 else "memory" if resident(pids) > memory else ""
+        pids = list_descendants()
+        for crowding in pids if len(pids) > CROWD else ():
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.setpriority(os.PRIO_PROCESS, crowding, CROWD_NICE)
+        why = "cancelled" if ready else "time" if left <= 0 else "memory" if resident_memory(pids) > memory else ""
     if why:
-        kill(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if not isolated:  # a namespace ends with its first process, a process group does not
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return {"code": code, "why": why, "seconds": round(time.monotonic() - begin, 4)}
 
 
-def kill(pid: int) -> None:
-    """End the process and all that it started: its namespace ends with it, or without one its process group."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    if not isolated:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-def give_way(pids: list[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            os.setpriority(os.PRIO_PROCESS, pid, CROWD_NICE)
-
-
-def resident(pids: list[int]) -> int:
+def resident_memory(pids: list[int]) -> int:
     """Bytes of memory that the processes hold, by the kernel's own count."""
     pages = 0
     for pid in pids:
@@ -118,10 +103,10 @@ def resident(pids: list[int]) -> int:
     return pages * resource.getpagesize()
 
 
-def descendants() -> list[int]:
+def list_descendants() -> list[int]:
     """Processes whose namespace is the one this keeper made for its children, or without one its own children."""
     if not isolated:
-        return children(os.getpid())
+        return list_children(os.getpid())
     mine = Path("/proc/self/ns/pid_for_children").readlink()
     found = []
     for folder in Path("/proc").iterdir():
@@ -131,14 +116,14 @@ def descendants() -> list[int]:
     return found
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return direct + [grandchild for child in direct for grandchild in children(child)]
+    return direct + [grandchild for child in direct for grandchild in list_children(child)]
 
 
-def run(kind: bytes, fds: list[int], wall: float, memory: int, output: int, processes: int) -> None:
+def run_confined(kind: bytes, fds: list[int], wall: float, memory: int, output: int, processes: int) -> None:
     """Give up everything, then run the code. Does not return: the exit code is the program's."""
-    named = dict(zip(KINDS[kind], fds, strict=True))
+    runner, names = KINDS[kind]
     os.setsid()  # a signal to its own process group must not reach the warm process
     if kind == b"judge":
         signal.setitimer(signal.ITIMER_REAL, wall)  # its default action ends the process
@@ -149,7 +134,7 @@ def run(kind: bytes, fds: list[int], wall: float, memory: int, output: int, proc
         confine.drop_capabilities()
         confine.refuse_system_calls()
     sys.setrecursionlimit(10_000)
-    os._exit(KIND_RUNNERS[kind](named))
+    os._exit(runner(dict(zip(names, fds, strict=True))))
 
 
 def run_script(fds: dict[str, int]) -> int:
@@ -163,7 +148,7 @@ def run_script(fds: dict[str, int]) -> int:
 def run_program(fds: dict[str, int]) -> int:
     source = read_all(fds["source"])
     with socket.socket(fileno=fds["rpc"]) as channel:
-        program.serve(source, channel)
+        program.serve_program(source, channel)
     return 0
 
 
@@ -179,9 +164,14 @@ def run_judge(fds: dict[str, int]) -> int:
     return 0
 
 
-KIND_RUNNERS = {b"script": run_script, b"program": run_program, b"judge": run_judge}
-
-
 def read_all(fd: int) -> str:
     with os.fdopen(fd, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
+
+
+# What runs a process of each kind, and the descriptors that it gets in their order.
+KINDS = {
+    b"script": (run_script, ("source", "stdin", "stdout", "stderr")),
+    b"program": (run_program, ("source", "rpc")),
+    b"judge": (run_judge, ("spec", "rpc", "out")),
+}

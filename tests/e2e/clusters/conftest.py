@@ -44,7 +44,9 @@ def cluster(shared: dict[str, str]) -> Iterator[Cluster]:
                 f"--dashboard-agent-listen-port={ports[3]}"]  # fmt: skip
         first = stack.enter_context(raylet(head, made.client | shared))
         wait_until_listening(ports[0], [first])
-        worker = [f"--address={made.address}", f"--dashboard-agent-listen-port={ports[4]}"]
+        # With a folder of its own, as on a machine of its own: where two nodes share one, the second unpacks the code of a job
+        # over that of the first, while the first imports it.
+        worker = [f"--address={made.address}", f"--temp-dir={folder}/2", f"--dashboard-agent-listen-port={ports[4]}"]
         second = stack.enter_context(raylet(worker, made.client | shared))
         wait_for_nodes(made, 2, [first, second])
         wait_until_listening(ports[1], [first])

@@ -16,10 +16,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ENVIRONMENT = """
 import sys
-from posttrain_verl.clusters.job import connect
-print(connect(sys.argv[1]).get_job_info(sys.argv[2]).runtime_env["env_vars"].get("NCCL_DEBUG_SUBSYS"))
+from posttrain_verl.clusters.ray_job import connect_head
+print(connect_head(sys.argv[1]).get_job_info(sys.argv[2]).runtime_env["env_vars"].get("NCCL_DEBUG_SUBSYS"))
 """
-COUNT = "from posttrain_verl.clusters import ray; import sys; print(ray.devices(sys.argv[1]))"
+COUNT = "from posttrain_verl.clusters import ray; import sys; print(ray.count_devices(sys.argv[1]))"
 
 
 def in_a_shell(cluster, *words: str) -> str:
@@ -55,7 +55,7 @@ def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster,
              f"+posttrain.cluster.env.POSTTRAIN_CACHE={shared['POSTTRAIN_CACHE']}", "trainer.n_gpus_per_node=1",
              f"posttrain.runs_dir={tmp_path}/runs", "posttrain.run_id=s", f"posttrain.data_dir={tmp_path}/data",
              "posttrain.watch.retries=0",  # by default a job starts again by itself; here the sweep is to go on
-             "trainer.total_training_steps=30", "trainer.save_freq=10", "trainer.test_freq=30", "data.train_batch_size=8",
+             "trainer.total_training_steps=80", "trainer.save_freq=10", "trainer.test_freq=80", "data.train_batch_size=8",
              "trainer.total_epochs=100", "data.max_length=96", "posttrain.skip=[values]", "optim.lr=1e-5,1e-2,1e38"]  # fmt: skip
     folders = [RunFolder(tmp_path / f"there/math_sft/s-{number}") for number in range(3)]
     with in_background(cluster, shared, *words) as sweep:
@@ -71,7 +71,7 @@ def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster,
     assert members[2]["why"] == third.why != "", "the reason comes back from the cluster"
     assert third.started > min(first.ended, second.ended), "there was no third device"
     assert "val/loss" in said and "optim.lr=0.01" in said
-    assert "2 not done; go on with them: -m posttrain.sweep=s" in " ".join(said.split())
+    assert "2 not done; resume them: -m posttrain.sweep=s" in " ".join(said.split())
     assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
 
     with in_background(cluster, shared, "posttrain.sweep=s", f"posttrain.runs_dir={tmp_path}/runs") as sweep:
@@ -80,9 +80,9 @@ def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster,
     assert [member["state"] for member in members] == ["done", "done", "failed"], said
     assert "member 1 is done already" in said
     printed = (tmp_path / "runs/multirun/s/member-0.txt").read_text()
-    assert f"going on from {folders[0].checkpoints}/global_step_" in printed
+    assert f"resuming from {folders[0].checkpoints}/global_step_" in printed
     steps = [json.loads(line)["step"] for line in folders[0].metrics.read_text().splitlines() if "train/loss" in line]
-    assert steps == list(range(1, 31))
+    assert steps == list(range(1, 81))
     assert folders[0].read_status().attempt == 2
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from posttrain_verl.run import roster
+from posttrain_verl.cpu import warm
+from posttrain_verl.run import ray_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -32,7 +33,7 @@ def test_a_node_that_is_lost(launch, cluster, shared, bound):
         return folder.metrics.exists() and folder.metrics.stat().st_size > 0
 
     def kill_the_second(supervisor, folder):
-        workers = [one.pid for one in roster.read(folder.cluster_file) if one.name.endswith("WorkerDict")]
+        workers = [one.pid for one in ray_state.read_members(folder.cluster_file) if one.name.endswith("WorkerDict")]
         raylets = [raylet_of(worker, shared) for worker in workers]
         sent.append(time.time())
         os.kill(next(raylet for raylet in raylets if not is_head(raylet)).pid, signal.SIGKILL)
@@ -47,8 +48,10 @@ def test_a_node_that_is_lost(launch, cluster, shared, bound):
 
 
 def raylet_of(worker, shared):
-    """The raylet that started the worker: the parent of the client that stands for this fork of the warm Python."""
-    forks = Path(shared["POSTTRAIN_WARM_PYTHON"]).with_name("forks")
+    """The raylet that started the worker: its parent, or that of the client that stands for this fork of the warm Python."""
+    if not (python := warm.executable(shared)):
+        return psutil.Process(worker).parent()
+    forks = Path(python).with_name(warm.FORKS)
     clients = {}
     for file in forks.iterdir():
         with suppress(OSError, ValueError):  # a fork of another process that begins or ends

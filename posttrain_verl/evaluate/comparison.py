@@ -1,0 +1,244 @@
+"""Compare evaluations on the questions that they share, and print evaluations and comparisons in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from posttrain_verl.evaluate.grading import by_question
+from posttrain_verl.evaluate.result import ERROR_KINDS, FEWEST, Metric, Result, read_result
+from posttrain_verl.paths import PIPELINE_FILE
+from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.significance import ALPHA, Paired, Share, holm, paired
+from posttrain_verl.terminal.problem import InputError, Problem
+
+BASE = "base"  # the label of the model before any training
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`second` against `first` on the questions of `eval` that both answered: `numbers` says how they differ, `corrected` is p
+    after Holm over all comparisons made, and `gained` and `lost` are the ids of the questions that flipped."""
+
+    eval: str
+    first: str
+    second: str
+    numbers: Paired
+    corrected: float
+    of: int
+    gained: list[str]
+    lost: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """`gain`, `loss`, or `noise` where the difference may be chance."""
+        if not self.corrected < ALPHA:  # also where there is no p
+            return "noise"
+        return "gain" if self.numbers.difference > 0 else "loss"
+
+    def sentence(self) -> str:
+        """Whether the difference is real, in one sentence."""
+        seen = self.numbers
+        corrected = f" (corrected for {self.of} comparisons)" if self.of > 1 else ""
+        if self.verdict != "noise":
+            few = f", but {seen.n} questions are fewer than {FEWEST}: its size is known only roughly"
+            claim = f"the {self.verdict} is real" + (few if seen.n < FEWEST else "")
+        else:
+            found = f"a difference of {100 * seen.detectable:.1f} points would be found in four of five cases"
+            claim = "it cannot be distinguished from noise"
+            claim += "" if math.isnan(seen.detectable) else f"; with these questions {found}"
+        difference, low, high = map(format_points, (seen.difference, seen.low, seen.high))
+        pair = f"{self.second} against {self.first} on {self.eval}"
+        size = f"{difference} points [{low}, {high}] on {seen.n} questions"
+        return f"{pair}: {size}, p = {self.corrected:.2g}{corrected}: {claim}."
+
+
+def format_points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}"
+
+
+def find_results(place: str, runs_dir: str = "runs") -> list[Path]:
+    """The files of results that a place holds: a file, a folder of them, or the eval/ of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    given = Path(place).expanduser()
+    if given.is_file():
+        return [given]
+    if given.suffix == ".json":
+        problem = Problem(f"{place} is not a file", "name files of results, folders, or runs")
+        raise InputError("nothing to compare", [problem])
+    folder = given if given.is_dir() else RunFolder.find(place, runs_dir).path
+    is_run = (folder / "config.yaml").is_file()
+    files = list((folder / "eval").glob("*.json")) or ([] if is_run else list(folder.glob("*.json")))
+    if not files:
+        remedy = f"evaluate first: python -m posttrain_verl.evaluate run={place} eval=NAME"
+        raise InputError("nothing to compare", [Problem(f"{folder} holds no evaluation (eval/*.json)", remedy)])
+    ranks = label_ranks(files[0].parent)
+    last = len(ranks)
+    return sorted(
+        files, key=lambda file: (ranks.get(file.stem.partition("-")[0], last), file.stat().st_mtime, file.name)
+    )
+
+
+def label_ranks(folder: Path) -> dict[str, int]:
+    """The places of labels in the order of training: base, then the stages of the pipeline whose evaluations a folder holds.
+
+    Evaluations with other labels follow in the order in which they were made.
+    """
+    journal = folder.parent / PIPELINE_FILE
+    stages = json.loads(journal.read_text()).get("stages", []) if journal.is_file() else []
+    return {label: place for place, label in enumerate((BASE, *(stage.get("name") for stage in stages)))}
+
+
+def load_results(places: Sequence[str], runs_dir: str = "runs") -> dict[str, Result]:
+    """The evaluations at the places, by their labels. Where two share a label, the name has the file in it."""
+    files = list(dict.fromkeys(file.absolute() for place in places for file in find_results(place, runs_dir)))
+    results = [(file, read_result(file)) for file in files]
+    times = Counter((result["label"], result["eval"]) for _, result in results)
+    named = {}
+    for file, result in results:
+        name = result["label"]
+        if times[result["label"], result["eval"]] > 1:  # the run or folder of the file distinguishes them
+            home = file.parent.parent if file.parent.name == "eval" else file.parent
+            name = f"{home.parent.name}/{home.name}/{file.stem}"
+        named[f"{name}@{result['eval']}"] = result
+    return named
+
+
+def compare_results(results: Mapping[str, Result]) -> list[Comparison]:
+    """Each evaluation of a set against the first one given and against the one before it, p-values corrected for all.
+
+    Raises:
+        InputError: two evaluations of a set share no question, or disagree about its gold answer.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name in dict.fromkeys(result["eval"] for result in results.values()):
+        keys = [key for key, result in results.items() if result["eval"] == name]
+        for before, key in pairwise(keys):
+            pairs += dict.fromkeys([(keys[0], key), (before, key)])
+    measured = [_on_shared(results[one], results[two]) for one, two in pairs]
+    corrected = holm([1.0 if math.isnan(each.p) else each.p for each, _, _ in measured])
+    found = []
+    for (one, two), (each, gained, lost), p in zip(pairs, measured, corrected, strict=True):
+        first, second = one.partition("@")[0], two.partition("@")[0]
+        found.append(Comparison(results[one]["eval"], first, second, each, p, len(pairs), gained, lost))
+    return found
+
+
+def _on_shared(one: Result, two: Result) -> tuple[Paired, list[str], list[str]]:
+    accuracies: list[dict[str, float]] = []  # of each question: 0 or 1, or the mean of its samples
+    for result in (one, two):
+        groups = by_question(result["items"])
+        accuracies.append({name: sum(item["acc"] for item in group) / len(group) for name, group in groups.items()})
+    first, second = accuracies
+    shared = [name for name in first if name in second]
+    golds = [{item["id"]: item["gold"] for item in result["items"]} for result in (one, two)]
+    other = [name for name in shared if golds[0][name] != golds[1][name]]
+    fault = "" if shared else "share no question"
+    if other:
+        fault = f"have {len(other)} questions of one id and two golds, e.g. {other[0]}"
+    if fault:
+        what = f"{one['label']} and {two['label']} on {one['eval']} {fault}"
+        raise InputError("nothing to compare", [Problem(what, "evaluate both on the same Parquet")])
+    seen = paired({name: first[name] for name in shared}, {name: second[name] for name in shared})
+    gained = [name for name in shared if second[name] > first[name]]
+    lost = [name for name in shared if second[name] < first[name]]
+    return seen, gained, lost
+
+
+def comparison_remarks(results: Mapping[str, Result]) -> list[str]:
+    """What weakens a comparison: other sampling, or questions that only one side answered."""
+    remarks = []
+    for name in dict.fromkeys(result["eval"] for result in results.values()):
+        group = [result for result in results.values() if result["eval"] == name]
+        ways = {str({k: v for k, v in result["sampling"].items() if k != "seed"}) for result in group}
+        if len(ways) > 1:
+            remarks.append(f"the evaluations on {name} were sampled differently: {'; '.join(sorted(ways))}")
+        ids = [{item["id"] for item in result["items"]} for result in group]
+        if apart := len(set().union(*ids) - ids[0].intersection(*ids)):
+            left_out = "were not answered in every evaluation, and are left out of its pairs"
+            remarks.append(f"{apart} questions of {name} {left_out}")
+    return remarks
+
+
+SHOWN = 20  # failures of a kind, and flips
+
+
+def print_evaluation(result: Result, console: Console) -> None:
+    """The figures of one evaluation, and a warning if it has few questions."""
+    drawn = result["sampling"]
+    how = "greedy" if drawn["temperature"] == 0 else f"k={drawn['k']}, temperature {drawn['temperature']:g}"
+    title = f"{result['label']} on {result['eval']}, {result['n']} of {result['population']} questions, {how}"
+    table = Table("figure", "value [95 %]", "n", title=title)
+    for name, metric in result["metrics"].items():
+        table.add_row(name, format_interval(metric), str(metric["n"]))
+    console.print(table)
+    wrong = sum(result["errors"].values())
+    if wrong:
+        counts = ", ".join(f"{count} {kind}" for kind, count in result["errors"].items())
+        console.print(f"{wrong} wrong answers: {counts} (docs/evidence/evaluate.md says how far to trust the kinds)")
+    if result["noise"]:
+        few = f"has n = {result['n']} questions, fewer than {FEWEST}: differences of less than about 10 points mean nothing"
+        console.print(f"NOISE: {result['label']} on {result['eval']} {few}", style="bold red")
+
+
+def print_comparisons(
+    results: Mapping[str, Result], compared: Sequence[Comparison], remarks: Sequence[str], console: Console
+) -> None:
+    """The evaluations, how they differ, which questions flipped, and a sentence for each pair."""
+    for result in results.values():
+        print_evaluation(result, console)
+    for name in dict.fromkeys(each.eval for each in compared):
+        # A column for each pair, so that those of base, SFT and RL fit a terminal of 80 columns.
+        pairs = [each for each in compared if each.eval == name]
+        table = Table("points", *(f"{each.second} against {each.first}" for each in pairs), title=f"pairs on {name}")
+        seen = [each.numbers for each in pairs]
+        table.add_row("difference", *(format_points(one.difference) for one in seen))
+        table.add_row("95 %", *(f"{format_points(one.low)} to {format_points(one.high)}" for one in seen))
+        table.add_row("gained, lost", *(f"{one.gained}, {one.lost} of {one.n}" for one in seen))
+        table.add_row("p", *(f"{one.p:.2g} ({one.test})" for one in seen))
+        table.add_row("p, corrected", *(f"{each.corrected:.2g}" for each in pairs))
+        table.add_row("detectable", *(f"{100 * one.detectable:.1f}" for one in seen))
+        console.print(table)
+    for each in compared:
+        for change, ids in (("gained", each.gained), ("lost", each.lost)):
+            more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+            if ids:
+                console.print(escape(f"{each.second} {change} against {each.first}: {', '.join(ids[:SHOWN])}{more}"))
+    for remark in remarks:
+        console.print(escape(remark), style="yellow")
+    for each in compared:
+        console.print(escape(each.sentence()), style="bold")
+
+
+def format_interval(metric: Metric) -> str:
+    """`54.3 % [51.6, 57.0]`, the 95 % interval."""
+    return str(Share(metric["value"], metric["low"], metric["high"], metric["n"]))
+
+
+def print_failures(result: Result, console: Console) -> None:
+    """Up to 20 random wrong answers of each kind, to read."""
+    for kind in ERROR_KINDS:
+        found = [item for item in result["items"] if item["error"] == kind]
+        if not found:
+            continue
+        drawn = random.Random(1).sample(found, min(SHOWN, len(found)))
+        console.rule(f"{kind}: {len(drawn)} of {len(found)} of {result['label']} on {result['eval']}")
+        for item in drawn:
+            console.print(f"[bold]{escape(item['id'])}[/] sample {item['sample']}: {escape(item['evidence'])}")
+            console.print(escape(item["question"]), style="cyan")
+            console.print(escape(item["answer"]))
+            console.print(f"gold {escape(item['gold'][:200])}, read {escape(item['pred'])}\n", style="yellow")

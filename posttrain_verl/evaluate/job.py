@@ -1,0 +1,281 @@
+"""What an evaluation is asked to do: the model, the questions and their order, and the sampling.
+
+A set of questions is a name of conf/eval, built once into Parquet, or any Parquet in the RL schema. Each first part of the
+order is a stratified sample of the set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from omegaconf import OmegaConf
+
+import data_prep
+import reward_fns
+from posttrain_verl import base_models, mixes, paths
+from posttrain_verl.evaluate.engine import has_chat_template
+from posttrain_verl.evaluate.result import SamplingFields
+from posttrain_verl.export.weights import ensure_weights
+from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.terminal import command_line
+from posttrain_verl.terminal.console import log
+from posttrain_verl.terminal.problem import InputError, Problem, one_of
+from posttrain_verl.verbs import Evaluate
+
+REQUIRED_COLUMNS = ("prompt", "data_source", "reward_model")
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A set to evaluate on: its name, its Parquet, and the defaults of conf/eval for what the command line leaves out."""
+
+    name: str
+    file: Path
+    sampling: dict[str, Any] = field(default_factory=dict)
+    stratify: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row: `id` names it in every evaluation, `messages` is the prompt, `facts` is the row's extra_info."""
+
+    id: str
+    messages: list[dict[str, str]]
+    data_source: str
+    gold: str
+    facts: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(message["content"] for message in self.messages)
+
+
+def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = None) -> EvalSet:
+    """The set that `eval=NAME` asks for. One of conf/eval is built first if its Parquet is not there.
+
+    `keys` replace keys of the file (`{"source.path": "test.jsonl"}`; `path` is short for that one).
+
+    Raises:
+        InputError: there is no such name or file, or the set cannot be built, for example because the hub cannot be reached.
+    """
+    if name.endswith(".parquet"):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            remedy = f"name a Parquet in the RL schema, or one of {', '.join(paths.names('eval'))}"
+            raise InputError("nothing to evaluate", [Problem(f"{file} is not a file", remedy)])
+        return EvalSet(f"{file.absolute().parent.name}-{file.stem}", file)
+    if name not in paths.names("eval"):
+        what = f"eval={name} is not a set of conf/eval"
+        remedy = f"{one_of(name, paths.names('eval'))}; or FILE.parquet"
+        raise InputError("nothing to evaluate", [Problem(what, remedy)])
+    config = load_eval_config(name, keys or {})
+    if "mix" in config:  # the rows of a mix that its training splits do not share
+        choice = mixes.choose_mix(config["mix"], str(data_dir))
+        with mixes.data_errors_as_input(f"mix {config['mix']} cannot be built"):
+            mixes.build_mix(choice)
+        file = choice.folder / "test.parquet"
+    else:
+        mix, folder = as_mix(config), data_dir / "eval" / config["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not data_prep.is_complete(folder, mix):
+                log.info(f"building the questions of {config['name']} in {folder}")
+                _build_questions(mix, folder)
+        file = folder / "test.parquet"
+    return EvalSet(name, file, config.get("sampling", {}), config.get("stratify"))
+
+
+def load_eval_config(name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    """One file of conf/eval with some of its keys replaced, as plain data."""
+    node = OmegaConf.load(paths.conf_dir() / "eval" / f"{name}.yaml")
+    for key, value in keys.items():
+        OmegaConf.update(node, "source.path" if key == "path" else key, value, force_add=True)
+    return {"name": name, **OmegaConf.to_container(node, resolve=True)}  # type: ignore[dict-item]
+
+
+def as_mix(config: dict[str, Any]) -> dict[str, Any]:
+    """The mix that holds an evaluation's source whole, as its test split."""
+    name = config["name"]
+    return {"name": name, "seed": 0, "sources": {name: config["source"]}, "prompts": {"default": config["prompt"]},
+            "splits": {"test": {"rows": "all", "sources": {name: 1}}}}  # fmt: skip
+
+
+def _build_questions(mix: dict[str, Any], folder: Path) -> None:
+    try:
+        data_prep.build(mix, folder)
+    except data_prep.DataError as error:
+        problems = [
+            Problem(f"{each.where}: {each.what}", each.remedy.replace("give path: FILE", "add path=FILE"))
+            for each in error.problems
+        ]
+        raise InputError(f"eval={mix['name']} cannot be built", problems) from None
+
+
+def read_questions(file: Path) -> list[Question]:
+    """Every question of a Parquet in the RL schema, in its order.
+
+    The id is `extra_info.id`, else `extra_info.index`, else the number of the row.
+
+    Raises:
+        InputError: a column is missing, there is no row, an id occurs twice, or a data_source has no reward.
+    """
+    title = f"{file} cannot be evaluated"
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(title, [Problem(f"it is not a readable Parquet ({error})", "build it again")]) from None
+    if missing := [column for column in REQUIRED_COLUMNS if column not in table.column_names]:
+        remedy = "an evaluation reads the RL schema (docs/data.md): prompt, data_source, reward_model, extra_info"
+        raise InputError(title, [Problem(f"it has no column {', '.join(missing)}", remedy)])
+    questions, problems = [], []
+    for number, row in enumerate(table.to_pylist()):
+        facts = row.get("extra_info") or {}
+        named = next((facts[key] for key in ("id", "index") if facts.get(key) is not None), number)
+        gold = str(row["reward_model"]["ground_truth"])
+        questions.append(Question(str(named), row["prompt"], row["data_source"], gold, facts))
+    if not questions:
+        problems.append(Problem("it has no rows", "build it again"))
+    if twice := len(questions) - len({question.id for question in questions}):
+        problems.append(Problem(f"{twice} rows share their extra_info.id with another", "give every row its own id"))
+    for source in sorted({question.data_source for question in questions}):
+        try:
+            reward_fns.resolve(source)
+        except reward_fns.UnknownSource as error:
+            problems.append(Problem(f"data_source {source!r} has no reward", str(error)))
+    if problems:
+        raise InputError(title, problems)
+    return questions
+
+
+STRATA_COLUMNS = ("subject", "level", "difficulty", "source")  # of extra_info, the first that has several values
+MOST_STRATA = 12  # strata; a number with more values is cut into fifths
+
+
+def choose_column(questions: Sequence[Question], asked: str | None) -> str | None:
+    """The column of extra_info (or `data_source`) to stratify by.
+
+    It is the one asked for, else the first of STRATA_COLUMNS that has more than one value, else None.
+
+    Raises:
+        InputError: no question has the column asked for.
+    """
+    if asked is None:
+        for name in (*STRATA_COLUMNS, "data_source"):
+            if len({_question_value(one, name) for one in questions}) > 1:
+                return name
+        return None
+    if all(_question_value(question, asked) is None for question in questions):
+        known = sorted({key for question in questions for key in question.facts})
+        what = f"stratify={asked} is not a column of extra_info with a value"
+        raise InputError("no sample can be drawn", [Problem(what, f"there are: {', '.join(known)}, data_source")])
+    return asked
+
+
+def assign_strata(questions: Sequence[Question], by: str | None) -> list[str | None]:
+    values = [_question_value(question, by) if by else None for question in questions]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(set(numbers)) <= MOST_STRATA:
+        return [None if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    edges = np.unique(np.quantile(numbers, (0.2, 0.4, 0.6, 0.8)))
+    return [str(int(np.searchsorted(edges, v))) if isinstance(v, int | float) else str(v) for v in values]
+
+
+def stratified_order(questions: Sequence[Question], groups: Sequence[str | None]) -> list[int]:
+    """The places of the questions in a random order of which every first part is a stratified sample.
+
+    Each stratum's questions are shuffled and dealt out at even distances from a random start (systematic sampling). The
+    randomness is a hash of the ids, so that every evaluation of a set draws the same sample.
+    """
+    members = defaultdict(list)
+    for place, group in enumerate(groups):
+        members[group].append(place)
+    at: dict[int, float] = {}
+    for group, places in members.items():
+        start = _hash_fraction(f"stratum {group}")
+        for rank, place in enumerate(sorted(places, key=lambda place: _hash_fraction(questions[place].id))):
+            at[place] = (rank + start) / len(places)
+    return sorted(at, key=lambda place: (at[place], _hash_fraction(questions[place].id)))
+
+
+def _question_value(question: Question, name: str) -> object:
+    return question.data_source if name == "data_source" else question.facts.get(name)
+
+
+def _hash_fraction(text: str) -> float:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+SAMPLING: SamplingFields = {"temperature": 0.0, "top_p": 1.0, "k": 1, "max_tokens": 1024, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Job:
+    """`model` is a folder or a hub id; `out` is the file of results. `rows` and `seconds` are the budget, None the full set.
+
+    `replicas` None is one engine for each `tensor_parallel` devices; `chat_template` takes the place of the model's own.
+    """
+
+    model: str
+    label: str
+    eval: EvalSet
+    out: Path
+    sampling: SamplingFields = field(default_factory=lambda: SAMPLING)
+    stratify: str | None = None
+    rows: int | None = None
+    seconds: float | None = None
+    replicas: int | None = None
+    tensor_parallel: int = 1
+    chat_template: str | None = None
+
+
+def read_job(asked: Evaluate) -> Job:
+    """The job that the arguments ask for; builds the questions and an embedded model.
+
+    Raises:
+        InputError: the model, the run or the set is not there, or the sampling makes no sense.
+    """
+    if asked.run:
+        run = RunFolder.find(asked.run, asked.runs_dir)
+        model, label, folder = str(ensure_weights(run)), run.stage.algorithm(run.read_settings()), run.path / "eval"
+    else:
+        name = str(asked.base_model)
+        file = paths.conf_dir() / "base_model" / f"{name}.yaml"
+        if base_models.is_embedded(name) or Path(name).expanduser().is_dir():
+            model = str(base_models.ensure_model(name))
+        elif "/" in name or not file.is_file() or name == "folder":
+            what = f"{name} is neither a folder nor a model of conf/base_model"
+            raise InputError(Evaluate.TITLE, [Problem(what, one_of(name, paths.names("base_model")))])
+        else:
+            model = str(OmegaConf.load(file).path)  # an id of the hub
+        label, folder = "base", Path(asked.runs_dir) / "eval" / Path(model).name
+    template = None
+    if asked.chat_template is not None:
+        if not Path(asked.chat_template).is_file():
+            what = f"chat_template={asked.chat_template} is not a file"
+            raise InputError(Evaluate.TITLE, [Problem(what, "name a Jinja file")])
+        template = Path(asked.chat_template).read_text(encoding="utf-8")
+    elif not has_chat_template(model):
+        what = f"{model} has no chat template, so it is not known how to ask it"
+        raise InputError(Evaluate.TITLE, [Problem(what, "add chat_template=FILE.jinja")])
+    keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in asked.arguments)}
+    if asked.path:
+        keys["path"] = asked.path
+    chosen = choose_eval_set(str(asked.eval), Path(asked.data_dir).expanduser(), keys)
+    label = asked.label or label
+    out = Path(asked.out or folder / f"{label}-{chosen.name}.json").expanduser()
+    given = {key: value for key in SAMPLING if (value := getattr(asked, key)) is not None}
+    sampling: Any = {**SAMPLING, **chosen.sampling, **given}
+    if sampling["k"] > 1 and sampling["temperature"] == 0:
+        what = f"k={sampling['k']} with temperature=0 would draw the same answer {sampling['k']} times"
+        raise InputError("nothing to sample", [Problem(what, "add temperature=0.8, or leave k out")])
+    return Job(model, label, chosen, out, sampling, asked.stratify or chosen.stratify, asked.rows, asked.seconds,
+               asked.replicas, asked.tensor_parallel, template)  # fmt: skip

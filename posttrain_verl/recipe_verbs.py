@@ -1,0 +1,40 @@
+"""What the verbs that compose a recipe share, `launch` and `check`: `--cfg job`, `--multirun`, or the verb itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from posttrain_verl import compose, preflight, verbs
+from posttrain_verl.terminal.command_line import fields
+from posttrain_verl.verl.composed import Composed
+
+
+def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
+    """Compose what the arguments ask for, hand it to `verb`, and return the exit code.
+
+    With `--cfg job` what VeRL would get is printed instead. With `--multirun` Hydra's sweeper composes the jobs, and each runs
+    as a command of its own. Raises InputError where the arguments do not compose.
+    """
+    arguments = list(asked.arguments)
+    if asked.multirun:
+        from posttrain_verl import sweep  # clusters, which a single launch on this machine need not import
+
+        own = [each for each in fields(type(asked)) if each not in fields(verbs.RecipeVerb)]
+        chosen = [each.metadata["flags"][-1] for each in own if getattr(asked, each.name)]
+        return sweep.run_sweep(f"posttrain_verl.{asked.name()}", arguments, chosen, page_of_sweep)
+    composed = compose.compose(arguments)
+    if asked.cfg:
+        preflight.raise_if_blocked(preflight.config_form.check_keys(composed), composed)
+        print(OmegaConf.to_yaml(composed.for_run(composed.run_dir()), resolve=asked.resolve), end="")
+        return 0
+    return verb(composed)
+
+
+def page_of_sweep(folder: Path) -> None:
+    """Write the report of a sweep into its folder, as sweep.html."""
+    from posttrain_verl.report.__main__ import write_report
+
+    write_report(folder, out=folder / "sweep.html")

@@ -1,0 +1,1 @@
+"""What every verb says and reads: problems with their remedies, the command line, and the console."""

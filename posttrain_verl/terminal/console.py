@@ -1,0 +1,104 @@
+"""What verbs print: tables, and the lines of progress that every module logs and the command line shows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:  # verbs that print neither a table nor a changing line should not pay for rich
+    from rich.console import Console
+
+LIVE = logging.INFO - 5  # the level of the line that changes in place; enabled only where a terminal shows it
+
+log = logging.getLogger("posttrain_verl")
+_SHOWN = (log, logging.getLogger("data_prep"))
+
+
+def stdout() -> Console:
+    """Rich's console on the standard output, texts in one colour."""
+    from rich.console import Console
+
+    # Without a terminal rich would fold tables at 80 columns.
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+class Output:
+    """A standard stream. When nobody reads it any more (`| head`, a closed terminal), the work continues in silence."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return self._be_silent()
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._be_silent()
+
+    def _be_silent(self) -> int:
+        """Discard what is printed from now on, also when the interpreter ends."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        return 0
+
+
+class _Lines(logging.Handler):
+    """Hands every line to `show`, and the line that changes in place to `change`."""
+
+    def __init__(self, show: Callable[[str], object], change: Callable[[str], object]) -> None:
+        super().__init__()
+        self._show, self._change = show, change
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self._change if record.levelno == LIVE else self._show)(record.getMessage())
+
+
+@contextmanager
+def shown(show: Callable[[str], object], change: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Within it, pass what is logged to `show`, in the place of an outer `shown`. Without either, the library is silent."""
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in _SHOWN]
+    for logger in _SHOWN:
+        logger.handlers, logger.propagate = [_Lines(show, change or show)], False
+        logger.setLevel(LIVE if change else logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
+def printer(stream: TextIO) -> Callable[[str], None]:
+    """A function that prints a line to a standard stream at once."""
+    return lambda line: print(line, file=cast(TextIO, Output(stream)), flush=True)
+
+
+@contextmanager
+def status_line() -> Iterator[None]:
+    """Show what is logged on the standard output. A terminal shows it above one line that changes in place."""
+    if not sys.stdout.isatty():
+        with shown(printer(sys.stdout)):
+            yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=cast(TextIO, Output(sys.stdout)), highlight=False)
+    with (
+        console.status("starting", refresh_per_second=2) as status,  # more would cost more than following a run does
+        shown(lambda text: console.print(Text(text)), lambda text: status.update(Text(text))),
+    ):
+        yield

@@ -1,0 +1,374 @@
+"""What each verb takes. `posttrain --help`, the help of each verb and shell completion need only `terminal` and `paths`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from posttrain_verl import paths
+from posttrain_verl.terminal.command_line import Names, OutFile, OutFolder, Verb, fields, key, key_of, option
+from posttrain_verl.terminal.problem import Problem, one_of
+
+AtLeast1 = Annotated[int, Ge(1)]
+AtLeast0 = Annotated[int, Ge(0)]
+
+
+def group(name: str) -> Names:
+    """How to list the options of a group of conf/, or the recipes."""
+    return lambda given: paths.names(name)
+
+
+def run_names(given: Mapping[str, str]) -> list[str]:
+    """`<recipe>/<id>` for every run in the folder of the runs."""
+    home = Path(given.get("posttrain.runs_dir", "runs")).expanduser()
+    return sorted(str(config.parent.relative_to(home)) for config in home.glob("*/*/config.yaml"))
+
+
+class OfRuns(Verb):
+    """What a verb takes that looks for runs."""
+
+    runs_dir: str = key("runs", "the folder of the runs", "posttrain.runs_dir")
+
+
+class OneRun(OfRuns):
+    """What a verb takes that looks at one run."""
+
+    run: str = key("", "a run's folder, RECIPE/ID, ID, or RECIPE for its newest run", names=run_names,
+                   remedy="add run=NAME; python -m posttrain_verl.list shows them")  # fmt: skip
+
+
+class RecipeVerb(Verb):
+    """What a verb takes that composes a recipe: any key of VeRL, our groups, and the keys of conf/launch.yaml."""
+
+    TAKES: ClassVar[str] = ""
+    OTHERS: ClassVar[str] = "any key of VeRL, and keys of posttrain.* (docs/config.md)"
+    EXITS: ClassVar[str] = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
+    NAMES: ClassVar[dict[str, Names]] = {name: group(name) for name in paths.OUR_GROUPS}
+
+    cfg: Literal["job"] | None = option("--cfg", default=None, text="--cfg job prints what VeRL would get, and stops")
+    resolve: bool = option("--resolve", text="with --cfg: resolve interpolations")
+    multirun: bool = option("-m", "--multirun", text="one run for each of the values: -m a=1,2 b=3,4")
+
+    @classmethod
+    def more_rows(cls) -> list[tuple[str, str, str, str]]:
+        shown = {name: ", ".join(paths.names(name)) for name in paths.OUR_GROUPS}
+        shown["base_model"] = f"{len(paths.names('base_model'))} names of conf/base_model, or a folder"
+        rows = [(f"{name}=", "name", "required" if name == "recipe" else "", text) for name, text in shown.items()]
+        own = re.findall(r"^  (\w+): ([^\s{?]+) +# (.*)", (paths.conf_dir() / "launch.yaml").read_text(), re.MULTILINE)
+        kinds = {"false": "bool", "[]": "list"}
+        return rows + [(f"posttrain.{name}=", kinds.get(default, "text"), default, text) for name, default, text in own]
+
+
+class Check(RecipeVerb):
+    """Check a recipe and show its plan, or all its problems at once. Nothing is started."""
+
+    EXAMPLE = "recipe=math_grpo hardware=8xh100"
+    EXITS = "0 it can launch, 1 its rehearsal failed, 2 it cannot launch, 130 interrupted"
+
+    as_json: bool = option("--json", text="print the result as JSON")
+    rehearse: bool = option("--rehearse", text="run it small on the CPU (docs/rehearsal.md)")
+
+
+class Launch(RecipeVerb):
+    """Compose, check and run a recipe with VeRL on Ray, or resume a run."""
+
+    EXAMPLE = "recipe=demo_grpo posttrain.run_id=first"
+    NAMES: ClassVar[dict[str, Names]] = {"run": run_names, **RecipeVerb.NAMES}
+
+    dry_run: bool = option("--dry-run", text="print what the cluster would get, and submit nothing")
+
+    @classmethod
+    def more_rows(cls) -> list[tuple[str, str, str, str]]:
+        return [("run=", "text", "", "the run to resume from its last whole checkpoint"), *super().more_rows()]
+
+    def problems(self) -> Iterator[Problem]:
+        resumes = any(argument.startswith("run=") for argument in self.arguments)
+        for each in fields(type(self)) if resumes else ():
+            if getattr(self, each.name):
+                yield Problem(
+                    f"run= resumes a run, and takes no {each.metadata['flags'][-1]}", "with run= give keys only"
+                )
+
+
+class Prep(Verb):
+    """Build the data of a mix into Parquet files and a manifest. A finished build of the same mix is kept."""
+
+    EXAMPLE = "mix=gsm8k limit=200"
+    TAKES = ".*="
+    OTHERS = "keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes all splits together N rows"
+    PROGRESS = "stderr"
+
+    mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    data_dir: OutFolder = key("data", "the data lies in DIR/NAME-OF-THE-MIX", "posttrain.data_dir")
+    verify: bool = option("--verify", text="check every byte of a finished build against its manifest")
+    force: bool = option("--force", text="build again what is already there")
+    as_json: bool = option("--json", text="print the manifest as JSON")
+
+
+class Inspect(Verb):
+    """Look at rows of each source and split of a mix, with what the checks flag, in the terminal and as one HTML page."""
+
+    EXAMPLE = "mix=gsm8k rows=5 --approve"
+    TAKES = ".*="
+    OTHERS = "keys of the mix, as for prep"
+    PROGRESS = "stderr"
+
+    mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    rows: AtLeast1 = key(5, "rows of each source and split, drawn over its range of difficulty")
+    seed: AtLeast0 = key(0, "of the draw")
+    base_model: str = key("nano_2m", "whose template, tokens and loss mask are shown", names=group("base_model"))
+    out: OutFile = key("", "the page", "posttrain.out", shown="DATA/inspection.html")
+    data_dir: OutFolder = key("data", "the folder of the data", "posttrain.data_dir")
+    approve: bool = option("--approve", text="record in the manifest that this data was looked at")
+    who: str = option("--who", default="", text="the name to record, instead of the login name")
+
+    def problems(self) -> Iterator[Problem]:
+        if "=" in self.who:
+            yield Problem(f"--who {self.who} is not a name", "--who NAME")
+
+
+class Grade(Verb):
+    """Grade a jsonl or Parquet file of completions: fields `data_source`, `response`, `ground_truth`."""
+
+    EXAMPLE = "completions.jsonl mode=strict --compare"
+    TITLE = "nothing to grade"
+    TAKES = ""
+    OTHERS = "FILE, then options of the rewards (mode=strict, limit=5, partial=true)"
+
+    out: OutFile = key("", "one graded row a line", "posttrain.out")
+    compare: bool = option("--compare", text="show where strict, flexible and math-verify disagree")
+    as_json: bool = option("--json", text="print the sums by source as JSON")
+
+    def problems(self) -> Iterator[Problem]:
+        for argument in self.arguments[1:]:
+            if "=" not in argument:
+                yield Problem(f"'{argument}' is not option=value", "one file, then options")
+        if not self.arguments:
+            yield Problem("no file is named", "give a .jsonl or .parquet file of completions")
+
+
+class Evaluate(OfRuns):
+    """Answer and grade a set of questions with a model, or with the newest checkpoint of a run."""
+
+    EXAMPLE = "run=math_grpo eval=math_500 k=8 temperature=0.8"
+    TITLE = "nothing to evaluate"
+    TAKES = r"(source|prompt)\..*="
+    OTHERS = "keys of the set's file below source. and prompt."
+    EXITS = "0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted"
+    PROGRESS = "stderr"
+    RESUME = "the same command continues with the answers that are there"
+
+    base_model: str | None = key(None, "a name of conf/base_model, or a folder", names=group("base_model"))
+    run: str | None = key(None, "a run, instead of base_model; its weights are exported if need be", names=run_names)
+    eval: str | None = key(None, "a name of conf/eval, or a Parquet in the RL schema", names=group("eval"))
+    k: AtLeast1 | None = key(None, "answers to each question", shown="the set's, or 1")
+    temperature: Annotated[float, Ge(0)] | None = key(None, "0 is greedy", shown="the set's, or 0")
+    top_p: float | None = key(None, "of nucleus sampling", shown="the set's, or 1")
+    max_tokens: AtLeast1 | None = key(None, "of an answer", shown="the set's, or 1024")
+    seed: AtLeast0 | None = key(None, "of the sampling", shown="the set's, or 0")
+    rows: AtLeast1 | None = key(None, "a stratified sample of so many questions", shown="all")
+    seconds: Annotated[float, Ge(0)] | None = key(None, "a budget of time, also stratified")
+    stratify: str | None = key(None, "the column to stratify by", shown="the set's")
+    label: str | None = key(None, "the name of the result", shown="by the model")
+    path: str | None = key(None, "the rows of the set, where there is no network")
+    replicas: AtLeast1 | None = key(None, "engines", shown="as many as fit")
+    tensor_parallel: AtLeast1 = key(1, "devices of an engine")
+    chat_template: str | None = key(None, "a Jinja file, instead of the model's own")
+    out: OutFile = key("", "the results", "posttrain.out", shown="by run or model")
+    data_dir: str = key("data", "where the questions lie", "posttrain.data_dir")
+    as_json: bool = option("--json", text="print the results without the items as JSON")
+
+    @classmethod
+    def misuse(cls, override: str) -> str:
+        """The remedy for a `key=value` that is not for this verb; "" for one that is."""
+        name, known = override.partition("=")[0], [key_of(each) for each in fields(cls) if not each.metadata["flags"]]
+        return "" if name in known or re.match(cls.TAKES, override) else one_of(name, known)
+
+    def problems(self) -> Iterator[Problem]:
+        if bool(self.run) == bool(self.base_model):
+            yield Problem("one of base_model= and run= is needed", "add base_model=NAME or FOLDER, or run=ID")
+        if self.eval is None:
+            yield Problem("eval= is missing", f"add eval=FILE.parquet, or one of {', '.join(paths.names('eval'))}")
+
+
+class Compare(OfRuns):
+    """Compare evaluations of the same questions: paired difference, McNemar test, and whether the gain is real."""
+
+    EXAMPLE = "runs/eval/base.json math_grpo --failures"
+    TITLE = "nothing to compare"
+    TAKES = r"(?!posttrain\.)"
+    OTHERS = "files of results, folders of them, or runs; the first is the baseline"
+    NAMES: ClassVar[dict[str, Names]] = {"run": run_names}
+
+    as_json: bool = option("--json", text="print everything as JSON")
+    failures: bool = option("--failures", text="show 20 random wrong answers of each kind")
+
+    @property
+    def places(self) -> list[str]:
+        return [argument.removeprefix("run=") for argument in self.arguments]
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.places or not all(self.places):
+            yield Problem("no evaluation is named", "name files of results, folders of them, or runs")
+
+
+class Export(OneRun):
+    """Write what a run trained as a Hugging Face folder, and prove that it is the model of the checkpoint."""
+
+    EXAMPLE = "run=math_grpo step=200"
+    TITLE = "nothing to export"
+    EXITS = "0 all that could be looked at holds, 1 something does not, 2 the input is wrong"
+
+    step: AtLeast0 | None = key(None, "the checkpoint", shown="the newest")
+    form: Literal["merged", "adapter"] = key("merged", "adapter: of a LoRA run the adapter alone")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "auto: that of the base")
+    vllm: bool = key(True, "whether vLLM has to load it, too")
+    out: OutFolder = key("", "the folder, which must not exist", "posttrain.out", shown="RUN/export-STEP")
+    as_json: bool = option("--json", text="print the folder and what was found as JSON")
+
+
+class Report(OneRun):
+    """Write one self-contained HTML page of a run, a sweep or a pipeline: the gain, the curves, the rollouts."""
+
+    EXAMPLE = "run=math_grpo vs=math_ppo"
+    TITLE = "nothing to report"
+
+    vs: str = key("", "a run or pipeline to compare with, paired on the same questions", names=run_names)
+    rollouts: AtLeast0 = key(100_000, "the most rollouts in the page's reader")
+    out: OutFile = key("", "the page", "posttrain.out", shown="FOLDER/report.html")
+
+
+class Serve(OfRuns):
+    """Follow the runs on a page of this machine. Ctrl-C ends it; from elsewhere, forward the port (`ssh -L`)."""
+
+    EXAMPLE = "port=8000"
+    TITLE = "nothing to serve"
+    EXITS = "2 the input is wrong, 130 interrupted"
+
+    port: Annotated[int, Ge(0), Le(65535)] = key(0, "of 127.0.0.1; 0 takes a free one")
+
+    def problems(self) -> Iterator[Problem]:
+        if not Path(self.runs_dir).is_dir():
+            yield Problem(f"{self.runs_dir} is not a folder", "name the folder of the runs: posttrain.runs_dir=runs")
+
+
+class Pipeline(Verb):
+    """Run everything: data, stages of training one after the other, evaluation of each, export and report. It resumes."""
+
+    EXAMPLE = "recipe=math seed=1 evaluate:rows=200"
+    TITLE = "no pipeline"
+    TAKES = ".*="
+    OTHERS = "STAGE:KEY=VALUE for one stage, such as sft: or rl:, or for evaluate:; other keys for all launches"
+    EXITS = "0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted"
+    RESUME = "the same command continues from there"
+
+    recipe: str = key("", "a name of conf/pipeline, or a yaml file", shown="required", names=group("pipeline"))
+    id: str | None = key(None, "the name of its folder", shown="by the seed, or 0")
+    seed: int | None = key(None, "of data and rollouts", shown="the pipeline's")
+    require_inspected: bool | None = key(None, "wait until somebody has looked at the data", shown="the pipeline's")
+    export: bool | None = key(None, "whether to export", shown="the pipeline's")
+    report: bool | None = key(None, "whether to write the report", shown="the pipeline's")
+    plateau_metric: str | None = key(
+        None, "the held-out metric that ends a stage", "plateau.metric", shown="the pipeline's"
+    )
+    plateau_patience: AtLeast1 | None = key(
+        None, "validations without a gain", "plateau.patience", shown="the pipeline's"
+    )
+    plateau_min_gain: Annotated[float, Ge(0)] | None = key(None, "the least gain, as a share", "plateau.min_gain",
+                                                           shown="the pipeline's")  # fmt: skip
+    runs_dir: OutFolder = key("runs", "it lies in DIR/pipeline/RECIPE/ID", "posttrain.runs_dir")
+
+    @property
+    def file(self) -> Path | None:
+        """The file that declares the pipeline: the user's own, or one of conf/pipeline. None where there is none."""
+        given = Path(self.recipe).expanduser()
+        if given.suffix in (".yaml", ".yml") and given.is_file():
+            return given
+        is_known = self.recipe in paths.names("pipeline")
+        return paths.conf_dir() / "pipeline" / f"{self.recipe}.yaml" if is_known else None
+
+    def overrides_by_stage(self) -> dict[str, list[str]]:
+        """The overrides by the stage before their colon; "" for those of all launches."""
+        found: dict[str, list[str]] = {}
+        for each in self.arguments:
+            prefixed = re.match(r"(\w+):(.*)", each, re.DOTALL)
+            stage, override = prefixed.groups() if prefixed else ("", each)
+            found.setdefault(stage, []).append(override)
+        return found
+
+    def problems(self) -> Iterator[Problem]:
+        if self.file is None:
+            known = paths.names("pipeline")
+            what = f"recipe={self.recipe} is not a pipeline" if self.recipe else "no pipeline is named"
+            yield Problem(what, f"recipe=NAME or FILE.yaml; {one_of(self.recipe, known, 'recipe=')}")
+        if self.id and "/" in self.id:
+            yield Problem(f"id={self.id} is not a name", "posttrain.runs_dir moves the folder")
+        for override in self.overrides_by_stage().get("evaluate", []):  # read after all training
+            if remedy := Evaluate.misuse(override):
+                yield Problem(f"'evaluate:{override}' is not an option of evaluate", remedy)
+
+
+class Status(OneRun):
+    """Say what a run does, or how it ended."""
+
+    ONLY_PRINTS = True
+    EXAMPLE = "run=math_grpo"
+    EXITS = "0 done, however the run fares; 2 the input is wrong"
+
+    as_json: bool = option("--json", text="status.json, and the state as it is")
+
+
+class Logs(OneRun):
+    """Print the last lines of a run's log."""
+
+    ONLY_PRINTS = True
+    EXAMPLE = "run=math_grpo -f"
+    EXITS = "0 done, 1 there is no log yet, 2 the input is wrong, 130 interrupted"
+
+    follow: bool = option("-f", "--follow", text="continue with what is written, until the run ends")
+    lines: int = option("-n", "--lines", default=50, text="so many of the last lines")
+
+
+class Stop(OneRun):
+    """End a run and every process of it. What a run left whose supervisor is gone is cleared."""
+
+    ONLY_PRINTS = True
+    EXAMPLE = "run=math_grpo"
+    EXITS = "0 nothing runs, 1 something will not end, 2 the input is wrong"
+
+
+class List(OfRuns):
+    """List the runs of a folder, the newest first."""
+
+    ONLY_PRINTS = True
+    EXAMPLE = "posttrain.runs_dir=runs"
+
+    as_json: bool = option("--json", text="status.json of each, and the state as it is")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.runs_dir != "runs" and not Path(self.runs_dir).expanduser().is_dir():
+            yield Problem(f"{self.runs_dir} is not a folder", "name the folder of the runs: posttrain.runs_dir=runs")
+
+
+class FirstGpuHour(Verb):
+    """Test a machine with a GPU: real training steps, and the planned memory against the allocated. Writes a report."""
+
+    EXAMPLE = "mode=short minutes=12"
+    TITLE = "no first hour"
+    EXITS = "0 every part passed, 1 one did not, 2 the input is wrong, 130 interrupted"
+
+    mode: Literal["full", "short"] = key("full", "short: one GPU, no network, no vLLM, models with random weights")
+    minutes: AtLeast1 | None = key(None, "all of it ends in that time", shown="60, or 12 if short")
+    base_model: str = key("", "a name of conf/base_model", shown="by the machine", names=group("base_model"))
+    out: OutFile = key("", "the report; its facts go to FILE.json", shown="runs/first_gpu_hour/...")
+
+
+VERBS: dict[str, type[Verb]] = {
+    declared.name(): declared
+    for declared in (Check, Launch, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline, List, Status,
+                     Logs, Stop, FirstGpuHour)
+}  # fmt: skip

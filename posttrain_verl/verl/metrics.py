@@ -1,0 +1,86 @@
+"""The metrics that VeRL 0.9.1's trainers log to metrics.jsonl: each is named here once.
+
+A name that ends in "/" begins the names of several metrics. A reader sees a `Metric` by the names that it has here. A stage
+whose trainer logs more declares it as `own_metrics`. One whose trainer logs the same under other names adds them to the tables
+below; the report, the watch and the live line read those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with its `name` in sentences, its `short` one on the live line, and whether more of it is better.
+
+    `why` says below a figure of it what a reader should look for.
+    """
+
+    key: str
+    name: str
+    short: str
+    rises: bool = False
+    why: str = ""
+
+
+REWARD = Metric("critic/score/mean", "Reward", "reward", rises=True)
+VALIDATION_LOSS = Metric("val/loss", "Held-out loss", "val loss")
+TRAINING_LOSS = Metric("train/loss", "Loss", "loss")
+RESPONSE_LENGTH = Metric("response_length/mean", "Response length", "length")
+
+HEADLINES = (REWARD, VALIDATION_LOSS, TRAINING_LOSS)  # what says how a run goes: the first that was measured counts
+LIVE = (REWARD, TRAINING_LOSS, RESPONSE_LENGTH)  # on the line that changes
+
+PENALIZED_REWARD = "critic/rewards/mean"
+REWARD_PARTS = "reward/"  # ours, of `replay_buffer`
+VERIFIER_ERRORS = "reward/verifier_error/mean"
+ADVANTAGE_MOST, ADVANTAGE_LEAST = "critic/advantages/max", "critic/advantages/min"
+VALIDATION_ACCURACY = "val-core/"
+VALIDATIONS = ("val-", "val/")
+
+LOSSES = ("actor/loss", "actor/pg_loss", "critic/vf_loss", TRAINING_LOSS.key, VALIDATION_LOSS.key)
+GRADIENT_NORMS = {"actor": "actor/grad_norm", "critic": "critic/grad_norm", "model": "train/grad_norm"}
+LEARNING_RATES = {"actor": "actor/lr", "critic": "critic/lr", "model": "train/lr"}
+ENTROPY = "actor/entropy"
+STEP_KL, REFERENCE_KL, KL_PENALTY = "actor/ppo_kl", "actor/kl_loss", "actor/reward_kl_penalty"
+ROLLOUT_KL = "rollout_corr/kl"
+ROLLOUT_CORRELATION = "training/rollout_actor_probs_pearson_corr"  # of the probabilities of rollout and trainer
+TEACHER = "distillation/"  # a part of the names in a step with a teacher
+
+LONGEST_RESPONSE, LONGEST_PROMPT = "response_length/max", "prompt_length/max"
+CUT_OFF = "response_length/clip_ratio"
+STEP_TOKENS = ("perf/total_num_tokens", "train/global_tokens")  # on all devices; RL and SFT
+THROUGHPUT = ("perf/throughput", "train/tokens_per_second")  # tokens a second and device
+STEP_SECONDS = "perf/time_per_step"
+# Peaks in GiB of the process that trains on a device, and what the machine uses; RL and SFT have the one or the other name.
+ALLOCATED = ("perf/max_memory_allocated_gb", "actor/perf/max_memory_allocated_gb")
+RESERVED = ("perf/max_memory_reserved_gb", "actor/perf/max_memory_reserved_gb")
+HOST_MEMORY = ("perf/cpu_memory_used_gb", "actor/perf/cpu_memory_used_gb")
+
+TIME_OF_STEP = "timing_s/step"
+STEP_PARTS = {  # the seconds of each part of a step, and its name for a reader
+    "gen": "rollouts",
+    "reward": "reward",
+    "old_log_prob": "old log-probabilities",
+    "ref": "reference",
+    "values": "values of the critic",
+    "adv": "advantages",
+    "update_critic": "critic",
+    "update_actor": "update",
+    "update_weights": "weights to vLLM",
+    "testing": "validation",
+    "save_checkpoint": "checkpoint",
+    "dump_rollout_generations": "writing rollouts",
+}
+SHOWN = {  # of a step, in this order
+    **{metric.key: metric.short for metric in (REWARD, TRAINING_LOSS, VALIDATION_LOSS, RESPONSE_LENGTH)},
+    GRADIENT_NORMS["actor"]: "grad",
+    GRADIENT_NORMS["model"]: "grad",
+    TIME_OF_STEP: "s/step",
+}
+
+
+def part_seconds(part: str) -> str:
+    """The metric of the seconds that a part of a step took."""
+    return f"timing_s/{part}"

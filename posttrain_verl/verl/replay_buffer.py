@@ -1,0 +1,81 @@
+"""VeRL's replay buffer, looked into more often, and with the parts of the grades among the metrics.
+
+VeRL 0.9.1 polls for finished rollouts every 2.0 s, a default that no key of its config reaches, so the generation time of a
+step is rounded up to a multiple of it; and of a grade it logs the score alone. The hook for both is
+`trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no group filter (DAPO's dynamic sampling), so conf/rl.yaml
+passes it as `sampler_kwargs`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from posttrain_verl.verl import progress
+
+POLL_SECONDS = 0.1
+COUNT_SECONDS = 2.0  # the watch looks as often
+
+
+class PromptReplayBuffer(ReplayBuffer):
+    """`ReplayBuffer` of the synchronous trainer: polls every `POLL_SECONDS`, adds `reward/<part>/mean` to a step's metrics.
+
+    It tells the watch how many rollouts there are: of a long generation that is the only sign that it moves on.
+    """
+
+    _counted = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        filtering = group_filter(kwargs["sampler_kwargs"])
+        super().__init__(*args, **(kwargs | filtering | {"poll_interval": POLL_SECONDS}))
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
+        batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        if partition_id == "train" and batch.keys:
+            metrics = {**metrics, **part_means(rollout_grades(batch))}
+        return batch, metrics
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()
+        if time.monotonic() - self._counted >= COUNT_SECONDS:
+            self._counted = time.monotonic()
+            progress.write_rollout_count(sum(map(len, self.partitions.values())))
+
+
+def group_filter(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `ReplayBuffer` that say which groups are dropped and replaced, from our `sampler_kwargs`.
+
+    As VeRL 0.9.1 derives them for its own buffer (`PPOTrainer._build_replay_buffer`); a custom one gets none.
+    """
+    groups, failed = given.get("filter_groups") or {}, bool(given.get("refill_failed_groups"))
+    filters, batch = bool(groups.get("enable")), given.get("train_batch_size")
+    return {
+        "filter_groups_metric": str(groups["metric"]) if filters else None,
+        "max_inflight_gen_batches": groups["max_inflight_gen_batches"] if filters else 1,
+        "sync_refill_failed_groups": failed,
+        "train_batch_size": batch,
+        "gen_batch_size": 1 if filters or failed else batch,
+    }
+
+
+def rollout_grades(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
+    """What the reward function returned for each rollout of a sampled batch, but for the score."""
+    fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    extras = [getattr(extra, "data", extra) for extra in fields["extra_fields"]]
+    return [extra.get("reward_extra_info", {}) for extra in extras]
+
+
+def part_means(grades: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each numeric part over the grades that have it, as `reward/<part>/mean`."""
+    parts: dict[str, list[float]] = {}
+    for grade in grades:
+        for key, value in grade.items():
+            if isinstance(value, int | float):
+                parts.setdefault(key, []).append(float(value))
+    return {f"reward/{key}/mean": fmean(values) for key, values in parts.items()}

@@ -1,0 +1,150 @@
+r"""Mathematical notation as people and models write it: Unicode signs as LaTeX, and exact numbers.
+
+`read_number` answers only where no symbolic work is needed: integers, decimals, fractions, mixed numbers, thousands separators,
+currency, percent and units, in plain text or LaTeX. `equal_numbers` is math-verify's own rule for such values.
+`signs_to_latex` rewrites a root sign before 3 as `\sqrt{3}`.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+
+COMMANDS = {
+    "\u2208": "in", "\u222a": "cup", "\u2229": "cap", "\u221e": "infty", "\u2205": "emptyset", "\u2264": "le",
+    "\u2265": "ge", "\u2260": "ne", "\u00b1": "pm", "\u00d7": "times", "\u00f7": "div", "\u00b7": "cdot",
+    "\u22c5": "cdot", "\u2220": "angle", "\u03b1": "alpha", "\u03b2": "beta", "\u03b8": "theta", "\u03c0": "pi",
+    "\u03c6": "phi", "\u03c9": "omega",
+}  # fmt: skip
+SIGNS = str.maketrans({sign: rf"\{name} " for sign, name in COMMANDS.items()} | {"\u2212": "-", "\u2044": "/"})
+# After a number such a unit measures, and multiplies nothing.
+SQUARE_UNIT = re.compile(r"(?<=\d)\s?(?:[ckm]?m|ft|in|yd)[\u00b2\u00b3]")
+RAISED = re.compile("[\u207a\u207b]?[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u207f]+")
+FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+ROOT = re.compile(r"\u221a\s*(?:\(([^()]*)\)|(\d+|\w))")
+
+
+def signs_to_latex(text: str) -> str:
+    """`text` with signs in LaTeX's spelling."""
+    if text.isascii():
+        return text
+    text = SQUARE_UNIT.sub("", text)
+    text = FRACTION.sub(lambda match: r"\frac{{{}}}{{{}}}".format(*plain_characters(match).split("/")), text)
+    text = RAISED.sub(lambda match: f"^{{{plain_characters(match)}}}", text)
+    return ROOT.sub(r"\\sqrt{\1\2}", text).translate(SIGNS)
+
+
+def plain_characters(match: re.Match[str]) -> str:
+    """The plain characters of raised digits and of fractions in one sign."""
+    return unicodedata.normalize("NFKC", match.group()).replace("\u2044", "/").replace("\u2212", "-")
+
+
+MAX_CHARACTERS = 200
+ROUNDING = 10**6  # math-verify compares decimals at six places (float_rounding=6)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A figure; `exact` is false for decimals, which compare at six places; `factor` is what a percent sign (1/100) or
+    a word such as million makes of it."""
+
+    value: Fraction
+    exact: bool = True
+    factor: Fraction = Fraction(1)
+
+
+def equal_numbers(a: Number, b: Number) -> bool:
+    """Integers and fractions exactly, decimals at six places. A percentage equals its value and its figure: 9 % is
+    0.09, and also 9 where the other side carries no sign (a gold of 9 for "how many percent"), as in math-verify; so
+    does 9 million."""
+    if a.factor != b.factor and same_fraction(a.value, b.value, a.exact and b.exact):
+        return True
+    return same_fraction(a.value * a.factor, b.value * b.factor, a.exact and b.exact)
+
+
+def same_fraction(a: Fraction, b: Fraction, exact: bool) -> bool:
+    return a == b if exact else round(a * ROUNDING) == round(b * ROUNDING)
+
+
+WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
+LATEX = (
+    (re.compile(r"\\[dtc]?frac\s*(?=[\d{])"), r"\\frac"),
+    (re.compile(r"\\frac(\d)"), r"\\frac{\1}"),
+    (re.compile(r"(\\frac\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\{(\d+)\}/\{(\d+)\}"), r"\1/\2"),
+    (re.compile(r"\\(?:left|right|displaystyle|[,;:! ])"), ""),
+    (re.compile(r"\\?[$€£¥]"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile("[\u2212\u2013]"), "-"),
+    (re.compile(r"\\%"), "%"),
+    (re.compile(r"\^\{?\\circ\}?|\\degree\b|°"), ""),
+    (re.compile(r"\\hspace\{[^{}]*\}|\\q?quad\b"), " "),
+    (re.compile(r"\\(?:text|mbox|mathrm)\s*\{([^{}\d]*)\}\s*\^(?:[23]|\{[23]\})"), r" \1 "),  # square units
+    (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|underline)\s*\{([^{}]*)\}"), r" \1 "),
+)
+INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
+FACTORS = {"": Fraction(1), "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9)}
+FACTORS |= dict.fromkeys(("%", "percent", "pct"), Fraction(1, 100))
+GLUED = r"(?<=\d)(?:[ckm]m|[km]g|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is not a product
+GRAMMAR = re.compile(
+    rf"""(?P<sign>[-+]?)\s*(?:
+        (?P<whole>{INTEGER})?\s*\\frac\{{\s*(?P<lsign>-?)\s*(?P<n1>\d+)\s*\}}\s*\{{\s*(?P<d1>\d+)\s*\}}
+      | (?P<mixed>\d+)\s+(?P<n3>\d+)\s*/\s*(?P<d3>\d+)
+      | (?P<before>\d*)\.(?P<fixed>\d*)\\overline\s*\{{(?P<repeated>\d+)\}}
+      | (?P<n4>{INTEGER})\s*/\s*(?P<d4>{INTEGER})
+      | (?P<int>{INTEGER})?(?P<decimal>\.\d+)?\.?
+    )\s*(?P<factor>%|percent\b|pct\b|thousand\b|million\b|billion\b)?(?P<unit>(?:(?:\s+[A-Za-z]{{2,}}|{GLUED})\.?(?:\s*/\s*[A-Za-z]+)?(?:\^\{{?[23]\}}?)?)*)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def read_number(text: str) -> Number | None:
+    """The number `text` is, or None when it is anything else (an expression, two numbers, a word)."""
+    text = text.strip()
+    if not text or len(text) > MAX_CHARACTERS:
+        return None
+    match = GRAMMAR.fullmatch(plain_number(text))
+    if match is None:
+        return None
+    parts = match.groupdict()
+    if (period := parts["repeated"]) is not None:  # 0.3\overline{6} is (36 - 3) / 90
+        start = parts["before"] + parts["fixed"]
+        value = Fraction(int(start + period) - int(start or "0"))
+        value /= 10 ** len(parts["fixed"]) * (10 ** len(period) - 1)
+        return Number(-value if parts["sign"] == "-" else value)
+    numerator = parts["n1"] or parts["n3"] or parts["n4"]
+    whole = parse_digits(parts["whole"] or parts["mixed"] or parts["int"] or "0")
+    if numerator is not None:
+        denominator = parse_digits(parts["d1"] or parts["d3"] or parts["d4"])
+        if denominator == 0:
+            return None
+        value = Fraction(parse_digits(numerator), denominator)
+        value = whole + (-value if parts["lsign"] else value)
+        exact = True
+    elif parts["int"] is None and parts["decimal"] is None:
+        return None
+    else:
+        value = whole + Fraction(f"0{parts['decimal']}" if parts["decimal"] else 0)
+        exact = parts["decimal"] is None
+    return Number(-value if parts["sign"] == "-" else value, exact, FACTORS[(parts["factor"] or "").lower()])
+
+
+def plain_number(text: str) -> str:
+    """`text` without delimiters, spacing commands, currency and final punctuation."""
+    text = strip_wrappers(text.rstrip(".,;: "))
+    for pattern, replacement in LATEX:
+        text = pattern.sub(replacement, text)
+    return strip_wrappers(text.strip())
+
+
+def strip_wrappers(text: str) -> str:
+    for opening, closing in WRAPPERS:
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            inner = text[len(opening) : -len(closing)].strip()
+            if opening not in inner and closing not in inner:
+                return strip_wrappers(inner)
+    return text
+
+
+def parse_digits(text: str) -> int:
+    return int(text.replace(",", "").replace(" ", ""))

@@ -1,0 +1,42 @@
+"""A kind of cluster is one module of `clusters` and one file of conf/cluster; the verbs know neither."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import yaml
+
+from posttrain_verl import clusters, paths
+from posttrain_verl.clusters import Cluster
+from posttrain_verl.terminal.problem import InputError
+
+FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((paths.conf_dir() / "cluster").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_each_file_names_a_module(option):
+    assert isinstance(clusters.cluster_named(FILES[option]["name"]), Cluster)
+
+
+def test_only_the_cluster_of_this_machine_has_nothing_checked_elsewhere():
+    """`preflight.machine` knows by this key that a launch is planned for another machine."""
+    assert {option for option, file in FILES.items() if "checked_there" not in file} == {"local"}
+
+
+def test_a_module_is_all_that_a_new_kind_needs(composed, monkeypatch, capsys):
+    submitted = []
+    toy = ModuleType("posttrain_verl.clusters.toy")
+    toy.CLUSTER = Cluster(lambda composed: submitted.append(composed) or 3, lambda composed: f"#!{composed.recipe}\n")
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    launch = composed("cluster=slurm", "hardware=8xh100", "posttrain.cluster.name=toy")
+    assert clusters.submit_launch(launch) == 3 and submitted == [launch]
+    assert clusters.submit_launch(launch, dry_run=True) == 0 and len(submitted) == 1
+    assert capsys.readouterr().out == f"#!{launch.recipe}\n"
+
+
+@pytest.mark.parametrize("name", ["nosuch", "remote_launch"])  # no module; a module that is not a kind
+def test_an_unknown_name_is_told_the_known_ones(composed, name):
+    launch = composed("cluster=slurm", "hardware=8xh100", f"posttrain.cluster.name={name}")
+    with pytest.raises(InputError) as refused:
+        clusters.submit_launch(launch)
+    assert f"posttrain.cluster.name={name} is unknown" in str(refused.value) and "kuberay" in str(refused.value)
