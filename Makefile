@@ -17,7 +17,7 @@ $(READY): requirements/setup.sh requirements/$(WORLD).lock pyproject.toml
 # tests/conftest.py says which tests share a worker.
 WORKERS ?= 2
 test: setup
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not gpu and not nightly"
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not gpu and not nightly"
 
 nightly: setup
 	.venv/bin/python -m pytest -m nightly

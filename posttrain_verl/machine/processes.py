@@ -298,17 +298,18 @@ class Segments:
     def look(self, pids: Iterable[int], at_once: bool = False) -> None:
         """Read the memory maps of the processes if there are names without a known owner.
 
-        Maps are long, so without `at_once` reading takes no more than the share `_SHARE` of the time.
+        Maps are long, so without `at_once` reading takes no more than the share `_SHARE` of a core. It is processor time
+        that counts: on a busy machine reading takes long, and the engine of a short run would end before the next look.
         """
         listed = _list_segments(self._folder)
         new = listed.keys() - self._others - self.names
-        began = time.monotonic()
-        if new and (at_once or began >= self._next):
+        began = time.thread_time()
+        if new and (at_once or time.monotonic() >= self._next):
             mapped = _read_mapped(pids, self._folder)
             self.names |= {name for name in new if listed[name] in mapped}
             self._others |= (new & self._seen) - self.names  # seen twice and never mapped: another program's
             self._seen = set(new)
-            self._next = began + (time.monotonic() - began) / _SHARE
+            self._next = time.monotonic() + (time.thread_time() - began) / _SHARE
 
 
 def unlink_unmapped(names: Iterable[str], patience: float = 0.0, folder: Path = SHARED_MEMORY) -> list[str]:

@@ -50,3 +50,4 @@ def test_ppo_with_packed_rows_split_over_ranks_and_offloaded(launch):
     run.assert_done([1, 2])
     run.assert_rollouts_follow()
     assert all(metrics["critic/grad_norm"] > 0 for metrics in run.metrics.values())
+    assert not run.segments, "two engines for two steps"
