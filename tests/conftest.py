@@ -72,18 +72,22 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["warm"] = node.config.stash[AT_START]
 
 
+SFT_ONLY = ("test_sft.py", "test_sweep.py", "test_slurm.py", "test_submission.py")  # real runs without an engine
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests share a worker: those of one file, which share what is slow to make, and all of `e2e`.
+    """Which tests share a worker: those of one file, which share what is slow to make, and all real runs with engines.
 
-    Real runs ask what they left on the machine, and one beside them leaves the same for a while. The marks of
+    They ask what is left in /dev/shm, and an engine that another test ends leaves the same for a while. The marks of
     `--dist loadgroup` would say it, but pytest-xdist 3.8 does not see them with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/e2e" if nodeid.startswith("tests/e2e/") else nodeid.split("::")[0]
+            file = nodeid.split("::")[0]
+            return "tests/e2e" if file.startswith("tests/e2e/") and not file.endswith(SFT_ONLY) else file
 
     return Scheduling(config, log)
 
