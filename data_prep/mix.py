@@ -117,7 +117,14 @@ class PromptSpec(Declaration):
 
     user: Annotated[str, AfterValidator(_ASKS_ONCE)] = "{question}"
     system: str | None = Field(default=None, description="write a text, or null for none")
-    answer: Literal["hashes", "boxed", "code", "plain"] = "hashes"
+    answer: Literal["hashes", "boxed", "tag", "code", "plain"] = "hashes"
+
+    @property
+    def mark(self) -> str | None:
+        """The mark that the prompt itself asks for, so that an answer counts only with it; None where it asks for none."""
+        asked = f"{self.system or ''}\n{self.user}"
+        marks = {"hashes": "####", "boxed": "\\boxed", "tag": "<answer>"}
+        return self.answer if self.answer in marks and marks[self.answer] in asked else None
 
 
 class Limits(Declaration):

@@ -19,7 +19,11 @@ from data_prep.sources import SourceSpec
 from data_prep.splits import Selection
 
 _MARKED_LINE = r"\n?[ \t]*####[^\n]*\s*$"
-_ENDINGS = {"hashes": ("\n#### ", ""), "boxed": ("\nThe answer is $\\boxed{", "}$.")}
+_ENDINGS = {
+    "hashes": ("\n#### ", ""),
+    "boxed": ("\nThe answer is $\\boxed{", "}$."),
+    "tag": ("\n<answer>", "</answer>"),
+}
 DROPPED = "dropped.parquet"
 BUCKET_ROWS = 65_536  # most rows sorted in memory at a time, and the size of a Parquet row group
 BUCKET_BYTES = 2**25  # and about the most bytes: long reasoning makes smaller buckets
@@ -33,15 +37,16 @@ def user_messages(questions: pa.Array, prompt: PromptSpec) -> pa.Array:
 def final_solutions(solutions: pa.Array, answers: pa.Array, prompt: PromptSpec) -> pa.Array:
     """Worked solutions ending in the answer format that the mix asks the model for.
 
-    A trailing `#### x` line of the source is replaced. A solution that already boxes its answer is left alone where
-    the format is `boxed`; formats `code` and `plain` leave every solution as it is."""
+    A trailing `#### x` line of the source is replaced. A solution that already boxes or tags its answer is left alone
+    where that is the format; formats `code` and `plain` leave every solution as it is."""
     if prompt.answer not in _ENDINGS:
         return solutions
     before, after = _ENDINGS[prompt.answer]
     body = pc.replace_substring_regex(solutions, _MARKED_LINE, "")
     ended = pc.binary_join_element_wise(body, before, answers, after, "")
-    if prompt.answer == "boxed":
-        return pc.if_else(pc.match_substring(solutions, "\\boxed"), solutions, ended)
+    if prompt.answer in ("boxed", "tag"):
+        mark = "\\boxed" if prompt.answer == "boxed" else "<answer>"
+        return pc.if_else(pc.match_substring(solutions, mark), solutions, ended)
     return ended
 
 
@@ -76,7 +81,7 @@ def build_rows(
         columns[name] = build_messages(said, items.num_rows)
     parts = {
         "extra_info": [constant(split), pa.array(index, pa.int64()), item["id"], constant(spec.name),
-                       item["difficulty"], stages],
+                       item["difficulty"], stages, pa.repeat(pa.scalar(prompt.mark, pa.string()), items.num_rows)],
         "reward_model": [constant("rule"), item["answer"]],
     }  # fmt: skip
     target = kind.schema

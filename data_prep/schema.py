@@ -32,6 +32,7 @@ EXTRA_INFO = pa.struct(
         ("source", pa.string()),
         ("difficulty", pa.float64()),
         ("stage", pa.string()),
+        ("answer_mark", pa.string()),  # what the prompt asks the answer to stand in (boxed, hashes, tag); null for none
     ]
 )
 GOLD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])

@@ -80,8 +80,14 @@ async def compute_score(
     extra_info: dict[str, object] | None = None,
     **options: typing.Any,
 ) -> dict[str, float | str]:
-    """VeRL's `reward.custom_reward_function`: as `grade`, without blocking the event loop."""
+    """VeRL's `reward.custom_reward_function`: as `grade`, without blocking the event loop.
+
+    A policy is paid for what it was asked for: where the row's prompt asks for a box, `####` or a tag
+    (`extra_info.answer_mark`), the mode is strict unless an option says otherwise."""
     import asyncio  # whoever awaits this has it; a check that asks for the graders need not pay for it
+
+    if (extra_info or {}).get("answer_mark"):
+        options.setdefault("mode", "strict")
 
     threads = shared_pool("threads", WaitingThreads)
     work = partial(grade, data_source, solution_str, ground_truth, extra_info, **options)

@@ -6,9 +6,9 @@ from functools import lru_cache
 from data_prep.filters import latex
 from reward_fns import grade
 from reward_fns.code.problem import BadTests, read_problem
+from reward_fns.math import spellings
 from reward_fns.math.extract import final_answer
-from reward_fns.math.grader import LIMIT_SECONDS, as_formula, read_gold, verify_symbolic
-from reward_fns.math.verifier import VerifierError
+from reward_fns.math.grader import read_gold
 
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 _NOTHING = re.compile(r"\\(?:boxed|fbox|text|mathrm|mbox)(?![A-Za-z])|####|[\s{}$#'\"`*\u200b\ufeff]")
@@ -54,13 +54,8 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
         return malformed
     if broken := latex.find_broken_latex(f"${gold.text}$"):
         return broken
-    if gold.kind == "formula":
-        try:
-            readable = verify_symbolic(gold, as_formula(gold.text), LIMIT_SECONDS)
-        except VerifierError as error:
-            return f"the verifier fails on it: {error}"
-        if not readable:
-            return f"math-verify does not find {gold.text[:60]!r} equal to itself"
+    if reason := spellings.unanswerable(answer):
+        return reason
     verdict = grade(data_source, f"\\boxed{{{gold.text}}}", answer)
     return None if verdict["acc"] else f"the gold scores 0 under the reward of {data_source}"
 

@@ -6,15 +6,19 @@ r"""Find the final answer in a completion. The rule, in order:
    (`\boxed{1} or \boxed{2}`) are one answer in several parts, never a choice of the lucky one. More than MAX_BOXES
    different boxes are not an answer. A `####` that opens a section ("#### Step 2: Money" with text below) is a heading.
 3. In flexible mode a "final answer is" after that supersedes it when both are numbers and they differ.
-4. Without a marker, in flexible mode only: the last `<answer>...</answer>`; else what follows the last "answer is",
-   "Answer:" or "A:"; else the last value (a formula in dollars, or a number) of the last sentence that holds one and is
-   not a question. Values joined by commas, "or" and the like are parts of one answer.
+4. Without such a marker the last `<answer>...</answer>`.
+5. Without any, in flexible mode only: what follows the last "answer is", "Answer:" or "A:".
+6. Else, in flexible mode, where the response ends as a text does: the last value (a formula in dollars, or a number) of the
+   last sentence that holds one and is not a question. Values joined by commas, "or" and the like are parts of one answer.
+
+Nothing is read from what was cut off (a box or a formula that never closes), from a subscript or an exponent, from an
+operand of a sum that was not worked out, or from a loop.
 
 An answer in several parts equals a gold of as many parts, and no single number.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from reward_fns.math import notation
@@ -25,12 +29,12 @@ LONGEST = 200_000  # characters at the end of a completion that are read at all
 MAX_RUN = 20  # boxes side by side; more change nothing
 TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
 NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
-ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator marks
+ANNOTATION = re.compile(r"<<[^<>\n]*(?:>>|>?\Z)")  # GSM8K's calculator marks
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The final answer as written. `where` is one of boxed, hash, phrase, last, or "" when there is none;
+    """The final answer as written. `where` is one of boxed, hash, tag, phrase, last, or "" when there is none;
     `parts` has more than one entry when several answers stand side by side; a box or #### ends at `end`."""
 
     parts: tuple[str, ...] = ()
@@ -43,28 +47,34 @@ class Answer:
 
     @property
     def strict(self) -> bool:
-        return self.where in ("boxed", "hash")
+        return self.where in ("boxed", "hash", "tag")
 
 
 def final_answer(response: str, mode: str = "flexible") -> Answer:
-    """The final answer of `response`. `mode` is "strict" (a box or ####) or "flexible". Linear in the length."""
-    text = first_turn(after_thought(response)[-LONGEST:])
+    """The final answer of `response`. `mode` is "strict" (a box, #### or a tag) or "flexible". Linear in the length."""
+    text = notation.plain_characters(first_turn(after_thought(response)[-LONGEST:]))
     # After an answer a model may continue with a question that it makes up.
     answered = ANSWERED.search(text)
     if answered and (question := NEXT_QUESTION.search(text, answered.end())):
         text = text[: question.start()]
     answer = last_marked(text)
+    if unclosed_box(text, answer.end if answer else 0):
+        return Answer()  # the last box decides, and it was cut off
+    if not answer:
+        answer = tagged_answer(text[-TAIL:])
+        if answer:
+            return answer
     if mode == "flexible":
-        tail = ANNOTATION.sub("", drop_unclosed_box(text[answer.end :] if answer else text)[-TAIL:])
+        tail = ANNOTATION.sub("", (text[answer.end :] if answer else text)[-TAIL:])
         if answer:
             return revised_answer(answer, tail)
-        answer = tagged_answer(tail) or last_phrase(tail) or last_value(tail)
+        whole, cut = drop_unfinished(tail)
+        answer = last_phrase(whole, cut) or (None if cut else last_value(whole))
     return answer or Answer()
 
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\w$\\-]))")
 BARE = re.compile(r"[^\s$.,;]*")
-BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 WORDS = (
     "or and maybe perhaps possibly also either alternatively else could might be may it is answer another option the "
     "quad qquad text mathrm textbf if not then even just in case other to so both final possible well as number for "
@@ -100,7 +110,7 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
     position = 0
     while match := BOX.search(text, position):
         if match.group(1):
-            end = closing_brace(text, match.end())
+            end = notation.closing_brace(text, match.end())
             if end < 0:
                 break  # truncated: the rest is inside it
             position = end + 1
@@ -113,22 +123,42 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def drop_unclosed_box(text: str) -> str:
-    """`text` up to a box that is never closed: what stands in it was cut off and may be half a number."""
-    for match in BOX.finditer(text):
-        if match.group(1) and closing_brace(text, match.end()) < 0:
-            return text[: match.start()]
-    return text
+def unclosed_box(text: str, start: int) -> bool:
+    """Whether a box after `start` is never closed: what stands in it was cut off and may be half a number."""
+    return any(match.group(1) and notation.closing_brace(text, match.end()) < 0 for match in BOX.finditer(text, start))
 
 
-def closing_brace(text: str, start: int) -> int:
-    """Index of the brace that closes the one before `start`, or -1."""
-    depth = 1
-    for token in BRACES.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(token.group(), 0)
-        if depth == 0:
-            return token.start()
-    return -1
+SPAN = re.compile(
+    r"\\\[.*?\\\]|\\\(.*?\\\)|\$\$.*?\$\$|(?<![\\$])\$(?=[^\s$])[^$\n]*?(?<=\S)\$(?!\d)|\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
+    re.DOTALL,
+)
+OPENING = re.compile(
+    r"\\\[|\\\(|\$\$|(?<![\\$])\$(?=[\\A-Za-z({|])[^$\n]*\Z|\\begin\{|\\(?:frac|sqrt|text|mathrm)\s*\{|[_^]\{"
+)
+
+
+def drop_unfinished(text: str) -> tuple[str, bool]:
+    """`text` up to a formula that never closes, and whether there was one."""
+    outside = SPAN.sub(lambda span: " " * len(span.group()), text)
+    for opening in OPENING.finditer(outside):
+        if not opening.group().endswith("{") or (
+            notation.closing_brace(text, opening.end()) < 0 and opening.group() != r"\begin{"
+        ):
+            return text[: opening.start()], True
+    return text, False
+
+
+def looped(text: str) -> bool:
+    """Whether `text` ends in the same words over and over."""
+    tail = text[-LOOP_TAIL:]
+    for period in range(1, LOOP_TAIL // LOOPS + 1):
+        times = max(LOOPS, -(-SHORTEST_LOOP // period))
+        if period * times <= len(tail) and tail[-period * times :] == tail[-period:] * times:
+            return True
+    return False
+
+
+LOOP_TAIL, LOOPS, SHORTEST_LOOP = 1200, 4, 60  # characters; repetitions; characters
 
 
 HASH = re.compile(r"####[ \t]*([^\n#]*)")
@@ -149,12 +179,40 @@ def find_hashes(text: str) -> list[tuple[int, int, str]]:
 
 
 PHRASE = re.compile(
-    r"(?:\b(?:final|correct)?\s*answer\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
+    r"(?:\b(?:final|correct)?\s*(?:answers?|(?:correct|right|best)\s+(?:option|choice))\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
+    r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|\u6545\u9009(?:\u62e9)?\s?[:\uff1a]?(?=\s*\(?[A-K])"
     r"|^[ \t]{0,8}\**A[ \t]?:|^(?:#{1,6}[ \t]{0,8}|\*\*)(?:Final )?Answer\**[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
 ANSWERED = re.compile(rf"\\boxed|####|{PHRASE.pattern}", PHRASE.flags)
 SENTENCE_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[A-Z#*-]|\d+\.\s))|[.!](?=\s|$)|(?<=\?)")
+ABBREVIATED = re.compile(
+    r"(?:\b(?:approx|nos?|st|dr|mrs?|ms|vs|figs?|eqs?|cf|ca|resp|jr|sr)|\b(?:[a-z]\.)+[a-z]|\b(?:[A-Z]\.)+[A-Z])\Z",
+    re.IGNORECASE,
+)
+LOWER = re.compile(r"\.\s+[a-z(]")
+UNITS = re.compile(r"\b(?:in|ft|hrs?|mins?|secs?|sq|cu|lbs?|oz|yds?|gal|mi)\Z")
+
+
+def sentences(text: str) -> list[str]:
+    """`text` in sentences. None ends inside a formula, or at the full stop of an abbreviation."""
+    spans = [span.span() for span in SPAN.finditer(text)]
+    found, start = [], 0
+    for end in SENTENCE_END.finditer(text):
+        while spans and spans[0][1] <= end.start():
+            spans.pop(0)
+        if spans and spans[0][0] < end.start():
+            continue
+        before = text[max(0, end.start() - 12) : end.start()]
+        if end.group() == "." and (
+            ABBREVIATED.search(before) or (UNITS.search(before) and LOWER.match(text, end.start()))
+        ):
+            continue
+        found.append(text[start : end.start()])
+        start = end.end()
+    return [*found, text[start:]]
+
+
 PROSE = re.compile(r"(?<![\\A-Za-z{])(?!sqrt|frac|sin|cos|tan|log|exp|times|text|infty|cup|cap)[A-Za-z]{3,}")
 
 
@@ -166,14 +224,14 @@ def tagged_answer(text: str) -> Answer | None:
     for opening, closing in reversed(list(pairwise(TAG.finditer(text)))):
         said = text[opening.end() : closing.start()].strip("*_ \n")
         if said and not opening.group(1) and closing.group(1):
-            return last_phrase(said) or Answer(spoken_parts(said), "phrase")
+            return replace(last_phrase(said, False) or Answer(spoken_parts(said)), where="tag")
     return None
 
 
 def revised_answer(marked: Answer, rest: str) -> Answer:
     """The number that a "final answer is" after a marker gives when it is another than the marked one."""
     for match in reversed([m for m in PHRASE.finditer(rest) if "final" in m.group().lower()]):
-        said = SENTENCE_END.split(rest[match.end() : match.end() + 1000], maxsplit=1)[0]
+        said = sentences(rest[match.end() : match.end() + 1000])[0]
         if value := VALUE.match(said):
             before, after = notation.read_number(marked.text), notation.read_number(matched_text(value))
             differ = before is not None and after is not None and not notation.equal_numbers(before, after)
@@ -181,40 +239,53 @@ def revised_answer(marked: Answer, rest: str) -> Answer:
     return marked
 
 
-def last_phrase(text: str) -> Answer | None:
-    """What the last "answer is" says: the value it starts with, else the last value of its sentence, else its words."""
+def last_phrase(text: str, cut: bool) -> Answer | None:
+    """What the last "answer is" says: the value it starts with, else the last value of its sentence, else its words.
+
+    Nothing when it was about to be said where the text was cut off."""
     for match in reversed(list(PHRASE.finditer(text))):
-        said = SENTENCE_END.split(text[match.end() : match.end() + 1000], maxsplit=1)[0].strip("*_ \n")
+        after = text[match.end() : match.end() + 1000]
+        bold, closed, _ = after.partition("**")
+        first, *rest = (bold, "") if match.group().endswith("**") and closed and "\n" not in bold else sentences(after)
+        said = first.strip("*_ \n")
+        if cut and not rest:
+            return Answer()
         if said and not said.endswith("?"):
             return Answer(spoken_parts(said), "phrase")
     return None
 
 
-CHOICE = re.compile(r"\(?[A-J](?:[).:]|\s*$)")
+CHOICE = re.compile(r"\(?[A-K](?:[).:]|\s*$|\s+(?:because|since|as)\b)")
 
 
 def spoken_parts(said: str) -> tuple[str, ...]:
     found = list(VALUE.finditer(said))
     if not found or CHOICE.match(said):
         return (said,)  # an expression or a word
-    beside = said[: found[0].start()] + said[found[0].end() :]
+    rest = said[found[0].end() :]
+    if found[0].start() == 0 and found[0]["number"] and MEASURE.fullmatch(rest) and not CHOSEN_FROM.search(rest):
+        return (said,)
+    beside = said[: found[0].start()] + rest
     if not PROSE.search(SPOKEN.sub("", said)) and (len(found) > 1 or not MARKUP.fullmatch(beside)):
         return (said,)
     return joined_values(said, found, forward=found[0].start() == 0 and "=" not in said)
 
 
 SPOKEN = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")  # words of a formula
-MARKUP = re.compile(r"[\s*_\"'`.,;:!]*")
+MARKUP = re.compile(r"[\s*_\"'`.,;:]*")
+MEASURE = re.compile(r"\s*[^\W\d_]+\.?(?:\s[^\W\d_]+){0,2}")  # words after a value
+CHOSEN_FROM = re.compile(r"\b(?:or|and|because|since|so|as|which|if|not)\b", re.IGNORECASE)
 
 
 FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}\s*\{[^{}]*\}|\d\s*(?:\d|\{[^{}]*\}))"
 PLAIN = (
     r"(?:\d+ \d{1,3}(?=/)|(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+(?:,\d+){2,}|\d+)?(?:[.,]\d+)?)(?<=\d)"
-    r"(?:\s?/\s?\d+(?![\d.]\d))?\s?(?:\\?%|(?:percent|pct|thousand|million|billion)\b)?"
+    r"(?:\s?/\s?\d+(?![\d.]\d)|[eE][-+]?\d{1,3}(?![\w.]*\w)|\s?(?:\\times|\\cdot|\u00d7|\u00b7|[x*])\s?10\s?(?:\^\s?\{?\s?-?\d+\s?\}?|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+))?"
+    r"\s?(?:\\?%|(?:percent|pct|thousand|million|billion|trillion)\b)?"
 )
 VALUE = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>(?:(?!\\[()]).)+)\\\)"
-    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![\w.,{^])(?<!\d:)(?P<number>(?:[-\u2212+]\s?|\u2013|\s)?\\?[$€£¥]?\s?[-\u2212]?"
+    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![A-Za-z0-9_.,{^])(?<!\d:)(?P<number>(?:[-\u2212+]\s?|\u2013|\s)?\\?[$€£¥]?\s?[-\u2212]?"
     rf"(?:{FRACTION}|{PLAIN}))(?!:\d|\d|(?:st|nd|rd|th)\b)",
     re.DOTALL,
 )
@@ -223,13 +294,45 @@ JOINT = re.compile(
 )
 
 
+RAISED = re.compile(rf"{SPAN.pattern}|(?P<raised>(?<!10)[_^]\s*(?:\{{[^{{}}]*\}}|\([^()]*\)|-?\w+))", SPAN.flags)
+OPERATOR = re.compile(r"[\w)}\]]\s*(?:(?<!\*)\*|[/\u00d7\u00f7+]|(?<=\d )x|\\(?:times|cdot|div))\s*\Z")
+# How a text ends: with a mark; with a result, and a word or two (its unit); or it is a value and nothing else.
+ENDED = re.compile(
+    r"(?:[.!?)\]}|`'\"\u2019\u201d>]|\*\*|(?<=\S)[$*])\s*\Z"
+    r"|[=:][^=:\n\d]{0,12}\d[\d.,]*\s?%?(?:\s[^\W\d_]+){0,3}\s*\Z"
+    r"|\b(?:is|are|was|be|gives?|get|equals?)\s[^=\n\d]{0,12}\d[\d.,]*\s?%?\s*\Z"
+    r"|\A(?:\w+\s){0,2}[^\w\n]{0,3}\d[\d.,/]*\s?%?\Z|\A[^\w\n]{0,3}\d[\d.,/]*(?:\s[^\W\d_]+){0,3}\Z"
+)
+
+
 def last_value(text: str) -> Answer | None:
-    """The last value, or the list it ends, of the last sentence that holds one and is not a question."""
-    for sentence in reversed(SENTENCE_END.split(text.strip())):
-        found = list(VALUE.finditer(sentence))
+    """The last value, or the list it ends, of the last sentence that holds one and is not a question.
+
+    None where the text breaks off in the middle of a sentence or in a loop, or where the value is an operand."""
+    text = text.strip()
+    if not ENDED.search(text[-200:]) or looped(text):
+        return None
+    for sentence in reversed(sentences(text)):
+        level = RAISED.sub(blank_raised, sentence)
+        found = list(VALUE.finditer(level))
         if found and not sentence.rstrip().endswith("?"):
-            return Answer(joined_values(sentence, found, forward=False), "last")
+            if is_operand(level, found[-1]):
+                return None
+            return Answer(joined_values(level, found, forward=False), "last")
     return None
+
+
+def blank_raised(match: re.Match[str]) -> str:
+    """Subscripts and exponents outside of formulas as blanks of the same length."""
+    return match.group() if match["raised"] is None else match.group()[0] + "_" * (len(match.group()) - 1)
+
+
+def is_operand(sentence: str, value: re.Match[str]) -> bool:
+    """Whether a number outside of a formula is the last operand of something that was not worked out."""
+    if value["number"] is None:
+        return False
+    before, number = sentence[: value.start("number")].rstrip(), value["number"].lstrip()
+    return bool(OPERATOR.search(before[-20:])) or (number[:1] in "-+\u2212\u2013" and before[-1:].isdigit())
 
 
 def joined_values(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple[str, ...]:

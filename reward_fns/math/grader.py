@@ -1,6 +1,8 @@
-"""Grade a completion against a mathematical gold answer: read the gold, extract the answer, compare exactly, then by math-verify.
+"""Grade a completion against a mathematical gold answer: read the gold, extract the answer, compare.
 
-A gold is read once per prompt: it is a number, a choice letter, words, or a formula.
+A gold is read once per prompt: it is a number, a choice, words, or a formula. What the product's own reader does not
+understand is compared as text, or by math-verify where both sides have the same names and signs: it ignores what it
+cannot read.
 """
 
 import re
@@ -8,29 +10,29 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from reward_fns.grades import Grade
-from reward_fns.math import expressions, notation
+from reward_fns.math import choices, equality, formula, notation, tokens
 from reward_fns.math.extract import VALUE, Answer, final_answer, matched_text
 from reward_fns.math.notation import signs_to_latex
 from reward_fns.math.verifier import Pool, VerifierError
 from reward_fns.pools import shared_pool
 
-CHOICE = re.compile(r"\(?([A-J])\)?\.?")
-WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*")
+WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s'.-]+[^\W\d_]+)*")
 LEADING_ZERO = re.compile(r"-?0,\d{3,}")  # a decimal comma: neither a thousands group nor a likely list
-TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|boldsymbol|rm)\s*\{([^{}]*)\}")
-# A unit in words at the end of a text, as in `5\pi \text{ cm}^2`.
-UNIT = re.compile(r"(?<=\S)(?:\s|~|\\[ ,;])*\\(?:text|mbox|mathrm)\s*\{[^{}\d=]*\}(?:\^(?:[23]|\{[23]\}))?\s*\Z")
-CHOSEN = re.compile(r"(?:^|[\s*(\[]|option\s|choice\s)([A-J])(?=[)\].:,*\s]|$)")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text|mbox|mathrm|textbf|textit|textrm|mathbf|boldsymbol|bm|rm|boxed|fbox|textcolor\{\w+\}|color\{\w+\})\s*\{([^{}]*)\}"
+)
 DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed|\\begin\{(?:align|equation)")
 
 
 @dataclass(frozen=True)
 class Gold:
-    """`text` is the bare answer, `kind` one of number, choice, words, formula; `number` is set for numbers."""
+    """`text` is the bare answer, `kind` one of number, choice, words, formula; `number` is set for numbers, `letters` for
+    choices."""
 
     text: str
     kind: str
     number: notation.Number | None = None
+    letters: str = ""
 
 
 @lru_cache(maxsize=8192)
@@ -43,27 +45,25 @@ def read_gold(ground_truth: str) -> Gold:
     number = notation.read_number(text.replace(",", ".") if LEADING_ZERO.fullmatch(text) else text)
     if number is not None:
         return Gold(text, "number", number)
-    if CHOICE.fullmatch(plain_words(text)):
-        return Gold(text, "choice")
-    return Gold(text, "words" if WORDS.fullmatch(plain_words(text)) else "formula")
+    plain = plain_words(text)
+    if letters := choices.gold_letters(plain) or choices.labelled(plain)[0]:
+        return Gold(text, "choice", letters=letters)
+    return Gold(text, "words" if WORDS.fullmatch(plain) else "formula")
 
 
 def plain_words(text: str) -> str:
     """`text` without LaTeX text commands, dollars, emphasis and final punctuation."""
-    return TEXT_COMMAND.sub(r"\1", text).strip(" \n$*.\"'`,;:!").strip()
+    while (inner := TEXT_COMMAND.sub(r"\1", text)) != text:
+        text = inner
+    return re.sub(r"\\[,;:! ]|~", " ", text).strip(" \n$*.\"'`,;:").strip()
 
 
-def same_choice(gold: str, answer: str) -> bool:
-    """Whether an answer names the gold letter: "C", "(C)", "C) 42", "option C". A bare letter in either case."""
-    given, letter = plain_words(answer), plain_words(gold).strip("().")
-    if len(bare := given.strip("()[].")) == 1:
-        return bare.upper() == letter
-    return set(CHOSEN.findall(given)) == {letter}
+HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 
 
 def bare_words(text: str) -> str:
     """`text` without case, articles and LaTeX text commands, and with single spaces."""
-    words = plain_words(text).casefold().replace("-", " ").split()
+    words = HYPHEN.sub(" ", plain_words(text).casefold()).split()
     return " ".join(word for word in words if word not in ("the", "a", "an"))
 
 
@@ -77,7 +77,9 @@ MAX_NESTING = 40  # brackets in one another; math-verify's parser recurses
 BRACKET = re.compile(r"[()\[\]{}]")
 MAX_ANSWER = 2000  # characters; a longer final answer is not compared
 NAME = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*|\(?[A-J][).:]\s+")
-ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:_\{?\w\}?)?\s*=\s*")
+CONDITION = re.compile(
+    r"\A\s*(?:\\text\s*\{)?\s*(?:at|when|if|for|where)\b[^,]*,\s*(?:[A-Za-z]\s*=\s*)?(?=\S)", re.IGNORECASE
+)
 OPERATION = re.compile(r"\d\s*(?:[-+*^\u00d7\u00f7]|\\(?:cdot|times|div))\s*\d|\^|!")
 DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2})")
 
@@ -129,31 +131,126 @@ def nesting_depth(text: str) -> int:
 def same_answer(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bool:
     """Whether the answer equals the gold. Raises VerifierError when that could not be decided."""
     parts = distinct_values(tuple(map(signs_to_latex, answer.parts)))
-    if len(parts) > 1:
-        return gold.kind == "formula" and verify_symbolic(gold, " and ".join(f"${part}$" for part in parts), limit)
-    text = parts[0]
-    if gold.number is not None:
-        value = NAME.sub("", text, count=1)  # also as `x = 5`
+    text = " , ".join(parts)
+    if gold.number is not None and len(parts) == 1:
+        value = CONDITION.sub("", NAME.sub("", text, count=1), count=1)  # also as `x = 5`, or "at t = 0, 5"
         decimal = not gold.number.exact and DECIMAL_COMMA.fullmatch(value)  # 2,74 where the gold is a decimal
         if (given := notation.read_number(value.replace(",", ".") if decimal else value)) is not None:
             return notation.equal_numbers(gold.number, given)
         if evaluated:
             return states_number(text, gold.number)
-    if gold.kind == "choice" and same_choice(gold.text, text):
+    if text == gold.text or (gold.kind != "formula" and bare_words(gold.text) == bare_words(text)):
         return True
-    if text == gold.text or (gold.kind == "words" and bare_words(gold.text) == bare_words(text)):
+    if gold.letters:
+        return same_choice(gold, text)
+    verdict = equal_formulas(gold.text, text)
+    return compared_as_text(gold.text, text, limit) if verdict is None else verdict
+
+
+def same_choice(gold: Gold, text: str) -> bool:
+    """Whether an answer is the gold's choice: its letters, or the text that stands beside the gold's letter."""
+    plain = plain_words(text)
+    if choices.same_letters(gold.letters, plain):
         return True
-    if "=" not in gold.text and text.count("=") == 1:  # an answer `x = ...`, for a gold that has no name
-        text = ASSIGNED.sub("", notation.strip_wrappers(text), count=1)
-    gold, text = replace(gold, text=UNIT.sub("", gold.text)), UNIT.sub("", text)
-    if gold.kind in ("formula", "number") and (verdict := expressions.equal_formulas(gold.text, text)) is not None:
-        return verdict
-    boxed = answer.where == "boxed" and DELIMITED.search(text)
-    return verify_symbolic(gold, rf"\boxed{{{text}}}" if boxed else as_formula(text), limit)
+    letter, said = choices.labelled(plain_words(gold.text))
+    other, given = choices.labelled(plain)
+    return bool(letter) and not other and (bare_words(said) == bare_words(given) or bool(equal_formulas(said, given)))
+
+
+def equal_formulas(gold: str, answer: str) -> bool | None:
+    """The verdict by value and structure; None where one of the two is not wholly understood."""
+    verdicts: list[bool | None] = []
+    for ours in formula.read(gold):
+        for theirs in formula.read(CONDITION.sub("", answer, count=1)):
+            try:
+                verdicts.append(equality.equal(ours, theirs))
+            except (tokens.Unclear, ArithmeticError):  # or too large for floating point
+                verdicts.append(None)
+    return True if True in verdicts else None if None in verdicts or not verdicts else False
+
+
+def compared_as_text(gold: str, answer: str, limit: float) -> bool:
+    """The same text but for spacing and style. Or sums, integrals and limits that are equal by math-verify, where it cannot
+    have ignored a difference: it skips what it cannot read, and takes two equations for equal that it cannot solve."""
+    ours, theirs = written(gold), written(answer)
+    if ours.tokens == theirs.tokens or bare_words(gold) == bare_words(answer):
+        return True
+    if (
+        not (ours.symbolic or theirs.symbolic)
+        or ours.unread
+        or theirs.unread
+        or ours.names - ours.bound != theirs.names - theirs.bound
+    ):
+        return False
+    return verify_symbolic(gold, as_formula(answer), limit)
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer as tokens. `symbolic`: it has a sum, an integral or a limit; `bound`: the variables of those; `unread`: it
+    has what math-verify may ignore (words, relations, structure); `names`: its other letters and commands; `has_words`: it
+    is, at least in part, in words."""
+
+    tokens: tuple[str, ...]
+    has_words: bool = False
+    symbolic: bool = False
+    bound: frozenset[str] = frozenset()
+    unread: bool = True
+    names: frozenset[str] = frozenset()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it can be compared as text, or by math-verify, without being understood."""
+        return self.has_words or (self.symbolic and not self.unread)
+
+
+SYMBOLIC = frozenset(["sum", "prod", "int", "lim"])
+LAYOUT = SYMBOLIC | frozenset(
+    ["frac", "sqrt", "cdot", "times", "*", "ast", "div", "infty", "pi", "{", "}", "to", "rightarrow"]
+)
+BOUND = re.compile(
+    r"\\(?:sum|prod)\s*_\s*\{\s*([A-Za-z])\s*=|\\lim\s*_\s*\{\s*([A-Za-z])\s*\\(?:to|rightarrow)|(?<![A-Za-z\\])d\s*([A-Za-z])(?![A-Za-z])"
+)
+OPERATORS = re.compile(r"\\(?:sum|prod|lim)\s*_\s*\{[^{}]*\}")
+
+
+@lru_cache(maxsize=8192)
+def written(text: str) -> Written:
+    bare = notation.bare(text)
+    try:
+        found = tokens.tokenize(bare)
+        outside = tokens.tokenize(OPERATORS.sub("", bare))
+    except tokens.Unclear:
+        return Written(("".join(bare.split()),), has_words=bool(re.search(r"[^\W\d_]{4}", bare)))
+    while len(found) > 2 and (found[0].text, found[-1].text) == ("{", "}") and not closes_early(found):
+        found = found[1:-1]
+    said = tuple(token.text.casefold() if token.kind == "word" else token.text for token in found)
+    unread = any(t.kind in ("word", "unit?") or t.text in tokens.RELATIONS or t.text in UNREAD for t in outside)
+    names = frozenset(
+        t.text for t in found if t.kind in ("symbol", "roman") or (t.kind == "command" and t.text not in LAYOUT)
+    )
+    bound = frozenset(letter for match in BOUND.finditer(bare) for letter in match.groups() if letter) | {"d"}
+    has_words = any(token.kind == "word" for token in found)
+    return Written(said, has_words, not SYMBOLIC.isdisjoint(said), bound, unread, names)
+
+
+UNREAD = frozenset(["|", "_", ";", ":", ",", "&", "'", "dots", "mathbb", "%", "pm", "mp"])
+
+
+def closes_early(found: list[tokens.Token]) -> bool:
+    """Whether the brace that opens first is closed before the end."""
+    depth = 0
+    for token in found[:-1]:
+        depth += {"{": 1, "}": -1}.get(token.text, 0)
+        if depth == 0:
+            return True
+    return False
 
 
 def distinct_values(parts: tuple[str, ...]) -> tuple[str, ...]:
     """The parts without those that repeat the value of an earlier one (18 and 18.00)."""
+    if len(parts) == 1:
+        return parts
     kept: list[tuple[str, notation.Number | None]] = []
     for part in parts:
         number = notation.read_number(part)
@@ -172,9 +269,8 @@ def states_number(text: str, gold: notation.Number) -> bool:
     return number is not None and notation.equal_numbers(gold, number)
 
 
-def verify_symbolic(gold: Gold, answer: str, limit: float) -> bool:
-    golds = [as_formula(gold.text), *([gold.text] if DECIMAL_COMMA.fullmatch(gold.text) else [])]
-    return bool(verifier_pool().judge({"golds": golds, "answer": answer}, limit)["equal"])
+def verify_symbolic(gold: str, answer: str, limit: float) -> bool:
+    return bool(verifier_pool().judge({"golds": [as_formula(gold)], "answer": answer}, limit)["equal"])
 
 
 def math_verify_alone(solution_str: str, ground_truth: object, limit: float = LIMIT_SECONDS) -> bool:

@@ -86,6 +86,14 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+SPINNING = r"\boxed{\prod_{k=1}^{3} 9^{9^{9^9}}}"  # sympy does not come back
+
+
+def symbolic(i):
+    """A response of value `i` + 6 that math-verify has to judge."""
+    return rf"\boxed{{{i}+\sum_{{k=1}}^{{3}} k}}"
+
+
 async def loop_delays(stop):
     """Seconds by which the event loop came back late, one entry per 5 ms tick."""
     late = []
@@ -101,16 +109,14 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
         stop = asyncio.Event()
         ticks = asyncio.create_task(loop_delays(stop))
         begin = time.perf_counter()
-        hostile = [reward_fns.compute_score("math", r"\boxed{9^{9^{9^9}}}", "5", limit=1.0) for _ in range(2)]
-        honest = [
-            reward_fns.compute_score("math", rf"\boxed{{\sin x+{i}}}", rf"{i}+\sin x", limit=10.0) for i in range(40)
-        ]
+        hostile = [reward_fns.compute_score("math", SPINNING, "5", limit=1.0) for _ in range(2)]
+        honest = [reward_fns.compute_score("math", symbolic(i), f"{i + 6}", limit=10.0) for i in range(40)]
         grades = await asyncio.gather(*hostile, *honest)
         seconds = time.perf_counter() - begin
         stop.set()
         return grades, seconds, sorted(await ticks)
 
-    reward_fns.grade("math", r"\boxed{\sin x+1}", r"1+\sin x", limit=60.0)  # start the workers outside the measurement
+    reward_fns.grade("math", symbolic(1), "7", limit=60.0)  # start the workers outside the measurement
     grades, seconds, late = asyncio.run(run())
     assert [g["verifier_error"] for g in grades[:2]] == [1.0, 1.0]
     assert [g["score"] for g in grades[2:]] == [1.0] * 40
@@ -119,18 +125,18 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
 
 
 def test_a_killed_worker_is_replaced():
-    assert reward_fns.grade("math", r"\boxed{9^{9^{9^9}}}", "5", limit=0.3)["verifier_error"] == 1.0
-    assert reward_fns.grade("math", r"\boxed{\sin x+2}", r"2+\sin x", limit=10.0)["score"] == 1.0
+    assert reward_fns.grade("math", SPINNING, "5", limit=0.3)["verifier_error"] == 1.0
+    assert reward_fns.grade("math", symbolic(2), "8", limit=10.0)["score"] == 1.0
 
 
 def test_a_worker_that_was_ended_while_it_was_idle_is_replaced():
     """By the kernel, for want of memory, say."""
-    reward_fns.grade("math", r"\boxed{\sin x+8}", r"8+\sin x", limit=60.0)
+    reward_fns.grade("math", symbolic(8), "14", limit=60.0)
     idle = list(verifier_pool()._idle)
     for worker in idle:
         os.kill(worker.pid, signal.SIGKILL)
         assert worker.channel.recv(1) == b""  # it is gone
-    assert reward_fns.grade("math", r"\boxed{\sin x+9}", r"9+\sin x", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(9), "15", limit=60.0)["score"] == 1.0
     assert idle and not set(map(id, idle)) & set(map(id, verifier_pool()._idle))
 
 
@@ -146,7 +152,7 @@ def test_ten_thousand_calls_leak_nothing():
     def mixed(i):
         if i % 50 == 0:
             return reward_fns.grade("mbpp", "def f(x): return x", '{"test_list": ["assert f(1) == 1"]}')
-        return reward_fns.grade("math", rf"\boxed{{\sin x+{i % 7}}}" if i % 5 == 0 else f"#### {i}", "7")
+        return reward_fns.grade("math", symbolic(i % 7) if i % 5 == 0 else f"#### {i}", "7")
 
     for i in range(200):
         mixed(i)
@@ -159,7 +165,7 @@ def test_ten_thousand_calls_leak_nothing():
 
 def test_close_ends_every_process():
     psutil = pytest.importorskip("psutil")
-    reward_fns.grade("math", r"\boxed{\sin x+3}", r"3+\sin x", limit=60.0)
+    reward_fns.grade("math", symbolic(3), "9", limit=60.0)
     reward_fns.close()
     time.sleep(0.5)
     mine = [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
@@ -167,11 +173,11 @@ def test_close_ends_every_process():
 
 
 def test_a_forked_child_has_workers_of_its_own():
-    assert reward_fns.grade("math", r"\boxed{\sin x+4}", r"4+\sin x", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(4), "10", limit=60.0)["score"] == 1.0
     child = os.fork()
     if child == 0:
-        grade = reward_fns.grade("math", r"\boxed{\sin x+5}", r"5+\sin x", limit=60.0)
+        grade = reward_fns.grade("math", symbolic(5), "11", limit=60.0)
         reward_fns.close()
         os._exit(int(grade["score"] != 1.0))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert reward_fns.grade("math", r"\boxed{\sin x+6}", r"6+\sin x", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(6), "12", limit=60.0)["score"] == 1.0

@@ -14,7 +14,7 @@ ROWS = [
     {"data_source": "openai/gsm8k", "response": "#### 72", "ground_truth": "72"},
     {"data_source": "openai/gsm8k", "response": "The answer is 72.", "ground_truth": "72"},
     {"data_source": "openai/gsm8k", "response": "no idea", "ground_truth": "72"},
-    {"data_source": "math", "response": r"\boxed{9^{9^{9^9}}}", "ground_truth": "5"},
+    {"data_source": "math", "response": r"\boxed{\prod_{k=1}^{3} 9^{9^{9^9}}}", "ground_truth": "5"},
 ]
 
 

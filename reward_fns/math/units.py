@@ -1,0 +1,96 @@
+"""Words after a value: a unit of measurement, a thing that is counted, or words that carry meaning.
+
+The rule, the same for gold and answer: a unit or a thing may be missing on either side. Where both have one they must
+agree: two units by their symbols ("cm" is "centimeters", "m/s" is "meters per second"), other words when one side has
+all words of the other ("6 pears left" for "6 pears"). Units are not converted. Words that carry meaning, as AM, north or
+odd, are never a unit: a gold that has one is answered only by an answer that has it.
+"""
+
+import re
+from collections import Counter
+from functools import lru_cache
+
+from reward_fns.math import vocabulary
+
+SYMBOLS = vocabulary.UNITS
+
+MEANING = vocabulary.words("words", "meaning")
+FILLERS = vocabulary.words("words", "fillers")
+MAX_WORDS = 6
+WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*|[/^*·-]|\d")
+POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+
+
+@lru_cache(maxsize=2048)
+def is_label(words: str) -> bool:
+    """Whether words after a value are only a unit or the thing that is counted."""
+    if unit(words) is not None:
+        return True
+    said = plain(words)
+    return 0 < len(said) <= MAX_WORDS and not any(word in MEANING or not word[0].isalpha() for word in said)
+
+
+def plain(words: str) -> list[str]:
+    return [word.casefold().rstrip(".") for word in WORD.findall(words)]
+
+
+@lru_cache(maxsize=2048)
+def unit(words: str) -> frozenset[tuple[str, int]] | None:
+    """{(symbol, power)} of a unit such as "m/s^2" or "square feet"; None when a word is no unit."""
+    powers: Counter[str] = Counter()
+    sign, raised, last = 1, 1, ""
+    tokens = WORD.findall(words.replace("²", "^2").replace("³", "^3"))
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if token in ("/", "per") and last:
+            sign = -1
+        elif token == "^" and last:
+            minus = position < len(tokens) and tokens[position] == "-"
+            position += minus
+            if position >= len(tokens) or not tokens[position].isdigit():
+                return None
+            power = int(tokens[position]) * (-1 if minus else 1)
+            powers[last] += sign * (power - 1)
+            position += 1
+        elif token in POWERS and last and token.endswith("ed"):
+            powers[last] += sign * (POWERS[token] - 1)
+        elif token in POWERS:
+            raised = POWERS[token]
+        elif token in ("*", "·", "-") and last:
+            continue
+        elif (symbol := symbol_of(token.rstrip("."))) is not None:
+            powers[symbol] += sign * raised
+            raised, last = 1, symbol
+        else:
+            return None
+    split = {"mph": {"mi": 1, "h": -1}, "kmh": {"km": 1, "h": -1}}
+    for whole, parts in split.items():
+        if count := powers.pop(whole, 0):
+            powers.update({name: power * count for name, power in parts.items()})
+    return frozenset((name, power) for name, power in powers.items() if power or name == last) if last else None
+
+
+def symbol_of(word: str) -> str | None:
+    for spelling in (word, word.casefold(), word.casefold().removesuffix("s"), word.casefold().removesuffix("es")):
+        if spelling in SYMBOLS and (len(spelling) > 1 or spelling == word):
+            return SYMBOLS[spelling]
+    return None
+
+
+def agree(gold: str, answer: str) -> bool:
+    """Whether the words after two equal values allow them to be the same answer."""
+    if not gold or not answer:
+        missing = gold or answer
+        return is_label(missing) or not gold
+    ours, theirs = unit(gold), unit(answer)
+    if ours is not None and theirs is not None:
+        return ours == theirs or any({name for name, _ in known} == {"unit"} for known in (ours, theirs))
+    stems, given = stem_words(gold), stem_words(answer)
+    return stems <= given or given <= stems
+
+
+def stem_words(words: str) -> frozenset[str]:
+    said = (SYMBOLS.get(word, word) for word in plain(words))
+    return frozenset(re.sub(r"(?:ies|y|es|e|s)$", "", word) for word in said if word not in FILLERS)
