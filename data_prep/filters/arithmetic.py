@@ -34,9 +34,10 @@ _OTHER_BASE = re.compile(
 _MODULUS = re.compile(r"(?:\\[pb]mod|\bmod(?:ulo)?\b)[\s{$(]*(\d{1,6})", re.IGNORECASE)
 _OWN_OPERATION = re.compile(r"(?<![A-Za-z])[A-Za-z]\s*(?:\*|\\ast)\s*[A-Za-z]\s*=[^=\n]*[-+^]")  # a * b = a^2 - b
 _REJECTED = re.compile(
-    r"contradict|made a mistake|\b(?:is|was|be|that's) (?:\w+ )?(?:impossible|incorrect|wrong|false|absurd|invalid)\b"
+    r"contradict|reject|made a mistake|false (?:equation|statement)|\bwhether\b|\b(?:check|see|test) if\b"
+    r"|\b(?:is|was|be|that's) (?:\w+ )?(?:impossible|incorrect|wrong|false|absurd|invalid)\b"
     r"|\b(?:not|does not|doesn't|don't|isn't) (?:true|equal|possible|correct|valid|right|hold|match|satisf\w+|work|a solution)"
-    r"|\b(?:wait|hmm|oops|actually|fails|no[,.!])(?!\w)|[\u2717\u2718]",
+    r"|\b(?:wait[,.!:]|hmm|oops|actually,|fails|no[,.!])(?!\w)|[\u2717\u2718\u274c]",
     re.IGNORECASE,
 )
 _REJECTED_WITHIN = 160  # characters behind an equation
@@ -44,36 +45,12 @@ _LONGEST_SIDE = 60  # tokens of a side that are looked at
 _CLEAR_OF = 2  # words between a number and the expression that it does not belong to
 _CHANGED_OF = re.compile(
     r"half|thirds?|fourths?|quarters?|fifths?|sixths?|eighths?|tenths?|percent|square|cube|rest|out|roots?|average|mean|median"
-    r"|reciprocal|inverse|negative|opposite|logarithm|log|factorial|double|triple|digits?|multiples?|factors?|power|remainder",
+    r"|reciprocal|inverse|negative|opposite|logarithm|log|factorial|double|triple|digits?|multiples?|factors?|power|remainder|instead",
     re.IGNORECASE,
 )
-_FACTORS = (
-    2,
-    3,
-    4,
-    7,
-    8,
-    10,
-    12,
-    16,
-    24,
-    25,
-    30,
-    36,
-    52,
-    60,
-    100,
-    365,
-    1000,
-    3600,
-    5280,
-    1760,
-    144,
-    1728,
-    10_000,
-    86_400,
-    10**6,
-)
+_FACTORS = frozenset(
+    (2, 3, 4, 7, 8, 10, 12, 16, 24, 25, 30, 36, 52, 60, 100, 144, 365, 1000, 1728, 1760, 3600, 5280, 10_000, 86_400, 10**6)
+)  # fmt: skip
 _ROUGH_FACTORS = tuple(
     map(Fraction, ("2.54", "1.609", "3.6", "2.2", "28.35", "3.785", "3.28"))
 )  # between metric and other units
@@ -106,10 +83,22 @@ def _false_link(tokens: list[Token], moduli: frozenset[int]) -> str | None:
             continue
         left = _read_ending(parts[number], named=number == 0)
         right = _read_beginning(parts[number + 1]) if left else None
-        if left and right and _is_false(left, right, tokens[cut].text, moduli):
+        if (
+            left
+            and right
+            and _is_false(left, right, tokens[cut].text, moduli)
+            and not (number and _ends_in(parts[number], right))
+        ):
             written = ["".join(f" {token.text}" for token in part[-12:]).strip() for part in parts[number : number + 2]]
             return f"{written[0][-60:]} {tokens[cut].text} {written[1][:60]}, but it is {float(left.value):g}"
     return None
+
+
+def _ends_in(tokens: Sequence[Token], right: Side) -> bool:
+    """Whether a last term alone has the value: `3 * 5 = 15 + 2 * 4 = 8` is two results in one line."""
+    last = max((at for at, token in enumerate(tokens) if token.kind in ("+", "-")), default=len(tokens))
+    end = _read_whole(tokens[last + 1 :])
+    return end is not None and not end.is_bare and end.value == right.value
 
 
 def _read_whole(tokens: Sequence[Token]) -> Side | None:
@@ -142,7 +131,9 @@ def _may_start(tokens: Sequence[Token], place: int) -> bool:
     first = next((at + 1 for at in range(place - 1, -1, -1) if not _is_prose(tokens[at])), 0)
     if first and place - first < _CLEAR_OF and not _has_part(tokens[first:place]):
         return False  # "7 out of 5 * 3", "5 choose 2 * 3"
-    if before.text.lower() == "and" and first == place - 1:
+    if before.text in WORDS["labels"] and tokens[place].kind == "number":
+        return False  # "Day 2 * 3", "term 1 + 4 * 3"
+    if before.text.lower() == "and" and 0 < first == place - 1:
         return False  # "2 and 1/2 * 4", "between 3 and 4 * 5"
     if before.text == "of" and place > 1:
         whole = tokens[place - 2]  # "a third of 30 * 2" is a share, "the price of 30 * 2" is not
@@ -174,7 +165,7 @@ def _may_end(tokens: Sequence[Token], place: int) -> bool:
     end = unit_end(tokens, place)
     words = {token.text.lower() for token in tokens[place:end]}
     kinds = [token.kind for token in tokens[end : end + 2]]
-    if kinds[:1] == ["number"] and words <= WORDS["measures"] | {"and"}:
+    if kinds[:1] == ["number"] and words <= (WORDS["measures"] - {"in"}) | {"and"}:
         return kinds[1:] not in (["word"], ["/"])  # 2 and 1/2, 1 hour 30 minutes, $3 and 50 cents
     return kinds[:1] not in [[sign] for sign in (*OPERATORS, "^")] or _has_part(tokens[place:end])
 
@@ -209,16 +200,19 @@ def _values_agree(
 ) -> bool:
     """Whether two values are equal, or one is the other rounded or cut at the last place that it is written with."""
     (a, place_of_a), (b, place_of_b) = one, other
-    if a == b:
-        return True
-    if relation == "\u2248" and abs(a - b) * 200 <= abs(a):
-        return True
+    error = abs(a - b)
+    if error * 10**9 <= abs(a):
+        return True  # equal, or as a computer prints it
+    if relation == "\u2248":
+        estimated = place_of_a is None and place_of_b is None  # 37 * 62 is about 40 * 60
+        if error * (4 if estimated else 20 if b % 100 == 0 else 200) <= abs(a):
+            return True
     for written, place in ((b, place_of_b), (a, place_of_a)):
         if place is None or (place > 1 and written is a):
             continue  # a calculation, or a power of ten that is written out on the right
         while relation == "\u2248" and place >= 1 and written % (place * 10) == 0 and place < abs(written):
             place *= 10  # 1287 is about 1300
-        if abs(a - b) < place:
+        if error < place:
             return True
     return False
 

@@ -36,6 +36,7 @@ class Statement(NamedTuple):
 _REWRITES = [
     (re.compile(pattern), put)
     for pattern, put in (
+        (r"~~[^~\n]*~~", " "),  # struck out
         (r"\\?\$|[\u20ac\u00a3\u00a5]", " "),  # money, or the bounds of a formula
         (r"\{,\}", ","),
         (r"\.{3,}|\u2026|\\[lcd]?dots[bcmio]?(?![A-Za-z])", " \u2026 "),  # terms left out
@@ -74,6 +75,8 @@ _REWRITES = [
         (r"\b(?:is equal to|equals)\b", "="),
     )
 ]
+_NUMBERED_X = re.compile(r"(?<![\w.])[xX]\d|\d[xX]1\b.*\d[xX]2\b")  # 2x1 + 3x2 = 12
+_TIGHT_X = re.compile(r"[xX](?=\d)")
 _MARKED = re.compile(r"<<([^<>\n]*)>>")  # GSM8K's calculator marks
 _LIST_MARK = re.compile(r"\s*(?:(?P<sign>[-*\u2022])\s+|\(?\d{1,2}\)\s)")
 _GOES_ON = re.compile(r"[\d)}\]+*/=^\\-]\s*$")  # the end of a line whose formula the next line may continue
@@ -92,6 +95,8 @@ def split_statements(text: str) -> Iterator[Statement]:
     """Each clause that holds a relation. Questions are left out: they state nothing."""
     marked = "\n".join(_MARKED.findall(text))
     plain = _without_list_marks(_MARKED.sub(" ", text)) + "\n" + marked
+    if _NUMBERED_X.search(plain):
+        plain = _TIGHT_X.sub("x_", plain)
     for pattern, put in _REWRITES:
         plain = pattern.sub(put, plain)
     parts = _STATEMENT.split(plain)
@@ -248,7 +253,7 @@ def _last_place(bare: Sequence[Token], numbers: Sequence[Token], is_bare: bool) 
 
 
 _NO_BRACES = str.maketrans("", "", "{}()[]")
-_SCIENTIFIC = re.compile(r"-?\d(?:\.(\d*))?\*10\^(-?\d{1,2})")
+_SCIENTIFIC = re.compile(r"-?(?:\d(?:\.(\d*))?\*)?10\^(-?\d{1,2})")
 
 
 def _relative_rounding(token: Token) -> Fraction:
@@ -288,7 +293,7 @@ def _without_units(tokens: Sequence[Token]) -> tuple[list[Token], frozenset[str]
         at = end
     if not bare:
         raise Unclear("no number")
-    if len(units) > 1 and any(token.kind in "+-" for token in bare):
+    if (len(units) > 1 or units & {"cent", "cents"}) and any(token.kind in "+-" for token in bare):
         raise Unclear("a sum of different measures")
     return bare, frozenset(units)
 
