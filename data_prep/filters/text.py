@@ -216,6 +216,8 @@ _TOLD = re.compile(
 _ABSTRACT = re.compile(
     r"graph\b.*\b(?:vert(?:ex|ices)|nodes?|edges?)\b|(?:vertices|nodes)\b.*\bgraph\b", re.IGNORECASE | re.DOTALL
 )
+_CHART = re.compile(r"\b(?:graph|chart|plot|drawing|map|picture|sketch)\b", re.IGNORECASE)
+_DATA = re.compile(r"^[ \t]*\|.*\||^[^.?!\n]{0,60}:\s*(?:\S+ )?\$?\d+(?:[^.?!\d]{1,20}\$?\d+){2}", re.MULTILINE)
 _DRAWN = re.compile(
     rf"(?:\b(?:{_ANY}|triangle|circle|square|rectangle|trapezoid|parallelogram|rhombus|kite|quadrilateral|polygon|pentagon|hexagon"
     r"|octagon|shape|solid|cube|prism|pyramid|cylinder|cone|sphere|grid|board|spinner|region|shaded|angle|segment|arc)s?\b"
@@ -243,5 +245,15 @@ def needs_image(question: str) -> str | None:
 
 
 def _is_told(question: str, found: re.Match[str]) -> bool:
-    """Whether it is the graph of graph theory, whose vertices and edges the text tells."""
-    return found.group().lower().endswith("following graph") and bool(_ABSTRACT.search(question))
+    """Whether the text holds the picture: the edges of a graph, the table or the numbers of a chart, or who of the story made it
+    ("Ann makes a chart ... The chart shows")."""
+    named = _CHART.search(found.group())
+    if not named:
+        return False
+    before, after = question[: found.start()], question[found.end() :]
+    made = r"(?:makes?|made|draws?|drew|takes?|took|paints?|painted|has|have|buys?|bought) (?:an?|his|her|their)"
+    introduced = re.search(
+        rf"\b{made} (?:\w+ )?{named.group()}\b|\ba {named.group()}\b.*\bscale\b", before, re.IGNORECASE
+    )
+    is_abstract = found.group().lower().endswith("following graph") and _ABSTRACT.search(question)
+    return bool(introduced or is_abstract or _DATA.search(after))

@@ -337,6 +337,9 @@ def test_english_with_foreign_names_is_left_alone(english):
         "Some numbers are shown below. What is their sum?",
         "Using the following graph, find the number of cars sold in May.",
         "The number line shown has points A and B.",
+        "A pie chart is used. In the figure below, which part is red?",
+        "A chart of sales is given. The chart shows four months. Which is best?",
+        "The bar chart shows the sales of 3 shops. Which shop sold the most?",
     ],
 )
 def test_questions_about_pictures_are_found(pointing):
@@ -361,6 +364,9 @@ def test_questions_about_pictures_are_found(pointing):
         "The prices are shown below.\n\n| pen | 2 |\n|---|---|\n| book | 5 |\n\nWhat do 3 books cost?",
         "Consider the rule shown below: g(x) = 3x - 1. What is g(4)?",
         "The rules are shown below.\n1. Roll a die.\n2. Double it.\nWhat is the mean?",
+        "Ben makes a chart of his points. The chart shows a mean of 12. How many points are 8 games?",
+        "The chart shows the heights: 140, 152, 149 and 163. What is their mean?",
+        "Using the chart below, find the cost of both.\n| pen | 3 |\n| cup | 4 |",
         "The following graph has 6 vertices, and each has 3 edges. How many edges has it?",
     ],
 )
