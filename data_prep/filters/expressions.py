@@ -285,7 +285,7 @@ def _without_units(tokens: Sequence[Token]) -> tuple[list[Token], frozenset[str]
         words = [token.text.lower() for token in tokens[at:end] if token.kind == "word"]
         measurable = bare and bare[-1].kind in ("number", ")", "percent", "!")
         changed = words[0] in WORDS["scales"] or (WORDS["changes"] | WORDS["parts"]) & set(words)
-        if not measurable or changed or len(words) > _LONGEST_UNIT:
+        if not measurable or changed or len(words) > _LONGEST_UNIT or _is_in_remark(tokens, at):
             raise Unclear(f"{tokens[at].text!r} is not a unit")
         if end < len(tokens) and tokens[end].kind not in ("+", "-", "*", "/", ")"):
             raise Unclear(f"{tokens[end].text!r} follows a unit")
@@ -296,6 +296,16 @@ def _without_units(tokens: Sequence[Token]) -> tuple[list[Token], frozenset[str]
     if (len(units) > 1 or units & {"cent", "cents"}) and any(token.kind in "+-" for token in bare):
         raise Unclear("a sum of different measures")
     return bare, frozenset(units)
+
+
+def _is_in_remark(tokens: Sequence[Token], at: int) -> bool:
+    """Whether the word stands in brackets that explain the number before them: `15 (2 swaps) + 15 (3 swaps)`."""
+    depth = 0
+    for place in range(at - 1, 0, -1):
+        depth += {")": 1, "(": -1}.get(tokens[place].kind, 0)
+        if depth < 0:
+            return tokens[place - 1].kind == "number" and not tokens[place].tight
+    return False
 
 
 def _is_share(bare: Sequence[Token]) -> bool:

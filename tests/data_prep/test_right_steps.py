@@ -4,7 +4,7 @@ import random
 
 from data_prep.filters import arithmetic
 
-FOUND_AT_LEAST = 0.44  # 0.47 when this was written: a third of the steps has no side that plain arithmetic can read
+FOUND_AT_LEAST = 0.46  # 0.48 when this was written: a third of the steps has no side that plain arithmetic can read
 
 
 def with_a_digit_changed(texts, draws, seed):
