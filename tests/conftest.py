@@ -104,3 +104,15 @@ def told() -> Iterator[list[str]]:
     lines: list[str] = []
     with console.shown(lines.append):
         yield lines
+
+
+@pytest.fixture(scope="session")
+def right_steps() -> list[str]:
+    """Right worked steps, as people and models write them: texts of one line or more."""
+    texts: list[str] = []
+    for line in Path(__file__).parent.joinpath("data_prep/right_steps.txt").read_text("utf-8").splitlines():
+        if line.startswith("| "):  # goes on with the text of the line above
+            texts[-1] += "\n" + line[2:]
+        else:
+            texts.append(line)
+    return texts

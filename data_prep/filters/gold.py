@@ -1,6 +1,7 @@
 """The gold under its own reward: can the grader read it, and does the worked solution arrive at it."""
 
 import re
+from decimal import Decimal
 from functools import lru_cache
 
 from data_prep.filters import latex
@@ -21,9 +22,13 @@ _DANGLING = re.compile(
     r"(?:[-+*/=^_,(<]|\\(?:times|cdot|div|pm|frac))$|^(?:[*/^_)=,]|\\(?:times|cdot|div)\b)|\d\.\.+\d"
 )
 _BY_ZERO = re.compile(r"/\s*0+(?![\d.])|\\[dt]?frac\{[^{}]*\}\{0+\}")
+# Delimiters of commands that LaTeX itself pairs.
+_PAIRED = re.compile(r"\\[lr](?:brace|brack|floor|ceil)|\\(?:left|right)\s*(?:\\[{}|]|[()\[\].|])")
 _ESCAPED_BRACE = re.compile(r"\\([{}])")
 _LATEX_WORDS = re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _LONGEST_WORDS = 4
+_REMARK = re.compile(r"(?<=\d) \([A-Za-z][A-Za-z .]*\)$")
+_E_NOTATION = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d{1,2}")
 _MARKED = re.compile(r"####[ \t]*\$?([^\n#]+?)\s*$")
 
 
@@ -52,12 +57,24 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
         return "the gold is empty"
     if malformed := _find_malformed(gold.text, gold.kind):
         return malformed
-    if broken := latex.find_broken_latex(f"${gold.text}$"):
+    if broken := latex.find_broken_latex(gold.text if "$" in gold.text else f"${gold.text}$"):
         return broken
     if reason := spellings.unanswerable(answer):
         return reason
     verdict = grade(data_source, f"\\boxed{{{gold.text}}}", answer)
-    return None if verdict["acc"] else f"the gold scores 0 under the reward of {data_source}"
+    if not verdict["acc"]:
+        return f"the gold scores 0 under the reward of {data_source}"
+    return _only_as_spelled(gold.text, answer, data_source)
+
+
+def _only_as_spelled(text: str, answer: str, data_source: str) -> str | None:
+    """The plainer spelling of the same gold that scores 0: no model would write `6 (pears)` to the letter."""
+    plain = _REMARK.sub("", text)
+    if _E_NOTATION.fullmatch(plain):
+        plain = f"{Decimal(plain):f}"
+    if plain == text or grade(data_source, f"\\boxed{{{plain}}}", answer)["acc"]:
+        return None
+    return f"the reward accepts the gold only as it is spelled: {plain!r} scores 0 for {text[:40]!r}"
 
 
 def is_same_gold(one: str, other: str, data_source: str) -> bool:
@@ -81,7 +98,7 @@ def _find_malformed(text: str, kind: str) -> str | None:
     if _BY_ZERO.search(bare):
         return f"the gold divides by zero: {bare[:40]!r}"
     bare = re.sub(r"^[A-J]\)\s", "", bare)
-    brackets = _ESCAPED_BRACE.sub(r"\1", re.sub(r"\\[lr](?:brace|brack|floor|ceil)|\\(?:left|right)\.", "", bare))
+    brackets = _ESCAPED_BRACE.sub(r"\1", _PAIRED.sub("", bare))
     if sum(map(brackets.count, "([{")) != sum(map(brackets.count, ")]}")):
         return f"the gold has a bracket without its partner: {bare[:40]!r}"
     return None

@@ -37,7 +37,7 @@ def find_broken_latex(text: str) -> str | None:
         return "a control character where a backslash command was"
     if not _EVIDENCE.search(text):
         return None
-    bare = _ESCAPED.sub("", text)
+    bare = _ESCAPED.sub(" ", text)
     depth = 0
     for brace in re.findall("[{}]", bare):
         depth += 1 if brace == "{" else -1

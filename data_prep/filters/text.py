@@ -19,6 +19,26 @@ _SENTENCE_END = re.compile(r"[.?!][\"')\]$]*\s+(?=[A-Z\d$\\(])")
 _WORD_AT_END = re.compile(r"(?<![\\$\w])[A-Za-z]{2,}$")
 _FINISHED = re.compile(r"[.?!:)\]}$>\"'`|~%*\u00bb\u201d\u2019\u00b0\u2026\u25a0\u25a1\u220e]$|####[^\n]*$|\\\]$")
 _COMPLETE_STEP = re.compile(r"=\s*\\?\$?-?\d(?:[\d.,/]*\d)?%?(?:\s+[A-Za-z]+){0,4}$")
+# A question to be completed: "The sum of 3 and 4 equals", "If x+3=5, then the value of x is".
+_BLANK_AT_END = re.compile(
+    r"\b(?:equals|(?:is|are) equal to)$"
+    r"|\b(?:value|sum|number|product|area|volume|probability|length|perimeter|ratio|difference|remainder|result|answer|solutions?"
+    r"|roots?|range|domain|set|interval|equation|coordinates?|angle|distance|mean|average|median|maximum|minimum|digit|slope)"
+    r"\b[^.?!]* (?:is|are)$",
+    re.IGNORECASE,
+)
+_UNITS = "|".join(
+    sorted(
+        (WORDS["measures"] | WORDS["tight_units"] | {"degrees", "degree", "units", "percent"}) - {"in"},
+        key=len,
+        reverse=True,
+    )
+)
+# A number with its unit: 36 cm^2, 60 km/h, 45 degrees; or the unit that an answer is asked in.
+_QUANTITY = re.compile(
+    rf"(?:\d\s*|\b(?:in|nearest) )(?:(?:square|cubic|sq\.?|cu\.?) )?(?:{_UNITS}|[mgLhsd])(?: ?(?:/|per) ?(?:{_UNITS}|[mgLhsd]))?"
+    r"(?:\^\{?[23]\}?|[\u00b2\u00b3])?$"
+)
 _LEAST = 12  # characters; shorter questions are formulas
 
 
@@ -26,7 +46,7 @@ def cut_question(question: str) -> str | None:
     """How a question breaks off, or None: at a word that cannot be the last, or at any word without a full stop, where
     sentences before it have one or nothing is asked."""
     tail = question.rstrip()
-    if len(tail) <= _LEAST or tail[-1] == "=":
+    if len(tail) <= _LEAST or tail[-1] == "=" or _BLANK_AT_END.search(tail) or _QUANTITY.search(tail):
         return None
     if _DANGLING.search(tail):
         return f"the question ends in {tail[-30:]!r}"
@@ -56,6 +76,8 @@ def cut_solution(solution: str) -> str | None:
 def _stops_short(tail: str) -> bool:
     """Whether the last line has no full stop, though it is a sentence and other lines have theirs."""
     *lines, last = [line.rstrip() for line in tail.splitlines() if line.strip()]
+    if _QUANTITY.search(tail):
+        return False
     if lines and tail[-1] in "%0123456789" and all(line[-1] in ".?!" for line in lines):
         return not has_final_answer(tail)
     if _FINISHED.search(tail) or tail[-1].isdigit() or _COMPLETE_STEP.search(tail):
@@ -110,9 +132,11 @@ def _word_loop(words: list[str]) -> str | None:
         if window in last:
             gap = place - last[window]
             before, held = run.get(window, (0, 0))
-            run[window] = (gap, held + 1 if gap == before else 1)
             passage = words[place : place + gap]
-            if run[window][1] >= _most_repeats(passage) and gap <= _LONGEST and passage == words[place - gap : place]:
+            if gap > _LONGEST or passage != words[place - gap : place]:
+                gap = 0
+            run[window] = (gap, held + 1 if gap and gap == before else 1)
+            if gap and run[window][1] >= _most_repeats(passage):
                 return " ".join(passage)
         last[window] = place
     return None
@@ -157,19 +181,18 @@ def other_language(text: str) -> str | None:
 
 _KIND = r"(?:(?:pie|bar|line|circle|scatter|box|stem|tree|venn|coordinate|street|road)[ -])?"
 # What stands in a text only for a picture, and what may be part of the story as well ("an animal in the picture").
-_SURE = r"(?:figures?|diagrams?|number line)"
+_SURE = r"(?:figures?|diagrams?)"
 _ANY = rf"{_KIND}(?:figure|diagram|number line|graph|chart|picture|image|drawing|illustration|sketch|photo|photograph|plot|map)"
 _BESIDE = r"below|above|here|at (?:the )?(?:left|right)|(?:to|on) the (?:left|right)"
 _PLACE = rf"(?:{_BESIDE}|shown|provided|pictured|attached|displayed)"
 _SHOWN = r"(?:shown|pictured|depicted|illustrated|sketched|displayed|indicated|marked)"
+# Words that name a picture, or are one.
 _POINTS = "|".join(
     (
         r"!\[[^\]]*\]\([^)]*\)|<img\b|<image>|\\includegraphics|\[asy\]|\\begin\{(?:tikzpicture|asy|picture)\}",
         r"https?://\S+\.(?:png|jpe?g|gif|svg|webp)|cdn\.mathpix",
         r"[\[(](?:see )?(?:image|figure|diagram|picture|graph)(?: (?:not shown|omitted|here|below|above|\d+))?[\])]",
-        rf"\b{_SHOWN} (?:{_BESIDE})\b",
         rf"\b{_SHOWN} (?:in|by|on) (?:the |this |our )?(?:\w+ )?{_ANY}\b",
-        rf"\bas {_SHOWN}(?=[,.;?!]|$)",
         rf"\b(?:in|from|see|using|use|refer to|consult|examine|study|consider|observe|look at) (?:the|this) "
         rf"(?:\w+ )?{_SURE}\b(?! skating)",
         rf"\b(?:based on|according to|refer to|look at|using|see) (?:the|this) (?:\w+ )?{_ANY}\b",
@@ -181,7 +204,28 @@ _POINTS = "|".join(
         r"\bfig(?:ure|\.) ?\(?\d",
     )
 )
+# Words that point somewhere: to a picture, unless the text holds what they point to.
+_POINTS_SOMEWHERE = "|".join((rf"\b{_SHOWN} (?:{_BESIDE})\b", rf"\bas {_SHOWN}(?=[,.;?!]|$)"))
+_TOLD = re.compile(
+    r"^[ \t]*\|.*\||\\begin\{(?:array|tabular|[a-z]*matrix|cases|align)|\$\$|\\\[|```"  # a table or a display
+    r"|(?:^[^A-Za-z\n]*\d[^A-Za-z\n]*(?:\n|$)){2}"  # rows of numbers
+    r"|(?:^[ \t]*(?:[-*\u2022]|\(?\w\)|\d+[.)]) .*(?:\n|$)){2}"  # a list
+    r"|[A-Za-z]\s*(?:\([A-Za-z]\)\s*)?=|(?:\d\s*[-+*/,]\s*){3}\d",  # a formula, or a row of numbers
+    re.MULTILINE,
+)
+_ABSTRACT = re.compile(
+    r"graph\b.*\b(?:vert(?:ex|ices)|nodes?|edges?)\b|(?:vertices|nodes)\b.*\bgraph\b", re.IGNORECASE | re.DOTALL
+)
+_CHART = re.compile(r"\b(?:graph|chart|plot|drawing|map|picture|sketch)\b", re.IGNORECASE)
+_DATA = re.compile(r"^[ \t]*\|.*\||^[^.?!\n]{0,60}:\s*(?:\S+ )?\$?\d+(?:[^.?!\d]{1,20}\$?\d+){2}", re.MULTILINE)
+_DRAWN = re.compile(
+    rf"(?:\b(?:{_ANY}|triangle|circle|square|rectangle|trapezoid|parallelogram|rhombus|kite|quadrilateral|polygon|pentagon|hexagon"
+    r"|octagon|shape|solid|cube|prism|pyramid|cylinder|cone|sphere|grid|board|spinner|region|shaded|angle|segment|arc)s?\b"
+    r"(?! of (?:numbers|digits|integers))|\\(?:triangle|angle))[^.?!]*$",
+    re.IGNORECASE,
+)
 _PICTURE = re.compile(_POINTS, re.IGNORECASE)
+_SOMEWHERE = re.compile(_POINTS_SOMEWHERE, re.IGNORECASE)
 # A cheap test for texts that could match.
 SUSPECT = (
     r"(?i)image|figure|diagram|pictur|graph|shown|depicted|illustrated|sketch|marked|indicated|displayed|\[asy|<img|tikz"
@@ -190,6 +234,26 @@ SUSPECT = (
 
 
 def needs_image(question: str) -> str | None:
-    """The words that point to a picture. Pictures drawn in code count: few models read them."""
-    found = _PICTURE.search(question)
+    """The words that point to a picture. Pictures drawn in code count: few models read them.
+
+    A table, a list, a display or a formula that the text holds is what `shown below` points to, if no drawing is named.
+    """
+    found = next((found for found in _PICTURE.finditer(question) if not _is_told(question, found)), None)
+    if not found and (pointer := _SOMEWHERE.search(question)):
+        found = None if _TOLD.search(question) and not _DRAWN.search(question[: pointer.start()]) else pointer
     return f"needs a picture: {found.group()[:60]!r}" if found else None
+
+
+def _is_told(question: str, found: re.Match[str]) -> bool:
+    """Whether the text holds the picture: the edges of a graph, the table or the numbers of a chart, or who of the story made it
+    ("Ann makes a chart ... The chart shows")."""
+    named = _CHART.search(found.group())
+    if not named:
+        return False
+    before, after = question[: found.start()], question[found.end() :]
+    made = r"(?:makes?|made|draws?|drew|takes?|took|paints?|painted|has|have|buys?|bought) (?:an?|his|her|their)"
+    introduced = re.search(
+        rf"\b{made} (?:\w+ )?{named.group()}\b|\ba {named.group()}\b.*\bscale\b", before, re.IGNORECASE
+    )
+    is_abstract = found.group().lower().endswith("following graph") and _ABSTRACT.search(question)
+    return bool(introduced or is_abstract or _DATA.search(after))

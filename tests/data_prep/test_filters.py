@@ -82,6 +82,18 @@ def test_good_latex_and_money_are_left_alone(good):
         r"$88^2 + 165^2 = 34979$",
         r"180^\circ - 42^\circ = 137^\circ",
         "6 \u00d7 10^3 = 6010 and 3 + 3 = 6",
+        r"$\binom{9}{2} = 35$",
+        "5! - 20 = 90",
+        r"$\frac{7!}{5!} = 52$",
+        "12 feet * 3 = 35 feet",
+        "45 minutes * 4 = 181 minutes",
+        "5\u00b2 + 12\u00b2 = 168",
+        "1/4 of 60 = 16",
+        "1/4 = 35%",
+        "2-1/2 cups * 2 = 6 cups",
+        "There are a total of 50 + 30 = 83 pieces.",
+        "The 7 pills cost 7 * 5 = 25 dollars.",
+        "100 - 75 = 21, so 21 of them don't have one.",
         r"24 \div \frac{1}{3} = 71",
         "9 eggs * $2/egg = $19",
         "17 x $8.09 = $138.53",
@@ -180,6 +192,8 @@ def test_loops_are_found_and_tables_are_not():
     assert text.find_repetition("\n".join(lines))
     assert text.find_repetition("$" + " + ".join(["1"] * 20) + r" = " + r" \cdot ".join(["2"] * 12) + "$") is None
     assert text.find_repetition("|---|" + "-" * 80 + " 10" + "0" * 50) is None
+    chain = "3^9 mod 13 = (3^3)^3 mod 13 = 27^3 mod 13 = 1^3 mod 13 = 1 mod 13 = 1"
+    assert text.find_repetition(chain) is None and text.find_repetition(" mod 13 = 1" * 8)
 
 
 def test_cut_texts():
@@ -201,6 +215,35 @@ def test_cut_texts():
     assert text.cut_solution("The total is four.\n\n**Answer: 4**") is None
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        "The product of 7 and 8 equals",
+        "If $x + 4 = 9$, then the value of $2x$ is",
+        "A line has slope 2. The number of its points with $x = 3$ is equal to",
+        "A tank is 3 m high and 2 m wide. Give its length to the nearest cm",
+        "A car goes 40 miles an hour. Find its speed in km/h",
+    ],
+)
+def test_questions_to_be_completed_and_units_at_the_end_are_not_cut(question):
+    assert text.cut_question(question) is None
+
+
+@pytest.mark.parametrize(
+    "end", ["27 cm^3", "36 square feet", "75 degrees", "90 km/h", "14 dollars", "8 m\u00b2", "5 hours"]
+)
+def test_a_solution_may_end_in_units(end):
+    assert text.cut_solution(f"We multiply the sides.\nSo the result is {end}") is None
+    assert text.cut_solution(f"We multiply the sides.\nSo the result is {end} of the")
+
+
+@pytest.mark.parametrize(
+    "question", ["Ann has 5 pens. Her brother is", "Ann has 5 pens. She buys 3 in", "He has 9 and the other equal"]
+)
+def test_questions_that_stop_at_such_words_are_cut(question):
+    assert text.cut_question(question)
+
+
 def test_gold_is_read_as_its_reward_reads_it():
     assert gold.explain_unreadable("72", "openai/gsm8k", "math") is None
     assert gold.explain_unreadable("\\frac{1}{2}", "math/own", "math") is None
@@ -220,9 +263,19 @@ def test_gold_is_read_as_its_reward_reads_it():
         "3..5",
         "see above",
         "12 apples and also 5 oranges or so",
+        r"$5 \frac{1}{4 days",
     ):
         assert gold.explain_unreadable(bad, "math/own", "math"), bad
     for good in (
+        r"$5 \frac{1}{4}$ days",
+        "45 $m^{2}$",
+        r"9 and $7.5 \mathrm{~kg}$",
+        r"$(-\infty, 1) \cup\{4\}$.",
+        r"\{\}",
+        r"\varnothing",
+        r"45^{\circ}",
+        r"18 cm$^2$",
+        r"$\left\{\begin{array}{l}x=4 \\ y=7\end{array}\right.$",
         "[1, 2)",
         "(3, 4)",
         "\\text{no real solutions}",
@@ -279,6 +332,14 @@ def test_english_with_foreign_names_is_left_alone(english):
         "[image] What is it?",
         "Look at the picture on the right.",
         "The graph of $f$ is shown.",
+        "In triangle ABC shown below, AB = 5 and BC = 6.",
+        "The grid shown below has 12 shaded squares. How many are not shaded?",
+        "Some numbers are shown below. What is their sum?",
+        "Using the following graph, find the number of cars sold in May.",
+        "The number line shown has points A and B.",
+        "A pie chart is used. In the figure below, which part is red?",
+        "A chart of sales is given. The chart shows four months. Which is best?",
+        "The bar chart shows the sales of 3 shops. Which shop sold the most?",
     ],
 )
 def test_questions_about_pictures_are_found(pointing):
@@ -297,6 +358,16 @@ def test_questions_about_pictures_are_found(pointing):
         "As shown in class, the sum is 180.",
         "The following table gives prices.",
         "How many photos fit in the album?",
+        "All multiples of 3 are taken from the number line. What is left?",
+        "The signs of 2-4+6-8+10 alternate, as shown. What is the sum of 40 terms?",
+        "Four rows of a pyramid of numbers are shown below.\n2\n4 6\n8 10 12\n14 16 18 20\nWhat is the sum of row 9?",
+        "The prices are shown below.\n\n| pen | 2 |\n|---|---|\n| book | 5 |\n\nWhat do 3 books cost?",
+        "Consider the rule shown below: g(x) = 3x - 1. What is g(4)?",
+        "The rules are shown below.\n1. Roll a die.\n2. Double it.\nWhat is the mean?",
+        "Ben makes a chart of his points. The chart shows a mean of 12. How many points are 8 games?",
+        "The chart shows the heights: 140, 152, 149 and 163. What is their mean?",
+        "Using the chart below, find the cost of both.\n| pen | 3 |\n| cup | 4 |",
+        "The following graph has 6 vertices, and each has 3 edges. How many edges has it?",
     ],
 )
 def test_pictures_of_the_story_are_left_alone(told):

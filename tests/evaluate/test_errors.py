@@ -55,6 +55,13 @@ def test_true_steps_and_algebra_are_no_false_steps(text):
     assert grading.false_step(text) is None
 
 
+def test_right_steps_before_a_wrong_answer_are_no_logic(right_steps):
+    kinds = Counter(
+        item(f"{steps}\n#### 19")["error"] for steps in right_steps if "####" not in steps and "```" not in steps
+    )
+    assert not kinds["logic"] and kinds["knowledge"] > 400, kinds
+
+
 def test_the_first_false_step_is_shown():
     assert grading.false_step("1 + 1 = 2. 2 + 2 = 5. 3 + 3 = 7.") == "2 + 2 = 5, but it is 4"
 
