@@ -134,6 +134,7 @@ def run_confined(kind: bytes, fds: list[int], wall: float, memory: int, output: 
         confine.drop_capabilities()
         confine.refuse_system_calls()
     sys.setrecursionlimit(10_000)
+    sys.set_int_max_str_digits(0)  # exercises ask for numbers of any length
     os._exit(runner(dict(zip(names, fds, strict=True))))
 
 
@@ -146,15 +147,17 @@ def run_script(fds: dict[str, int]) -> int:
 
 
 def run_program(fds: dict[str, int]) -> int:
-    source = read_all(fds["source"])
+    request = json.loads(read_all(fds["source"]))
     with socket.socket(fileno=fds["rpc"]) as channel:
-        program.serve_program(source, channel)
+        program.serve_program(request["source"], request["conventions"], channel)
     return 0
 
 
 def run_judge(fds: dict[str, int]) -> int:
-    sys.set_int_max_str_digits(0)  # tests may expect numbers of any length
     spec = json.loads(read_all(fds["spec"]))
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # what tests print is nobody's
+        os.dup2(quiet, descriptor)
     with socket.socket(fileno=fds["rpc"]) as channel, os.fdopen(fds["out"], "w") as out:
         try:
             verdict = judge.judge(spec, channel)
