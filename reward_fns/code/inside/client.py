@@ -37,6 +37,7 @@ class Program:
     def __init__(self, channel: socket.socket):
         self.channel = channel
         self.mirrors: dict[int, Any] = {}
+        self.facts: dict[int, Any] = {}  # of classes, as the program has described them
         self.functions: list[Callable[..., object]] = []
         self.shared: dict[str, type] = {}  # classes of the tests whose objects pass by value
         self.treated_as_classes: set[str] = set()  # by the tests
@@ -48,12 +49,18 @@ class Program:
         """One request. Raises what the program raised, or wire.Closed when it is gone."""
         self.settle()
         wire.send(self.channel, {"op": op, **request})
-        while "op" in (reply := wire.receive(self.channel)):
+        while "op" in (reply := self.receive()):
             wire.send(self.channel, self.answer(reply))
-        for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):  # type: ignore[call-overload]
+        for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
             stream.write(str(text))
         if "error" in reply:
             raise self.rebuild(reply["error"])
+        return reply
+
+    def receive(self) -> dict[str, Any]:
+        reply: dict[str, Any] = wire.receive(self.channel)
+        for number, facts in dict(reply.get("classes") or {}).items():
+            self.facts[int(number)] = facts
         return reply
 
     def answer(self, request: dict[str, Any]) -> dict[str, object]:
@@ -207,7 +214,7 @@ class Program:
 
     def mirror_class(self, number: int) -> type:
         """The class here that stands for the program's: one of the standard library where it is that, else a mirror."""
-        facts = self.ask("describe", ref=number)
+        facts = self.facts[number]
         name, module = str(facts["name"]), str(facts["module"])
         bases = [self.decode(base) for base in facts["bases"]]
         package = module.split(".")[0]

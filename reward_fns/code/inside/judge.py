@@ -168,10 +168,11 @@ class Suite:
         defined = collect.top_level_functions(tree)
         self.entered.clear()
         self.execute(tree)
-        runner = pytest_subset.Runner(self.namespace)
-        with runner.kept:
-            for name in defined:
-                self.run_defined(name, runner)
+        if defined:
+            runner = pytest_subset.Runner(self.namespace)
+            with runner.kept:
+                for name in defined:
+                    self.run_defined(name, runner)
         if self.checks == made:
             self.run_unasked(defined, guarded)
         self.program.settle()

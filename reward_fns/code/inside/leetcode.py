@@ -35,19 +35,21 @@ class TreeNode:
 
 @cache
 def names_in_scope() -> dict[str, object]:
-    """The names, none of them one that Python itself has."""
+    """What stands for a program's built-in names: Python's own, and behind them those that LeetCode puts in scope.
+
+    It is made once and handed out as it is: a copy in each process would cost a millisecond of page faults."""
     found: dict[str, object] = {"ListNode": ListNode, "TreeNode": TreeNode}
     for name in OPEN_MODULES.split():
         module = importlib.import_module(name)
         public = getattr(module, "__all__", None) or [key for key in vars(module) if not key.startswith("_")]
         found |= {key: getattr(module, key) for key in public}
     found |= {name: importlib.import_module(name) for name in NAMED_MODULES.split()}
-    return {name: value for name, value in found.items() if not hasattr(builtins, name)}
+    return found | vars(builtins)
 
 
 def build_arguments(function: Any, args: list[Any], module: types.ModuleType) -> list[Any]:
     """`args`, with a list where the function's annotation asks for nodes built into them."""
-    if not any(isinstance(arg, list) for arg in args):
+    if not any(NODE.search(str(annotation)) for annotation in getattr(function, "__annotations__", {}).values()):
         return args
     try:
         parameters = list(inspect.signature(function).parameters.values())

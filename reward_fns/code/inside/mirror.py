@@ -129,7 +129,7 @@ def put_in_place(mirror: Any, program: object, **where: object) -> Any:
 
 
 def make_class(name: str, bases: tuple[type, ...], facts: dict[str, Any], base: Any) -> Any:
-    """The mirror of a class of the program, which has said the `facts` of it (`program.Server.do_describe`)."""
+    """The mirror of a class of the program, which has said the `facts` of it (`program.Server.describe`)."""
     namespace: dict[str, Any] = {"__module__": str(facts["module"]), "__doc__": facts["doc"], "__qualname__": name}
     had = {method for method in facts["special"] if method in SPECIAL_METHODS}
     raised, held = any(issubclass(one, BaseException) for one in bases), bool(facts["held"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import builtins
-import collections.abc
 import copy
 import importlib
 import io
@@ -27,6 +26,7 @@ from reward_fns.code.inside import leetcode, wire
 
 PRINTED_BYTES = 4 << 20  # what a program prints beyond this between two requests is dropped
 METHOD = re.compile(r"(\w+)\(\)\.(\w+)")  # `Solution().name`, as LeetCode sets name their entry point
+VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()))
 READINGS: dict[str, Callable[[Any], object]] = {
     "global": lambda value: value, "str": str, "repr": repr, "copy": copy.copy, "deepcopy": copy.deepcopy,
 }  # fmt: skip
@@ -121,6 +121,8 @@ class Server:
         self.module = types.ModuleType("solution")
         self.objects: list[Any] = []
         self.numbers: dict[int, int] = {}
+        self.described: set[int] = set()  # classes that the judge knows
+        self.unknown: list[int] = []  # classes that the reply mentions and the judge does not know
         self.shared: set[str] = set()  # classes whose objects pass by value
         self.failure: BaseException | None = None
         self.loop: Any = None
@@ -130,7 +132,7 @@ class Server:
     def load(self, source: str, conventions: bool) -> None:
         sys.stdout, sys.stderr = self.streams
         if conventions:
-            self.module.__dict__["__builtins__"] = {**vars(builtins), **leetcode.names_in_scope()}
+            self.module.__dict__["__builtins__"] = leetcode.names_in_scope()
         try:
             run_module(self.module, source, "solution.py")
         except BaseException as error:  # SystemExit too: a program that leaves while it is loaded defines nothing
@@ -154,8 +156,22 @@ class Server:
                 reply = getattr(self, f"do_{operation}")(request)
         except BaseException as error:  # reported to the judge, which raises it there
             reply = {"error": self.describe_error(error)}
-        printed = self.take_printed()
-        return {**reply, "printed": printed} if any(printed) else reply
+        classes, printed = self.describe_unknown(), self.take_printed()
+        return {**reply, **({"classes": classes} if classes else {}), **({"printed": printed} if any(printed) else {})}
+
+    def describe_unknown(self) -> dict[str, object]:
+        classes: dict[str, object] = {}
+        while self.unknown:  # describing a class may mention another
+            number = self.unknown.pop()
+            classes[str(number)] = self.describe(self.objects[number])
+        return classes
+
+    def class_number(self, kind: type) -> int:
+        number = self.number(kind)
+        if number not in self.described:
+            self.described.add(number)
+            self.unknown.append(number)
+        return number
 
     def describe_error(self, error: BaseException) -> dict[str, object]:
         described: dict[str, object] = {
@@ -189,9 +205,8 @@ class Server:
         self.shared = set(request["classes"])  # type: ignore[call-overload]
         return {"value": None}
 
-    def do_describe(self, request: dict[str, object]) -> dict[str, object]:
+    def describe(self, kind: type) -> dict[str, object]:
         """What a mirror of a class needs: its names, bases, and which special methods it has beyond those of `base`."""
-        kind = self.objects[int(str(request["ref"]))]
         base = wire.base_type(kind)
         held = base is not None and base not in wire.MUTABLE
         plain = set(base.__mro__ if held and base else ()) | {object}
@@ -201,7 +216,7 @@ class Server:
             "doc": kind.__doc__ if isinstance(kind.__doc__, str) else None,
             "bases": [self.encode(one) for one in kind.__bases__ if one is not object],
             "base": base.__name__ if base else "", "held": held,
-            "view": issubclass(kind, collections.abc.Set), "dataclass": is_generated(getattr(kind, "__eq__", None)),
+            "view": kind in VIEWS, "dataclass": is_generated(getattr(kind, "__eq__", None)),
             "special": [name for name, owner in owners.items() if owner not in plain and owner.__dict__[name] is not None],
             "hashable": owners["__hash__"].__dict__["__hash__"] is not None,
         }  # fmt: skip
@@ -346,7 +361,7 @@ class Server:
     def call_back(self, number: int, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Call a function of the tests. Until it has answered, the tests may ask in turn."""
         sent = {"args": [self.encode(arg) for arg in args], "kwargs": {k: self.encode(v) for k, v in kwargs.items()}}
-        wire.send(self.channel, {"op": "callback", "number": number, **sent})
+        wire.send(self.channel, {"op": "callback", "number": number, **sent, "classes": self.describe_unknown()})
         while "op" in (reply := wire.receive(self.channel)):
             wire.send(self.channel, self.answer(reply))
         if "error" in reply:
@@ -372,14 +387,14 @@ class Server:
         """How the judge is told of what is not plain data: by its number and its class's, with its plain value if it has one."""
         if isinstance(value, type):
             name = value.__name__
-            return {"builtin": name} if getattr(builtins, name, None) is value else {"type": self.number(value)}
+            return {"builtin": name} if getattr(builtins, name, None) is value else {"type": self.class_number(value)}
         scalar = getattr(value, "item", None)  # numpy's scalars and zero-dimensional arrays
         if callable(scalar) and getattr(value, "shape", None) == ():
             return wire.encode(scalar(), self.refer)
         if isinstance(value, types.CoroutineType):
             return {"coroutine": self.number(value)}
         base = wire.base_type(type(value))
-        mine = [self.number(value), self.number(type(value))]
+        mine = [self.number(value), self.class_number(type(value))]
         if base is None or base in wire.MUTABLE:
             return {"ref": mine}
         return {"held": [*mine, wire.encode(wire.BASES[base](value), self.refer)]}

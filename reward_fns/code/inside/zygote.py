@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reward_fns import forkserver
-from reward_fns.code.inside import confine, judge, program, wire
+from reward_fns.code.inside import confine, judge, leetcode, program, wire
 
 WATCH_SECONDS = 0.02
 CROWD, CROWD_NICE = 8, 19  # more processes than this give way to the programs beside them
@@ -38,6 +38,7 @@ def main(control_fd: int, isolation: str, packages: list[str]) -> None:
         __import__(name)
     for name in ("exit", "quit"):  # the site module, which is left out, gives them to programs
         setattr(builtins, name, sys.exit)
+    leetcode.names_in_scope()  # once, and not in each child
     gc.freeze()  # children touch fewer pages
     with socket.socket(fileno=control_fd) as control:
         forkserver.serve_forks(control, run_keeper)
