@@ -38,6 +38,7 @@ class Program:
         self.channel = channel
         self.mirrors: dict[int, Any] = {}
         self.facts: dict[int, Any] = {}  # of classes, as the program has described them
+        self.gone = False
         self.functions: list[Callable[..., object]] = []
         self.shared: dict[str, type] = {}  # classes of the tests whose objects pass by value
         self.treated_as_classes: set[str] = set()  # by the tests
@@ -48,7 +49,11 @@ class Program:
     def ask(self, op: str, **request: object) -> dict[str, Any]:
         """One request. Raises what the program raised, or wire.Closed when it is gone."""
         self.settle()
-        wire.send(self.channel, {"op": op, **request})
+        try:
+            wire.send(self.channel, {"op": op, **request})
+        except wire.Closed:
+            self.gone = True
+            raise
         while "op" in (reply := self.receive()):
             wire.send(self.channel, self.answer(reply))
         for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
@@ -58,7 +63,11 @@ class Program:
         return reply
 
     def receive(self) -> dict[str, Any]:
-        reply: dict[str, Any] = wire.receive(self.channel)
+        try:
+            reply: dict[str, Any] = wire.receive(self.channel)
+        except wire.Closed:
+            self.gone = True
+            raise
         for number, facts in dict(reply.get("classes") or {}).items():
             self.facts[int(number)] = facts
         return reply

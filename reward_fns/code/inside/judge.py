@@ -39,6 +39,7 @@ def judge(spec: dict[str, Any], channel: socket.socket) -> dict[str, object]:
     for test in tests:
         try:
             test()
+            check_undisturbed(program)
             verdict["passed"].append(True)
         except BaseException as error:  # any end of a test but its regular one is a failure of that test
             verdict["passed"].append(False)
@@ -52,6 +53,14 @@ def judge(spec: dict[str, Any], channel: socket.socket) -> dict[str, object]:
     if suite and all(verdict["passed"]) and not suite.checks:
         return {**verdict, "passed": [False], "why": "the tests made no assertion", "unsupported": True}
     return verdict
+
+
+def check_undisturbed(program: Program) -> None:
+    """Raises what a test has swallowed that is no failure of the program: something unsupported, or the end of the program."""
+    if Unsupported.raised:
+        raise Unsupported.raised[0]
+    if program.gone:
+        raise wire.Closed("the program ended while it was called")
 
 
 def call_tests(spec: dict[str, Any], program: Program) -> Iterator[Callable[[], None]]:

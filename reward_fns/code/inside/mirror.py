@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from reward_fns.code.inside import wire
 from reward_fns.code.inside.program import SPECIAL_METHODS
@@ -31,8 +31,15 @@ INTERPRETER_TYPES: dict[str, type] = {
 TESTS_FILE = "test.py"
 
 
-class Unsupported(TypeError):
-    """The tests need what the judge cannot do: a fault of the verifier, not of the answer."""
+class Unsupported(BaseException):
+    """The tests need what the judge cannot do: a fault of the verifier, not of the answer. Tests that swallow it are undecided
+    all the same, so each is kept in `raised`."""
+
+    raised: ClassVar[list[Unsupported]] = []
+
+    def __init__(self, what: str):
+        super().__init__(what)
+        self.raised.append(self)
 
 
 class Mirror(type):
