@@ -38,6 +38,7 @@ class Program:
         self.channel = channel
         self.mirrors: dict[int, Any] = {}
         self.facts: dict[int, Any] = {}  # of classes, as the program has described them
+        self.containers: dict[int, tuple[Any, object]] = {}  # of the program, and as it knows them
         self.gone = False
         self.functions: list[Callable[..., object]] = []
         self.shared: dict[str, type] = {}  # classes of the tests whose objects pass by value
@@ -49,6 +50,20 @@ class Program:
     def ask(self, op: str, **request: object) -> dict[str, Any]:
         """One request. Raises what the program raised, or wire.Closed when it is gone."""
         self.settle()
+        for number, (mine, known) in list(self.containers.items()):
+            if (data := self.encode(mine)) != known:  # the test has changed a list of the program
+                self.containers[number] = (mine, data)
+                self.exchange("replace", ref=number, to=data)
+        reply = self.exchange(op, **request)
+        for number, data in dict(reply.get("updates") or {}).items():
+            self.adopt(self.decode(data), number)
+        for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
+            stream.write(str(text))
+        if "error" in reply:
+            raise self.rebuild(reply["error"])
+        return reply
+
+    def exchange(self, op: str, **request: object) -> dict[str, Any]:
         try:
             wire.send(self.channel, {"op": op, **request})
         except wire.Closed:
@@ -56,11 +71,16 @@ class Program:
             raise
         while "op" in (reply := self.receive()):
             wire.send(self.channel, self.answer(reply))
-        for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
-            stream.write(str(text))
-        if "error" in reply:
-            raise self.rebuild(reply["error"])
         return reply
+
+    def adopt(self, value: Any, number: Any) -> Any:
+        """The test's own copy of a container of the program, which is to stay the same on both sides."""
+        mine = self.containers.get(int(number), (value, None))[0]
+        wire.overwrite(mine, value)
+        self.containers[int(number)] = (mine, self.encode(mine))
+        if len(self.containers) > wire.CONTAINERS:
+            del self.containers[next(iter(self.containers))]
+        return mine
 
     def receive(self) -> dict[str, Any]:
         try:
@@ -91,7 +111,9 @@ class Program:
         return put_in_place(object.__new__(Named), self, name=name)
 
     def get(self, mirror: object, name: str) -> object:
-        return self.value("get", **place_of(mirror), attribute=name)
+        reply = self.ask("get", **place_of(mirror), attribute=name)
+        value = self.decode(reply["value"])
+        return self.adopt(value, reply["container"]) if "container" in reply else value
 
     def set(self, mirror: object, name: str, value: object) -> None:
         self.ask("set", **place_of(mirror), attribute=name, to=self.encode(value))
@@ -117,12 +139,14 @@ class Program:
 
     def settle(self) -> None:
         while self.changes:
-            overwrite_argument(*self.changes.pop())
+            wire.overwrite(*self.changes.pop())
 
     def names(self, names: list[str]) -> dict[str, Any]:
         """What the program has under the names. A name for which it has nothing is left out."""
         found: dict[str, Any] = {}
-        for name, data in dict(self.ask("names", names=names)["names"]).items():
+        reply = self.ask("names", names=names)
+        containers = dict(reply["containers"])
+        for name, data in dict(reply["names"]).items():
             kind, body = next(iter(data.items())) if isinstance(data, dict) else ("", None)
             if kind == "module":
                 module = str(body)
@@ -132,6 +156,8 @@ class Program:
                     found[name] = sys.modules[module]
             else:
                 found[name] = self.named(name) if kind == "method" else self.decode(data)
+                if name in containers:
+                    found[name] = self.adopt(found[name], containers[name])
             if name in self.treated_as_classes and isinstance(found.get(name), Mirror):
                 self.owned.add(found[name])
         return found
@@ -291,15 +317,3 @@ def library_name(value: Any) -> list[str]:
     for part in name.split("."):
         found = getattr(found, part, None)
     return [module, name] if found is value else []
-
-
-def overwrite_argument(mine: Any, theirs: Any) -> None:
-    """Carry a change that the program made to an argument over to the test's own object."""
-    if isinstance(mine, list | bytearray) and type(mine) is type(theirs):
-        mine[:] = theirs
-    elif isinstance(mine, dict | set | deque) and type(mine) is type(theirs):
-        mine.clear()
-        (mine.extend if isinstance(mine, deque) else mine.update)(theirs)
-    elif type(mine) is type(theirs) and hasattr(mine, "__dict__"):
-        vars(mine).clear()
-        vars(mine).update(vars(theirs))

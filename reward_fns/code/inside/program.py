@@ -123,6 +123,7 @@ class Server:
         self.numbers: dict[int, int] = {}
         self.described: set[int] = set()  # classes that the judge knows
         self.unknown: list[int] = []  # classes that the reply mentions and the judge does not know
+        self.containers: dict[int, object] = {}  # those that both sides keep the same, as the judge knows them
         self.shared: set[str] = set()  # classes whose objects pass by value
         self.failure: BaseException | None = None
         self.loop: Any = None
@@ -156,7 +157,12 @@ class Server:
                 reply = getattr(self, f"do_{operation}")(request)
         except BaseException as error:  # reported to the judge, which raises it there
             reply = {"error": self.describe_error(error)}
+        updates = {}
+        for number, known in self.containers.items():
+            if (data := self.encode(self.objects[number])) != known:
+                updates[str(number)] = self.containers[number] = data
         classes, printed = self.describe_unknown(), self.take_printed()
+        reply = {**reply, "updates": updates} if updates else reply
         return {**reply, **({"classes": classes} if classes else {}), **({"printed": printed} if any(printed) else {})}
 
     def describe_unknown(self) -> dict[str, object]:
@@ -196,7 +202,25 @@ class Server:
                 found[name] = {"module": value.__name__} if module else self.encode(value)
             elif METHOD.fullmatch(name) or (isinstance(solution, type) and hasattr(solution, name)):
                 found[name] = {"method": name}
-        return {"names": found}
+        values = {name: self.module.__dict__[name] for name in found if name in self.module.__dict__}
+        return {
+            "names": found,
+            "containers": {n: self.keep_same(v) for n, v in values.items() if type(v) in wire.MUTABLE},
+        }
+
+    def keep_same(self, value: object) -> int:
+        number = self.number(value)
+        self.containers[number] = self.encode(value)
+        if len(self.containers) > wire.CONTAINERS:
+            del self.containers[next(iter(self.containers))]
+        return number
+
+    def do_replace(self, request: dict[str, object]) -> dict[str, object]:
+        """The judge has changed a container."""
+        number = int(str(request["ref"]))
+        wire.overwrite(self.objects[number], self.decode(request["to"]))
+        self.containers[number] = self.encode(self.objects[number])
+        return {"value": None}
 
     def do_public(self, request: dict[str, object]) -> dict[str, object]:
         return {"names": [name for name in self.module.__dict__ if not name.startswith("_")]}
@@ -257,7 +281,9 @@ class Server:
         return name in self.shared and self.module.__dict__.get(name) is type(value)
 
     def do_get(self, request: dict[str, object]) -> dict[str, object]:
-        return {"value": self.encode(getattr(self.target(request), str(request["attribute"])))}
+        value = getattr(self.target(request), str(request["attribute"]))
+        data = {"value": self.encode(value)}
+        return {**data, "container": self.keep_same(value)} if type(value) in wire.MUTABLE else data
 
     def do_set(self, request: dict[str, object]) -> dict[str, object]:
         setattr(self.target(request), str(request["attribute"]), self.decode(request["to"]))

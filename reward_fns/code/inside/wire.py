@@ -55,6 +55,7 @@ TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (*COLLECTIONS.values(), *MAPPINGS.values(), defaultdict, *(kind for kind, _, _ in RARE.values()))
 }
+CONTAINERS = 64  # lists and the like of a program's objects that both sides keep the same, the last ones that were read
 MUTABLE = (list, dict, set, deque, bytearray)
 # What a value of a derived class is underneath, the narrower type first; then how its plain value is read.
 BASES: dict[type, Callable[[Any], object]] = {
@@ -220,3 +221,17 @@ def load_graph(
     for made, (_, attributes) in zip(objects, rows, strict=True):
         vars(made).update({str(name): decode_one(data, objects) for name, data in attributes})
     return objects
+
+
+def overwrite(mine: Any, theirs: Any) -> None:
+    """Carry a change that was made to `theirs`, a copy of `mine` on the other side, over to `mine`."""
+    if mine is theirs:
+        return
+    if isinstance(mine, list | bytearray) and type(mine) is type(theirs):
+        mine[:] = theirs
+    elif isinstance(mine, dict | set | deque) and type(mine) is type(theirs):
+        mine.clear()
+        (mine.extend if isinstance(mine, deque) else mine.update)(theirs)
+    elif type(mine) is type(theirs) and hasattr(mine, "__dict__"):
+        vars(mine).clear()
+        vars(mine).update(vars(theirs))
