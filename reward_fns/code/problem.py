@@ -108,8 +108,8 @@ def find_faults(problem: Problem) -> Problem:
 def parse_tests(tests: list[str]) -> list[ast.Module]:
     try:
         return [parse_code(test) for test in tests]
-    except (SyntaxError, ValueError) as error:
-        raise BadTests(f"a test is no Python: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadTests(f"a test is no Python that can be read: {error}") from error
 
 
 def parse_code(code: str) -> ast.Module:
@@ -212,7 +212,10 @@ def from_code(data: dict[str, Any]) -> Problem:
     with digits.reading(code):
         statements = parse_tests([code])[0].body
         alone = all(isinstance(statement, ast.Assert) for statement in statements)
-        cases = tuple(map(ast.unparse, statements)) if alone else (code,)
+        cases: tuple[str, ...] = (code,)
+        if alone:
+            with suppress(RecursionError):  # an expression too deep to be written again stays where it is
+                cases = tuple(map(ast.unparse, statements))
     return Problem("assert", cases, entry_point)
 
 
@@ -221,7 +224,7 @@ def tested_function(tests: list[str]) -> str:
     at all. A built-in name counts only where nothing else is called (MBPP has exercises that ask for a `sum`)."""
     trees = parse_tests(tests)
     outermost = {name for tree in trees for name in collect.outermost_calls(tree)}
-    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [node.func for tree in trees for node in collect.walk(tree) if isinstance(node, ast.Call)]
     called = {function.id for function in calls if isinstance(function, ast.Name)}
     own = collect.BUILTINS | collect.defined_names(trees) - collect.names_from_solution(trees)
     for names in (outermost - own, called - own, outermost & collect.BUILTINS):

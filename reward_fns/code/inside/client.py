@@ -6,6 +6,7 @@ import builtins
 import functools
 import socket
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -40,6 +41,7 @@ class Program:
         self.facts: dict[int, Any] = {}  # of classes, as the program has described them
         self.containers: dict[int, tuple[Any, object]] = {}  # of the program, and as it knows them
         self.gone = False
+        self.turn = threading.RLock()
         self.functions: list[Callable[..., object]] = []
         self.shared: dict[str, type] = {}  # classes of the tests whose objects pass by value
         self.treated_as_classes: set[str] = set()  # by the tests
@@ -49,19 +51,20 @@ class Program:
 
     def ask(self, op: str, **request: object) -> dict[str, Any]:
         """One request. Raises what the program raised, or wire.Closed when it is gone."""
-        self.settle()
-        for number, (mine, known) in list(self.containers.items()):
-            if (data := self.encode(mine)) != known:  # the test has changed a list of the program
-                self.containers[number] = (mine, data)
-                self.exchange("replace", ref=number, to=data)
-        reply = self.exchange(op, **request)
-        for number, data in dict(reply.get("updates") or {}).items():
-            self.adopt(self.decode(data), number)
-        for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
-            stream.write(str(text))
-        if "error" in reply:
-            raise self.rebuild(reply["error"])
-        return reply
+        with self.turn:  # tests may call from several threads
+            self.settle()
+            for number, (mine, known) in list(self.containers.items()):
+                if (data := self.encode(mine)) != known:  # the test has changed a list of the program
+                    self.containers[number] = (mine, data)
+                    self.exchange("replace", ref=number, to=data)
+            reply = self.exchange(op, **request)
+            for number, data in dict(reply.get("updates") or {}).items():
+                self.adopt(self.decode(data), number)
+            for stream, text in zip((sys.stdout, sys.stderr), list(reply.get("printed") or ()), strict=False):
+                stream.write(str(text))
+            if "error" in reply:
+                raise self.rebuild(reply["error"])
+            return reply
 
     def exchange(self, op: str, **request: object) -> dict[str, Any]:
         try:

@@ -29,10 +29,25 @@ OUT_OF_REACH_NAMES = {
     "self.assertWarns": "warnings", "self.assertWarnsRegex": "warnings", "self.assertLogs": "the log",
     "builtins.input": "standard input", "builtins.print": "standard output", "builtins.open": "files",
 }  # fmt: skip
+LEAVES = (ast.Constant, ast.Load, ast.Store, ast.Del)
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 DEFINITION = FUNCTION | ast.ClassDef
 SKIPPED = re.compile(r"\b(?:skip|xfail)\b")
 GUARD_TEXT = re.compile(r"__name__ == ['\"]__main__['\"]|['\"]__main__['\"] == __name__")
+
+
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """As ast.walk, without literals and other leaves: the inputs that tests list may be a hundred thousand of them."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                todo.extend(one for one in value if type(one) not in LEAVES and isinstance(one, ast.AST))
+            elif isinstance(value, ast.AST) and type(value) not in LEAVES:
+                todo.append(value)
 
 
 def wanted_names(trees: list[ast.Module], entry: str) -> list[str]:
@@ -40,7 +55,7 @@ def wanted_names(trees: list[ast.Module], entry: str) -> list[str]:
 
     A built-in name is the program's only when it is the entry point, or when the tests call nothing else of it: a
     program must not get its own `set` or `sorted` into the comparison."""
-    names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names = [node for tree in trees for node in walk(tree) if isinstance(node, ast.Name)]
     stored = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | defined_names(trees)
     loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)} - stored
     free = loaded - BUILTINS
@@ -53,7 +68,7 @@ def wanted_names(trees: list[ast.Module], entry: str) -> list[str]:
 
 def defined_names(trees: list[ast.Module]) -> set[str]:
     found: set[str] = set()
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in (node for tree in trees for node in walk(tree)):
         if isinstance(node, DEFINITION):
             found.add(node.name)
         elif isinstance(node, ast.alias):
@@ -65,13 +80,13 @@ def defined_names(trees: list[ast.Module]) -> set[str]:
 
 def names_from_solution(trees: list[ast.Module]) -> set[str]:
     """The names that tests import from a module `solution`, which is the program."""
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for tree in trees for node in walk(tree) if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name for node in nodes if node.module == "solution" for alias in node.names}
 
 
 def outermost_calls(tree: ast.Module) -> Iterator[str]:
     """The functions that assertions call first, as f in `assert f(g(x)) == y`."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Assert):
             expression = node.test.left if isinstance(node.test, ast.Compare) else node.test
             if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name):
@@ -83,51 +98,48 @@ def names_treated_as_classes(trees: list[ast.Module]) -> set[str]:
     items in it, ask isinstance of it, or put two of its objects on the sides of an operator.
 
     Only the tests say so. A function with such a name, whose result is compared with plain data, is not among them."""
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    holds = {  # which variable holds an object of which class
-        target.id: node.value.func.id
-        for node in nodes
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    nodes = [node for tree in trees for node in walk(tree)]
+    holds: dict[str, set[str]] = {}  # which variable holds objects of which classes
 
-    def given_by(node: ast.expr) -> str:
-        """The class name whose call, or variable, stands here."""
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return node.func.id
-        return holds.get(node.id, "") if isinstance(node, ast.Name) else ""
+    def given_by(node: ast.expr) -> set[str]:
+        """The class names whose calls, or variables, stand here; of an expression of operators those of its operands."""
+        given: set[str] = set()
+        operands = [node]
+        while operands:
+            one = operands.pop()
+            if isinstance(one, ast.BinOp):
+                operands += [one.left, one.right]
+            elif isinstance(one, ast.Call) and isinstance(one.func, ast.Name):
+                given.add(one.func.id)
+            elif isinstance(one, ast.Name):
+                given |= holds.get(one.id, set())
+        return given
 
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    holds[target.id] = holds.get(target.id, set()) | given_by(node.value)
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Attribute):
-            found.add(node.value.id if isinstance(node.value, ast.Name) else "")
-            found.add(given_by(node.value))
+            found |= given_by(node.value) | ({node.value.id} if isinstance(node.value, ast.Name) else set())
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            found.add(given_by(node.value))
+            found |= given_by(node.value)
         elif isinstance(node, ast.BinOp):
-            found |= {given_by(node.left)} & {given_by(node.right)}
+            found |= given_by(node.left) & given_by(node.right)
         elif isinstance(node, ast.Compare) and len(node.comparators) == 1:
-            found |= {given_by(side) for side in part(node.left)} & {given_by(s) for s in part(node.comparators[0])}
+            found |= given_by(node.left) & given_by(node.comparators[0])
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance" and len(node.args) == 2:
-            found |= {one.id for one in ast.walk(node.args[1]) if isinstance(one, ast.Name)}
+            found |= {one.id for one in walk(node.args[1]) if isinstance(one, ast.Name)}
         elif isinstance(node, ast.With):
-            found |= {given_by(item.context_expr) for item in node.items}
+            found |= {name for item in node.items for name in given_by(item.context_expr)}
     return {name for name in found if CLASS_NAME.fullmatch(name)}
-
-
-def part(node: ast.expr) -> Iterator[ast.expr]:
-    """The operands of an expression of operators: of `V(1) + V(2)` both, of anything else itself."""
-    if isinstance(node, ast.BinOp):
-        yield from part(node.left)
-        yield from part(node.right)
-    else:
-        yield node
 
 
 def why_unsupported(trees: list[ast.Module]) -> str:
     """What the tests need that the judge cannot give them, or ""."""
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in (node for tree in trees for node in walk(tree)):
         modules = []
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -145,11 +157,11 @@ def why_unsupported(trees: list[ast.Module]) -> str:
 
 def unknown_fixtures(tree: ast.Module) -> Iterator[str]:
     """Why pytest functions cannot be called: they take fixtures that are not there."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTION)]
+    functions = [node for node in walk(tree) if isinstance(node, FUNCTION)]
     decorated = {node: " ".join(map(ast.unparse, node.decorator_list)) for node in functions}
     fixtures = {node.name for node in functions if "fixture" in decorated[node]}
     fixtures |= {name for text in decorated.values() for name in re.findall(r"name=['\"](\w+)['\"]", text)}
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for node in walk(tree) if isinstance(node, ast.ClassDef)]
     given = set(re.findall(r"\w+", " ".join(text for one in classes for text in map(ast.unparse, one.decorator_list))))
     for node in functions:
         if not (node.name.startswith("test") or node.name in fixtures):
@@ -166,7 +178,7 @@ def reaches_assertion(tree: ast.Module, entry: str) -> bool:
     A class that pytest would not collect, and a function that nobody calls and that takes arguments, are not run."""
     called = {
         name
-        for node in ast.walk(tree)
+        for node in walk(tree)
         for name in (getattr(node, "id", None), getattr(node, "attr", None))
         if isinstance(name, str)
     }
@@ -203,7 +215,7 @@ def asserts(node: ast.AST) -> bool:
     return any(
         isinstance(one, ast.Assert | ast.Raise)
         or (isinstance(one, ast.Call) and bool(ASSERTING.match(called_name(one))))
-        for one in ast.walk(node)
+        for one in walk(node)
     )
 
 
@@ -226,7 +238,7 @@ def split_main_guard(tree: ast.Module) -> list[ast.stmt]:
 
 
 def asserted_lines(tree: ast.Module) -> frozenset[int]:
-    spans = [(node.lineno, node.end_lineno or node.lineno) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    spans = [(node.lineno, node.end_lineno or node.lineno) for node in walk(tree) if isinstance(node, ast.Assert)]
     return frozenset(line for first, last in spans for line in range(first, last + 1))
 
 
@@ -291,7 +303,7 @@ def _is_check(statement: ast.stmt) -> bool:
 def _acts(handler: ast.ExceptHandler) -> bool:
     """Whether a handler does something about what it caught, besides telling of it."""
     acting = ast.Assign | ast.AugAssign | ast.Return
-    return any(isinstance(one, acting) for one in ast.walk(handler)) or asserts(handler)
+    return any(isinstance(one, acting) for one in walk(handler)) or asserts(handler)
 
 
 def _call(name: str, place: ast.stmt, argument: str = "") -> ast.stmt:

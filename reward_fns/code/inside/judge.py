@@ -195,7 +195,7 @@ class Suite:
             runner.run_class(value)
         elif isinstance(value, types.FunctionType) and name not in self.entered:
             if name == "check" and "candidate" in self.namespace:
-                value(self.namespace["candidate"])
+                value(*[self.namespace["candidate"]][: len(inspect.signature(value).parameters)])
             elif self.is_collected(name, value):
                 runner.run_function(value)
 
