@@ -44,10 +44,9 @@ def explain_unreadable(answer: str, data_source: str, ability: str) -> str | Non
     if ability != "code":
         return _unreadable_answer(answer, data_source)
     try:
-        read_problem(answer)
+        return read_problem(answer).unusable or None
     except (BadTests, ValueError, TypeError, KeyError) as error:
         return str(error)[:200]
-    return None
 
 
 @lru_cache(maxsize=8192)

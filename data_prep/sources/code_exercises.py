@@ -1,7 +1,6 @@
 """Programming exercises with tests: HumanEval, MBPP and their EvalPlus variants, and APPS, TACO and KodCode for training."""
 
 import json
-import re
 from functools import partial
 from importlib.metadata import version
 
@@ -171,18 +170,8 @@ TACO = hub_source(
 #     {"version": "v1.0", "style": "instruct", "subset": "...", "question_id": "Leetcode_1_I",
 #      "question": "Given a list of `n` integers ...", "solution": "def max_sum(...): ...",
 #      "test": "from solution import max_sum\n\ndef test_...", "gpt_pass_percentage": 0.7, ...}
-# Difficulty is one minus the pass rate of GPT-4o. Tests are pytest functions that import from a module `solution`: the
-# import is taken off and the test functions are called.
-KODCODE_IMPORT = re.compile(r"^(?:from solution import .*|import solution.*)$\n?", re.MULTILINE)
-KODCODE_TEST = re.compile(r"^def (test_\w+)\(\)", re.MULTILINE)
-
-
-def runnable_tests(tests: str) -> str:
-    """pytest functions without fixtures as a program that calls them all."""
-    calls = "\n".join(f"{name}()" for name in KODCODE_TEST.findall(tests))
-    return f"{KODCODE_IMPORT.sub('', tests).strip()}\n\n{calls}"
-
-
+# Difficulty is one minus the pass rate of GPT-4o. Tests are for pytest and import from a module `solution`, which the judge
+# knows as the program.
 def kodcode_difficulty(row: Row) -> float | None:
     passed = as_number(row.get("gpt_pass_percentage"), "gpt_pass_percentage")
     return None if passed is None else 1.0 - passed
@@ -192,7 +181,7 @@ KODCODE = hub_source(
     "kodcode",
     "KodCode/KodCode-V1",
     question="question",
-    answer=lambda row: json.dumps({"functional": runnable_tests(required_text(row, "test"))}),
+    answer=lambda row: json.dumps({"functional": required_text(row, "test")}),
     solution=lambda row: fence_program(required_text(row, "solution")),
     difficulty=kodcode_difficulty,
     id="question_id",

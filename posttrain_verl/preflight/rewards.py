@@ -140,7 +140,7 @@ def _check_golds(file: Path, reward: RewardSettings) -> list[Problem]:
             grader, defaults = reward_fns.resolve(str(row[key]))
             taken = {**defaults, **reward_fns.known_options(grader, options)}
             if grader is grade_code:  # a row of code has no gold, so its tests are read
-                flaw = "" if read_problem(gold).cases else "there are no tests"
+                flaw = read_problem(gold).unusable
             else:
                 grade = grader(f"The answer is \\boxed{{{gold}}}.", gold, None, **taken)
                 flaw = "" if grade.score == 1.0 else grade.why or f"score {grade.score:g}, read as {grade.pred!r}"

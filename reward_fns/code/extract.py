@@ -15,9 +15,9 @@ from reward_fns.text import after_thought, first_turn
 
 MAX_PROGRAM = 200_000  # characters; what is longer is not an answer to an exercise
 FENCE = re.compile(
-    r"(?:^(?P<indent>[ \t]*)(?P<fence>`{3,12}(?!`)|~{3,12}(?!~))|(?<=\S)[ \t]+(?P<inline>```)(?=py))"
+    r"(?:^(?P<indent>[ \t]*)(?P<fence>`{3,}+|~{3,}+)|(?<=\S)[ \t]+(?P<inline>```)(?=py))"
     r"[ \t]*\{?\.?(?P<label>[\w+#.-]*+)[^\n]*+\n"
-    r"(?P<code>.*?)(?:(?:^(?:(?P=indent)|) {0,3}|(?<=[^\s`~]))(?:(?P=fence)|(?P=inline))(?P<closed>[ \t]*$)|\Z)",
+    r"(?P<code>.*?)(?:(?:^(?:(?P=indent)|) {0,3}|(?<=[^\s`~]))(?:(?P=fence)[`~]*+|(?P=inline))(?P<closed>[ \t]*$)|\Z)",
     re.MULTILINE | re.DOTALL,
 )
 PYTHON = re.compile(r"|py(?:thon)?[\d.]*|pycon|code|solution")
@@ -40,6 +40,7 @@ BINDS = re.compile(
 # The marks of MBPP's prompt, at the ends of a line: a program may print them.
 BEGIN = re.compile(r"^[ \t]*\[BEGIN\]", re.MULTILINE)
 DONE = re.compile(r"^[ \t]*\[DONE\]|\[DONE\][ \t]*$", re.MULTILINE)
+FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 USES = re.compile(r"(?<![\w.])(\w+)[ \t]*[.(]")
 
 
@@ -53,7 +54,7 @@ class Source:
 
 
 def extract_program(response: str, entry_point: str = "", language: str = "python") -> Source:
-    text = first_turn(after_thought(response)).replace("\r\n", "\n")
+    text = first_turn(after_thought(response)).replace("\r\n", "\n").replace("\ufeff", "")
     found = []
     for block in fenced_blocks(text):
         label = ALIASES.get(block.label, block.label)
@@ -68,11 +69,12 @@ def extract_program(response: str, entry_point: str = "", language: str = "pytho
 
 
 def fenced_blocks(text: str, *, nested: bool = False) -> list[Source]:
-    """Every fenced block, those inside a Markdown block in its place."""
+    """Every fenced block, those inside a block of Markdown in its place."""
     found = []
     for match in FENCE.finditer(text):
         code, label = match["code"], match["label"].lower()
-        if label in ("markdown", "md") and not nested:
+        wraps = not label and code.lstrip().startswith(("```", "~~~"))  # a longer fence around another
+        if (wraps or label in ("markdown", "md")) and not nested:
             found += fenced_blocks(code, nested=True)
             continue
         if match["indent"]:  # a block inside a list
@@ -126,3 +128,9 @@ def unfenced_code(text: str) -> str:
         quoted ^= (line.count('"""') + line.count("'''")) % 2 == 1
         body.append(line)
     return "\n".join(body) + "\n"
+
+
+def put_before(code: str, source: str) -> str:
+    """`source` behind `code`. What it imports from `__future__` stays at the top."""
+    futures = "".join(f"{line}\n" for line in FUTURE.findall(source))
+    return f"{futures}{code}\n{FUTURE.sub('', source)}"

@@ -6,6 +6,7 @@ nonce in its own process could forge it, which the local sandbox does not allow.
 API: POST /run_code of bytedance/SandboxFusion.
 """
 
+import ast
 import json
 import secrets
 import time
@@ -14,8 +15,11 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from reward_fns.code import digits
+from reward_fns.code.extract import put_before
+from reward_fns.code.inside import collect, leetcode
 from reward_fns.code.inside.judge import is_expected
-from reward_fns.code.problem import Problem
+from reward_fns.code.problem import Problem, parse_code
 from reward_fns.code.sandbox import Limits, SandboxError
 
 ATTEMPTS = 3
@@ -74,25 +78,90 @@ class SandboxFusion:
 def prepare_run(
     source: str, case: Any, problem: Problem, same_output: Callable[[str, str], bool]
 ) -> tuple[str, str, Callable[[str], bool]]:
-    """(code to send, stdin to send, what tells from stdout whether the test passed)."""
+    """(code to send, stdin to send, what tells from stdout whether the test passed). Raises SandboxError for tests that only the
+    local judge can run."""
     nonce = secrets.token_hex(16)
     if problem.kind == "stdio":
         stdin, expected = case
         return source, stdin, lambda out: same_output(out, expected)
+    if problem.conventions:
+        source = put_before(NAMES.format(modules=leetcode.OPEN_MODULES, named=leetcode.NAMED_MODULES), source)
     if problem.kind == "call":
         args, expected = case
-        code = f"{source}\n{CALL.format(name=problem.entry_point, nonce=nonce)}"
-        return code, json.dumps(args), lambda out: prints_expected(out, nonce, expected)
-    check = f"check({problem.entry_point})" if "def check(" in str(case) else ""
-    code = f"{source}\n{problem.setup}\n{case}\n{check}\nprint({nonce!r})\n"
-    return code, "", lambda out: out.rstrip().endswith(nonce)
+        code = f"{source}\n{CALL.format(name=problem.function, nonce=nonce)}"
+        return code, digits.dump_numbers(args), lambda out: prints_expected(out, nonce, expected)
+    code = f"{source}\n{HARNESS}\n{problem.setup}\n{standalone_test(str(case), problem)}\nprint(_made[0], {nonce!r})\n"
+    return code, "", lambda out: asserted(out, nonce)
 
 
+def standalone_test(test: str, problem: Problem) -> str:
+    """A test as code that runs by itself: what it says, then calls of the tests that it defines."""
+    tree = parse_code(test)
+    lines = []
+    for node in tree.body:
+        name = getattr(node, "name", "")
+        if isinstance(node, ast.ClassDef) and "TestCase" in " ".join(map(ast.unparse, node.bases)):
+            lines.append(UNIT_TESTS.format(name=name))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (name == "check" or name.startswith("test")):
+            takes = len(node.args.args) - len(node.args.defaults)
+            if takes > (name == "check") or node.decorator_list:
+                raise SandboxError(f"{name} takes arguments from a test runner: grade it in the local sandbox")
+            call = f"{name}({problem.entry_point if takes else ''})"
+            call = f"__import__('asyncio').run({call})" if isinstance(node, ast.AsyncFunctionDef) else call
+            lines.append(f"if {name!r} not in _entered: {call}")
+        elif isinstance(node, ast.ClassDef) and name.startswith("Test"):
+            raise SandboxError(f"{name} is a class for a test runner: grade it in the local sandbox")
+        elif isinstance(node, ast.Import | ast.ImportFrom) and "pytest" in ast.unparse(node):
+            raise SandboxError("the tests import pytest: grade them in the local sandbox")
+    with digits.reading(test):
+        return "\n".join([ast.unparse(collect.rewrite_tests(tree)), *lines])
+
+
+NAMES = """
+import builtins as _builtins, importlib as _importlib
+for _name in "{named}".split():
+    setattr(_builtins, _name, _importlib.import_module(_name))
+for _name in "{modules}".split():
+    _module = _importlib.import_module(_name)
+    for _key in getattr(_module, "__all__", None) or [_key for _key in vars(_module) if _key[0] != "_"]:
+        hasattr(_builtins, _key) or setattr(_builtins, _key, getattr(_module, _key))
+"""
 CALL = """
 import json as _json, sys as _sys
 _target = globals().get({name!r}) or getattr(globals()["Solution"](), {name!r})
 print({nonce!r} + _json.dumps(_target(*_json.loads(_sys.stdin.read())), default=list))
 """
+# The counterpart of what the local judge puts into the namespace of tests.
+HARNESS = """
+import sys as _sys
+_sys.modules["solution"] = _sys.modules["__main__"]
+_made, _entered = [0], set()
+def __step__(name=""):
+    _entered.add(name)
+def __check__(name=""):
+    _made[0] += 1
+    _entered.add(name)
+def __checked__(function):
+    _made[0] += 1
+    return function
+def __guard__():
+    if isinstance(_sys.exc_info()[1], AssertionError):
+        raise _sys.exc_info()[1]
+"""
+UNIT_TESTS = """
+import unittest as _unittest
+_outcome = _unittest.TestResult()
+_unittest.defaultTestLoader.loadTestsFromTestCase({name}).run(_outcome)
+assert _outcome.wasSuccessful()
+"""
+
+
+def asserted(out: str, nonce: str) -> bool:
+    """Whether the tests ended. Raises SandboxError when they made no assertion on their way."""
+    made, _, last = out.rstrip().rpartition("\n")[2].partition(" ")
+    if last == nonce and made == "0":
+        raise SandboxError("the tests made no assertion")
+    return last == nonce
 
 
 def prints_expected(out: str, nonce: str, expected: object) -> bool:

@@ -45,9 +45,9 @@ def grade_code(
     problem = read_problem(ground_truth)
     if problem.language != "python" and not sandbox_url:
         raise BadTests(f"{problem.language} programs need a SandboxFusion server: set sandbox_url")
-    if problem.kind == "stdio" and not any(str(expected).strip() for _, expected in problem.cases):
-        return Grade(verifier_error=1.0, why="every expected output is empty: the tests prove nothing")
-    source = extract.extract_program(solution_str, problem.entry_point, problem.language)
+    if problem.unusable:
+        return Grade(verifier_error=1.0, pred=problem.unusable, why=problem.unusable)
+    source = extract.extract_program(solution_str, problem.function, problem.language)
     if not source.text.strip():
         return Grade(why="no program")
     grade = Grade(format=float(source.fenced), answered=1.0)
@@ -62,7 +62,7 @@ def grade_code(
             with sandbox_pool(workers, packages).sandbox() as box:
                 passed, why = run_local(box, code, problem, limits, partial)
     except (SandboxError, OSError) as error:
-        return replace(grade, verifier_error=1.0, why=str(error))
+        return replace(grade, verifier_error=1.0, pred=str(error), why=str(error))
     right, total = sum(passed), len(problem.cases)
     acc = float(right == total)
     pred = f"{right}/{total}" + (f" {why}" if why else "")
@@ -73,8 +73,9 @@ def complete_program(source: str, problem: Problem) -> str:
     """The program to run: a bare body continues the prompt, a function may use what the prompt imports."""
     if not problem.prompt:
         return source
-    defines = re.search(rf"^\s*(?:async )?def {re.escape(problem.entry_point)}\b", source, re.MULTILINE)
-    return f"{problem.setup}\n{source}" if defines else problem.prompt + source
+    defines = re.search(rf"^\s*(?:async )?def {re.escape(problem.function)}\b", source, re.MULTILINE)
+    body = re.match(r"\s*?\n?[ \t]+\S", source) and not defines
+    return problem.prompt + source if body else extract.put_before(problem.setup, source)
 
 
 def run_local(box: Sandbox, source: str, problem: Problem, limits: Limits, partial: bool) -> tuple[list[bool], str]:
@@ -94,6 +95,7 @@ def run_local(box: Sandbox, source: str, problem: Problem, limits: Limits, parti
                     break
         return passed, first
     spec: dict[str, object] = {"kind": problem.kind, "entry_point": problem.entry_point, "all_or_nothing": not partial}
+    spec |= {"conventions": problem.conventions, "names": problem.names, "classes": problem.classes}
     spec |= {"calls": problem.cases} if problem.kind == "call" else {"setup": problem.setup, "tests": problem.cases}
     result = box.run_tests(source, spec, limits)
     passed = [bool(one) for one in result["passed"]]  # type: ignore[attr-defined]

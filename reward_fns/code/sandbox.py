@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_fns.code import cores
+from reward_fns.code.digits import dump_numbers
 from reward_fns.forkserver import ForkServer
 
 PACKAGE_FOLDERS = {"numpy": ("numpy", "numpy.libs")}  # each package, and what its wheel puts beside it
@@ -140,7 +141,9 @@ class Sandbox:
 
         Raises SandboxError when the sandbox or the judge failed."""
         with ExitStack() as stack:
-            code, tests, out = (stack.enter_context(memory_file(text)) for text in (source, json.dumps(spec), ""))
+            request = json.dumps({"source": source, "conventions": bool(spec.get("conventions"))})
+            texts = (request, dump_numbers(spec), "")
+            code, tests, out = (stack.enter_context(memory_file(text)) for text in texts)
             begin = time.monotonic()  # before the judge's own clock, by which it ends
             left, right = socket.socketpair()
             with left, right:

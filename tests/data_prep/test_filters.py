@@ -250,6 +250,10 @@ def test_gold_is_read_as_its_reward_reads_it():
     assert gold.explain_unreadable("\\frac{1}{", "math/own", "math")
     assert gold.explain_unreadable('{"test_list": ["assert f(1) == 2"]}', "mbpp", "code") is None
     assert gold.explain_unreadable("{}", "mbpp", "code")
+    nothing = '{"functional": "def helper(a, b):\\n    assert f(a) == b"}'
+    assert "no assertion" in str(gold.explain_unreadable(nothing, "mbpp", "code"))
+    mocked = '{"functional": "from unittest.mock import patch\\nassert f(1) == 2"}'
+    assert "mock objects" in str(gold.explain_unreadable(mocked, "mbpp", "code"))
     for nothing in ("", "$$", "\\boxed{}", "#### "):
         assert gold.is_empty(nothing)
     for bad in (

@@ -50,7 +50,7 @@ ROWS = {
     "taco": ({"question": "Add.", "input_output": TESTS, "solutions": PROGRAM, "difficulty": "HARD"}, ("Add.", TESTS)),
     "kodcode": (
         {"question_id": "q", "question": "Add.", "solution": "def f(): return 1", "test": "from solution import f\n\ndef test_f():\n    assert f() == 1", "gpt_pass_percentage": 0.25},
-        ("Add.", json.dumps({"functional": "def test_f():\n    assert f() == 1\n\ntest_f()"})),
+        ("Add.", json.dumps({"functional": "from solution import f\n\ndef test_f():\n    assert f() == 1"})),
     ),
 }  # fmt: skip
 

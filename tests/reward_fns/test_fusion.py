@@ -13,6 +13,14 @@ from reward_fns.code import fusion
 
 SQUARE = "```python\ndef f(x):\n    return x * x\n```"
 
+UNIT_TEST = (
+    "import unittest\nclass T(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(2), 5)\n"
+    "if __name__ == '__main__':\n    unittest.main()"
+)
+LEAST = (
+    "```python\nclass Solution:\n    def least(self, a: List[int]):\n        heapify(a)\n        return heappop(a)\n```"
+)
+
 
 class Server(BaseHTTPRequestHandler):
     """Runs the fixed programs of this file; never model output."""
@@ -66,11 +74,34 @@ def grade(response, tests, url, **options):
         (SQUARE, {"test_list": ["assert f(2) == 4"]}, 1.0),
         (SQUARE, {"test_list": ["assert f(2) == 5"]}, 0.0),
         ("```python\nimport os; os._exit(0)\n```", {"test_list": ["assert f(2) == 4"]}, 0.0),
+        (SQUARE, {"functional": "from solution import f\ndef test_f():\n    assert f(2) == 4"}, 1.0),
+        (SQUARE, {"functional": "def test_f():\n    assert f(2) == 5"}, 0.0),
+        (SQUARE, {"functional": UNIT_TEST}, 0.0),
+        (
+            SQUARE,
+            {"test": "def check(candidate):\n    assert candidate(2) == 5", "entry_point": "f", "prompt": ""},
+            0.0,
+        ),
+        (LEAST, {"inputs": ["[3, 1]"], "outputs": ["1"], "fn_name": "least"}, 1.0),
     ],
 )
 def test_same_grades_as_the_local_sandbox(server, response, tests, score):
     result = grade(response, tests, server)
     assert (result["score"], result["verifier_error"], tuple(result)) == (score, 0.0, reward_fns.KEYS)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "for x in []:\n    assert f(x) == 4",
+        "class TestF:\n    def test_f(self):\n        assert f(2) == 4",
+        "def test_f(capsys):\n    assert f(2) == 4",
+        "import pytest\ndef test_f():\n    with pytest.raises(TypeError):\n        f('a')",
+    ],
+)
+def test_tests_that_the_server_cannot_run_are_the_verifiers_fault(server, tests):
+    result = grade(SQUARE, {"functional": tests}, server)
+    assert (result["score"], result["verifier_error"]) == (0.0, 1.0)
 
 
 def test_partial_and_request_fields(server):

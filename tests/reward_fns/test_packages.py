@@ -110,7 +110,7 @@ def test_a_matrix_product_takes_one_core(box):
 def test_unisolated_it_grades_the_same():
     pool = SandboxPool(1, isolation="none", packages=NUMPY)
     with pool.sandbox() as box:
-        spec = {"kind": "assert", "tests": ["import numpy\nassert numpy.isclose(f(2), 4)"]}
+        spec = {"kind": "assert", "tests": ["import numpy\nassert numpy.isclose(f(2), 4)"], "names": ["f"]}
         assert box.run_tests("def f(x): return x * x + 1e-9", spec, LIMITS)["passed"] == [True]
     pool.close()
 

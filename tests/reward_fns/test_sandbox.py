@@ -167,7 +167,7 @@ def test_without_bubblewrap_model_code_does_not_run(monkeypatch):
 def test_unisolated_it_grades_the_same():
     pool = SandboxPool(1, isolation="none")
     with pool.sandbox() as box:
-        spec = {"kind": "assert", "tests": ["assert f(2) == 4", "assert f(3) == 9"]}
+        spec = {"kind": "assert", "tests": ["assert f(2) == 4", "assert f(3) == 9"], "names": ["f"]}
         assert box.run_tests("def f(x): return x * x", spec, LIMITS)["passed"] == [True, True]
         assert run(box, "while True: pass", limits=Limits(wall=0.5)).why == "time"
     pool.close()
@@ -189,8 +189,8 @@ def test_tests_that_prove_nothing_are_the_verifiers_fault():
 
 @pytest.mark.usefixtures("sandboxed")
 def test_a_test_that_cannot_be_sent_is_the_verifiers_fault():
-    tests = json.dumps({"test_list": ["assert f(lambda: 1) == 1"]})
-    grade = reward_fns.grade("mbpp", "def f(g): return g()", tests)
+    tests = json.dumps({"test_list": ["assert f(object()) == 1"]})
+    grade = reward_fns.grade("mbpp", "def f(x): return 1", tests)
     assert (grade["score"], grade["verifier_error"]) == (0.0, 1.0)
 
 
@@ -243,14 +243,16 @@ def test_the_wire_keeps_plain_data(value):
     assert wire.decode(sent, lambda v: 1 / 0) == value
 
 
-def test_the_wire_strips_subclasses():
+def test_the_wire_passes_exact_types_alone():
     class Liar(int):
         def __eq__(self, other):
             return True
 
         __hash__ = int.__hash__
 
-    assert type(wire.decode(wire.encode(Liar(1), id), id)) is int
+    assert wire.encode([1, Liar(1)], lambda value: {"opaque": type(value).__name__}) == {
+        "list": [1, {"opaque": "Liar"}]
+    }
 
 
 @pytest.mark.usefixtures("sandboxed")

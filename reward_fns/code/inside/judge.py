@@ -1,170 +1,89 @@
 """The side that holds the tests. It calls the program through a channel and compares what comes back here.
 
-The tests run unchanged, in their own process: the functions they test are proxies that send the arguments over and
-get plain data back. So a program can neither read an expectation, nor replace what compares, nor end the checks.
+The tests run in their own process. What they take from the program are mirrors (`mirror`), which send arguments over
+and get plain data back. So a program can neither read an expectation, nor replace what compares, nor end the checks.
+The judge counts the assertions that were made: tests that made none prove nothing.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
-import importlib
+import functools
+import inspect
 import math
+import random
+import re
 import socket
 import sys
+import types
 import unittest
-from collections import deque
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
-from reward_fns.code.inside import wire
+from reward_fns.code.inside import collect, pytest_subset, wire
+from reward_fns.code.inside.client import Program
+from reward_fns.code.inside.mirror import TESTS_FILE, Unsupported, is_failure
 
 RELATIVE_TOLERANCE = 1e-6
-BUILTINS = frozenset(dir(builtins))
 
 
-class RemoteError(RuntimeError):
-    """The program raised an exception that is not a built-in one."""
-
-
-class Unsupported(TypeError):
-    """The test passes something that cannot be sent to the program: a fault of the verifier, not of the answer."""
-
-
-class Program:
-    def __init__(self, channel: socket.socket):
-        self.channel = channel
-
-    def ask(self, op: str, **request: object) -> dict[str, object]:
-        """One request. Raises what the program raised, or wire.Closed when it is gone."""
-        wire.send(self.channel, {"op": op, **request})
-        reply = wire.receive(self.channel)
-        if "error" in reply:
-            kind = getattr(builtins, str(reply["error"]), None)
-            text = f"{reply['error']}: {reply.get('text')}"
-            if isinstance(kind, type) and issubclass(kind, Exception) and kind is not AssertionError:
-                raise kind(text)
-            raise RemoteError(text)
-        return reply
-
-    def value(self, op: str, **request: object) -> object:
-        return self.decode(self.ask(op, **request)["value"])
-
-    def encode(self, value: object) -> object:
-        return wire.encode(value, self.refer)
-
-    def decode(self, data: object) -> object:
-        return wire.decode(data, lambda number: Remote(self, ref=int(str(number))))
-
-    def refer(self, value: object) -> object:
-        if isinstance(value, Remote):
-            where = object.__getattribute__(value, "_where")
-            return {"ref": where["ref"] if "ref" in where else {"global": where["name"]}}
-        if getattr(value, "__module__", "") == "builtins" and getattr(value, "__name__", "") in BUILTINS:
-            return {"ref": value.__name__}  # type: ignore[attr-defined]
-        raise Unsupported(f"a test passes a {type(value).__name__}, which cannot be sent to the program")
-
-
-class Remote:
-    """Something of the program: a function to call, or an object that is not plain data.
-
-    It equals itself only. What can be asked of it (call, attribute, item, length, iteration, its text) gives plain data
-    or another Remote."""
-
-    __slots__ = ("_program", "_where")
-
-    def __init__(self, program: Program, **where: object):
-        object.__setattr__(self, "_program", program)
-        object.__setattr__(self, "_where", where)
-
-    def _ask(self, op: str, **request: object) -> object:
-        """What the program answers, as plain data or another Remote."""
-        program, where = (object.__getattribute__(self, name) for name in self.__slots__)
-        return program.value(op, **where, **request)
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        program, where = (object.__getattribute__(self, name) for name in self.__slots__)
-        sent = {"args": [program.encode(a) for a in args], "kwargs": {k: program.encode(v) for k, v in kwargs.items()}}
-        reply = program.ask("call", **where, **sent)
-        # Only a function that works in place changes its arguments. Else f(x) == sorted(x) could be met by emptying x.
-        if reply["value"] is None:
-            for index, data in dict(reply.get("changed") or {}).items():
-                overwrite_argument(args[int(index)], program.decode(data))
-        return program.decode(reply["value"])
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._ask("get", attribute=name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        self._ask("set", attribute=name, to=object.__getattribute__(self, "_program").encode(value))
-
-    def __getitem__(self, key: object) -> object:
-        return self._ask("item", key=object.__getattribute__(self, "_program").encode(key))
-
-    def __len__(self) -> int:
-        return int(str(self._ask("len")))
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(self._ask("list"))  # type: ignore[call-overload]
-
-    def __next__(self) -> object:
-        return self._ask("next")
-
-    def __str__(self) -> str:
-        return str(self._ask("str"))
-
-    def __repr__(self) -> str:
-        return str(self._ask("repr"))
-
-    def __bool__(self) -> bool:
-        return True
-
-
-def overwrite_argument(mine: Any, theirs: Any) -> None:
-    """Carry a change that the program made to an argument over to the test's own object."""
-    if isinstance(mine, list | bytearray) and type(mine) is type(theirs):
-        mine[:] = theirs
-    elif isinstance(mine, dict | set | deque) and type(mine) is type(theirs):
-        mine.clear()
-        (mine.extend if isinstance(mine, deque) else mine.update)(theirs)
-
-
-def judge(spec: dict[str, object], channel: socket.socket) -> dict[str, object]:
+def judge(spec: dict[str, Any], channel: socket.socket) -> dict[str, object]:
     """Run the tests of `spec` -> {"passed": [bool, ...], "why": first failure, "unsupported": bool}.
 
-    `spec` is {"kind": "assert", "setup": code, "tests": [code], "entry_point": name or ""} or
+    `spec` is {"kind": "assert", "setup": code, "tests": [code], "entry_point": name or "", "names": [name], "classes": [name]} or
     {"kind": "call", "entry_point": name, "calls": [[args, expected], ...]}; "all_or_nothing" stops at a failure."""
     program = Program(channel)
-    verdict: dict[str, object] = {"passed": [], "why": "", "unsupported": False}
-    passed: list[bool] = []
-    for test in call_tests(spec, program) if spec["kind"] == "call" else assertion_tests(spec, program):
+    suite = None if spec["kind"] == "call" else Suite(spec, program)
+    tests = call_tests(spec, program) if suite is None else suite.tests()
+    verdict: dict[str, Any] = {"passed": [], "why": "", "unsupported": False}
+    for test in tests:
         try:
             test()
-            passed.append(True)
+            check_undisturbed(program)
+            verdict["passed"].append(True)
         except BaseException as error:  # any end of a test but its regular one is a failure of that test
-            passed.append(False)
+            verdict["passed"].append(False)
             verdict["why"] = verdict["why"] or f"{type(error).__name__}: {error}"[:300]
             # The fault is the verifier's for what cannot be sent, and for what is not installed here. A program's own
-            # ModuleNotFoundError arrives as text and has no name.
+            # ModuleNotFoundError arrives without the name of a module.
             missing = isinstance(error, ModuleNotFoundError) and error.name is not None
             verdict["unsupported"] = verdict["unsupported"] or missing or isinstance(error, Unsupported)
             if spec.get("all_or_nothing") or isinstance(error, wire.Closed):
                 break
-    return {**verdict, "passed": passed}
+    if suite and all(verdict["passed"]) and not suite.checks:
+        return {**verdict, "passed": [False], "why": "the tests made no assertion", "unsupported": True}
+    return verdict
 
 
-def call_tests(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
-    function = Remote(program, name=spec["entry_point"])
-    for args, expected in spec["calls"]:  # type: ignore[attr-defined]
+def check_undisturbed(program: Program) -> None:
+    """Raises what a test has swallowed that is no failure of the program: something unsupported, or the end of the program."""
+    if Unsupported.raised:
+        raise Unsupported.raised[0]
+    if program.gone:
+        raise wire.Closed("the program ended while it was called")
 
-        def test(args: list[object] = args, expected: object = expected) -> None:
-            if not is_expected(function(*args), expected):
+
+def call_tests(spec: dict[str, Any], program: Program) -> Iterator[Callable[[], None]]:
+    function = program.named(spec["entry_point"])
+    for args, expected in spec["calls"]:
+
+        def test(args: list[Any] = args, expected: object = expected) -> None:
+            args = list(map(undo_text_keys, args))
+            result = program.call(function, tuple(args), {}, plain=True)
+            program.settle()
+            # LeetCode expects of a function that works in place what it has made of its first argument.
+            in_place = result is None and expected is not None and bool(args)
+            if not is_expected(args[0] if in_place else result, expected):
                 raise AssertionError("the result differs")
 
         yield test
+
+
+def undo_text_keys(value: object) -> object:
+    """JSON has made text of the numbers that were keys of an argument."""
+    if isinstance(value, dict) and value and all(re.fullmatch(r"-?\d+", key) for key in value):
+        return {int(key): item for key, item in value.items()}
+    return value
 
 
 def is_expected(result: object, expected: object) -> bool:
@@ -175,6 +94,8 @@ def is_expected(result: object, expected: object) -> bool:
 
 def values_alike(result: object, expected: object) -> bool:
     """Equality of data that came through JSON: tuples are lists, floats compare at 1e-6, dictionary keys as text."""
+    if type(result).__name__ == "ndarray":
+        result = result.tolist()  # type: ignore[attr-defined]
     if isinstance(expected, list | tuple) and isinstance(result, list | tuple):
         return len(result) == len(expected) and all(map(values_alike, result, expected))
     if isinstance(expected, dict) and isinstance(result, dict):
@@ -188,90 +109,171 @@ def values_alike(result: object, expected: object) -> bool:
     return type(result) is type(expected) and result == expected
 
 
-def assertion_tests(spec: dict[str, object], program: Program) -> Iterator[Callable[[], None]]:
-    """One callable per test. The names that the tests do not define themselves are the program's."""
-    tests = [str(test) for test in spec["tests"]]  # type: ignore[attr-defined]
-    entry = str(spec.get("entry_point") or "")
-    namespace: dict[str, object] = {"__name__": "tests"}
+class Suite:
+    """The assertion tests of an exercise, in one namespace. The names that they do not define themselves are the program's."""
 
-    @cache
-    def prepare() -> None:
-        setup = str(spec.get("setup") or "")
-        bind_names(namespace, wanted_names([setup, *tests], entry), program)
-        exec(setup, namespace)
-        if entry:
-            namespace.setdefault("candidate", Remote(program, name=entry))
+    def __init__(self, spec: dict[str, Any], program: Program):
+        self.spec, self.program = spec, program
+        self.entry = str(spec.get("entry_point") or "")
+        self.checks = 0
+        self.entered: set[str] = set()
+        self.prepared = False
+        self.namespace: dict[str, Any] = {
+            "__name__": "tests", "__file__": TESTS_FILE, collect.ASSERTED: frozenset(),
+            collect.STEP: self.step, collect.CHECK: self.check, collect.CHECKED: self.checked, collect.GUARD: guard,
+        }  # fmt: skip
 
-    for test in tests:
+    def step(self, function: str = "") -> None:
+        """Before each statement of the tests, at the top of a function with its name."""
+        self.program.settle()
+        if function:
+            self.entered.add(function)
 
-        def run(test: str = test) -> None:
-            prepare()
-            before = set(namespace)
-            exec(compile(test, "test.py", "exec"), namespace)
-            run_defined({name: namespace[name] for name in set(namespace) - before}, namespace)
+    def check(self, function: str = "") -> None:
+        """Before each assertion."""
+        self.step(function)
+        self.checks += 1
 
-        yield run
+    def checked(self, function: Any) -> Any:
+        self.checks += 1
+        return function
+
+    def tests(self) -> Iterator[Callable[[], None]]:
+        for test in self.spec["tests"]:
+            yield functools.partial(self.run, str(test))
+
+    def prepare(self) -> None:
+        """Once, with the first test: the modules that tests import, the program's names, and the code before the tests."""
+        self.prepared = True
+        program, namespace = self.program, self.namespace
+        sys.modules["pytest"] = pytest_subset.Module(self.check)
+        sys.modules["solution"] = Solution(program)
+        forward_seeds(program)
+        program.treated_as_classes = set(self.spec.get("classes", ()))
+        namespace |= program.names(list(self.spec.get("names", ())))
+        self.execute(ast.parse(str(self.spec.get("setup") or "")))
+        program.shared = {
+            name: value
+            for name, value in namespace.items()
+            if isinstance(value, type) and value.__module__ == "tests" and value.__bases__ == (object,)
+        }
+        if program.shared:
+            program.ask("share", classes=list(program.shared))
+        if self.entry:
+            # A name that the program lacks is looked up when it is called, which then fails.
+            namespace.setdefault("candidate", namespace.get(self.entry, program.named(self.entry)))
+
+    def execute(self, tree: ast.Module) -> None:
+        self.namespace[collect.ASSERTED] |= collect.asserted_lines(tree)
+        exec(compile(collect.rewrite_tests(tree), TESTS_FILE, "exec", dont_inherit=True), self.namespace)
+
+    def run(self, test: str) -> None:
+        """Run one test: its code, then what it defines for a test runner, then what it defines and nobody runs."""
+        if not self.prepared:
+            self.prepare()
+        made = self.checks
+        tree = ast.parse(test)
+        guarded = collect.split_main_guard(tree)
+        defined = collect.top_level_functions(tree)
+        self.entered.clear()
+        self.execute(tree)
+        if defined:
+            runner = pytest_subset.Runner(self.namespace)
+            with runner.kept:
+                for name in defined:
+                    self.run_defined(name, runner)
+        if self.checks == made:
+            self.run_unasked(defined, guarded)
+        self.program.settle()
+
+    def run_defined(self, name: str, runner: pytest_subset.Runner) -> None:
+        """HumanEval's check(candidate), and the tests of pytest and unittest."""
+        value = self.namespace.get(name)
+        if isinstance(value, type) and issubclass(value, unittest.TestCase):
+            run_unit_tests(value)
+        elif isinstance(value, type) and name.startswith("Test"):
+            runner.run_class(value)
+        elif isinstance(value, types.FunctionType) and name not in self.entered:
+            if name == "check" and "candidate" in self.namespace:
+                value(*[self.namespace["candidate"]][: len(inspect.signature(value).parameters)])
+            elif self.is_collected(name, value):
+                runner.run_function(value)
+
+    def is_collected(self, name: str, function: Any) -> bool:
+        """Whether it is a test for pytest. One that takes `candidate` is HumanEval's check under another name."""
+        given = "candidate" in inspect.signature(function).parameters and "candidate" in self.namespace
+        return name.startswith("test") and not hasattr(function, "pytest_fixture") and not given
+
+    def run_unasked(self, defined: list[str], guarded: list[ast.stmt]) -> None:
+        """Where nothing was asserted: what stands under `if __name__ == "__main__"`, then the functions that nobody called."""
+        self.execute(ast.Module(guarded, []))
+        for name in defined:
+            value = self.namespace.get(name)
+            if not isinstance(value, types.FunctionType) or name in self.entered or hasattr(value, "pytest_fixture"):
+                continue
+            if self.is_collected(name, value):  # it was skipped
+                continue
+            required = [one for one in inspect.signature(value).parameters.values() if one.default is one.empty]
+            if len(required) == 1 and "candidate" in self.namespace:
+                pytest_subset.run_maybe_async(value, {required[0].name: self.namespace["candidate"]})
+            elif not required:
+                pytest_subset.run_maybe_async(value, {})
 
 
-def run_defined(new: dict[str, object], namespace: dict[str, object]) -> None:
-    """Run what a test only defines: HumanEval's check(candidate), and unittest cases."""
-    if "check" in new and "candidate" in namespace:
-        namespace.pop("check")  # the next test may define its own
-        new["check"](namespace["candidate"])  # type: ignore[operator]
-    cases = [case for case in new.values() if isinstance(case, type) and issubclass(case, unittest.TestCase)]
-    for case in cases:
-        outcome = unittest.TestResult()
-        unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
-        if not outcome.wasSuccessful() or not outcome.testsRun:
-            failed = len(outcome.failures) + len(outcome.errors)
-            raise AssertionError(f"{failed} of {outcome.testsRun} unit tests failed")
+class Solution(types.ModuleType):
+    """`import solution` in the tests: the program as a module."""
+
+    def __init__(self, program: Program):
+        super().__init__("solution")
+        self.__dict__["_program"] = program
+
+    def __getattr__(self, name: str) -> Any:
+        program: Program = self.__dict__["_program"]
+        if name == "__all__":
+            return list(map(str, program.ask("public")["names"]))
+        found = {} if name.startswith("__") else program.names([name])
+        if name not in found:
+            raise AttributeError(f"the program has no {name}")
+        return found[name]
 
 
-def wanted_names(sources: list[str], entry: str) -> list[str]:
-    """The names that the tests take from the program.
-
-    A built-in name is the program's only when it is the entry point, or when the tests call nothing else of it: a
-    program must not get its own `set` or `sorted` into the comparison."""
-    trees = [ast.parse(source) for source in sources]
-    names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    stored = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | defined_names(trees)
-    loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)} - stored
-    free = loaded - BUILTINS
-    if entry:
-        free.add(entry)
-    if not free - {"candidate"}:
-        free |= {name for tree in trees for name in outermost_calls(tree)} & BUILTINS
-    return sorted(free)
+def guard() -> None:
+    """In a handler that does nothing about what it caught: a failed assertion of the tests themselves is a failure."""
+    error = sys.exception()
+    if isinstance(error, AssertionError) and is_failure(error):
+        raise error
 
 
-def defined_names(trees: list[ast.Module]) -> set[str]:
-    found: set[str] = set()
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).split(".")[0])
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-    return found
+def forward_seeds(program: Program) -> None:
+    """Tests that seed a generator of random numbers seed the program's too."""
+    modules: dict[str, Any] = {"random": random, "numpy": getattr(sys.modules.get("numpy"), "random", None)}
+    for name, module in modules.items():
+        if module is not None:
+
+            def seed(value: Any = None, name: str = name, own: Any = module.seed, **_: Any) -> None:
+                own(value)
+                program.ask("seed", module=name, to=program.encode(value))
+
+            module.seed = seed
 
 
-def outermost_calls(tree: ast.Module) -> Iterator[str]:
-    """The functions that assertions call first, as f in `assert f(g(x)) == y`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assert):
-            expression = node.test.left if isinstance(node.test, ast.Compare) else node.test
-            if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name):
-                yield expression.func.id
+def run_unit_tests(case: type[unittest.TestCase]) -> None:
+    """Raises what the first failed test raised when it was the verifier's fault, else AssertionError."""
+    outcome = UnitTests()
+    unittest.defaultTestLoader.loadTestsFromTestCase(case).run(outcome)
+    if outcome.blamed is not None:
+        raise outcome.blamed
+    failed = len(outcome.failures) + len(outcome.errors) + len(outcome.unexpectedSuccesses)
+    if failed:
+        raise AssertionError(f"{failed} of {outcome.testsRun} unit tests failed")
 
 
-def bind_names(namespace: dict[str, object], names: list[str], program: Program) -> None:
-    kinds = program.value("names", names=names)
-    for name, kind in dict(kinds).items():  # type: ignore[call-overload]
-        if kind == "module":
-            if name in sys.stdlib_module_names:  # math, when the program imported it; `import math as f` makes no f
-                namespace[name] = importlib.import_module(name)
-        elif kind == "callable":
-            namespace[name] = Remote(program, name=name)
-        else:
-            namespace[name] = program.value("global", name=name)
+class UnitTests(unittest.TestResult):
+    """The outcome of unit tests, which keeps the first error that is not the program's."""
+
+    blamed: BaseException | None = None
+
+    def addError(self, test: Any, err: Any) -> None:
+        if isinstance(err[1], Unsupported | ModuleNotFoundError | wire.Closed):
+            self.blamed = self.blamed or err[1]
+        super().addError(test, err)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reward_fns import forkserver
-from reward_fns.code.inside import confine, judge, program, wire
+from reward_fns.code.inside import confine, judge, leetcode, program, wire
 
 WATCH_SECONDS = 0.02
 CROWD, CROWD_NICE = 8, 19  # more processes than this give way to the programs beside them
@@ -38,6 +38,7 @@ def main(control_fd: int, isolation: str, packages: list[str]) -> None:
         __import__(name)
     for name in ("exit", "quit"):  # the site module, which is left out, gives them to programs
         setattr(builtins, name, sys.exit)
+    leetcode.names_in_scope()  # once, and not in each child
     gc.freeze()  # children touch fewer pages
     with socket.socket(fileno=control_fd) as control:
         forkserver.serve_forks(control, run_keeper)
@@ -134,6 +135,7 @@ def run_confined(kind: bytes, fds: list[int], wall: float, memory: int, output: 
         confine.drop_capabilities()
         confine.refuse_system_calls()
     sys.setrecursionlimit(10_000)
+    sys.set_int_max_str_digits(0)  # exercises ask for numbers of any length
     os._exit(runner(dict(zip(names, fds, strict=True))))
 
 
@@ -146,15 +148,17 @@ def run_script(fds: dict[str, int]) -> int:
 
 
 def run_program(fds: dict[str, int]) -> int:
-    source = read_all(fds["source"])
+    request = json.loads(read_all(fds["source"]))
     with socket.socket(fileno=fds["rpc"]) as channel:
-        program.serve_program(source, channel)
+        program.serve_program(request["source"], request["conventions"], channel)
     return 0
 
 
 def run_judge(fds: dict[str, int]) -> int:
-    sys.set_int_max_str_digits(0)  # tests may expect numbers of any length
     spec = json.loads(read_all(fds["spec"]))
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # what tests print is nobody's
+        os.dup2(quiet, descriptor)
     with socket.socket(fileno=fds["rpc"]) as channel, os.fdopen(fds["out"], "w") as out:
         try:
             verdict = judge.judge(spec, channel)
