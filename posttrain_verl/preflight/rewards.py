@@ -18,14 +18,13 @@ from posttrain_verl.preflight import data, machine
 from posttrain_verl.preflight.report import CannotTell
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
-from posttrain_verl.verl.settings import RewardSettings
+from posttrain_verl.verl.settings import OUR_REWARDS, RewardSettings
 from reward_fns.code import sandbox
 from reward_fns.code.grader import grade_code
 from reward_fns.code.problem import read_problem
 from reward_fns.code.sandbox import SandboxUnavailable, isolation_here
 from reward_fns.grades import PARTS
 
-OUR_REWARDS = "pkg://reward_fns"
 SAMPLED_GOLDS, SHOWN_GOLDS = 50, 3
 GRADING_SECONDS = 2.0  # grading stops after this, because some golds need a slow symbolic verifier
 

@@ -13,11 +13,12 @@ from typing import Any
 # Our name -> the name in the installed VeRL, e.g. "trainer.nnodes": "trainer.num_nodes".
 RENAMED: dict[str, str] = {}
 
-# Modules of ours that config.yaml of an earlier run names: the old place -> the present one.
+# Modules and functions of ours that config.yaml of an earlier run names: the old place -> the present one.
 MOVED = {
     "posttrain_verl.run.sampler": "posttrain_verl.verl.replay_buffer",
     "posttrain_verl.run.agent_loops.": "posttrain_verl.verl.agent_loops.",
     "posttrain_verl.verl.retention.": "posttrain_verl.verl.checkpoints.",
+    "name: PromptReplayBuffer": "name: build_replay_buffer",
 }
 
 _REFERENCE = re.compile(r"(\$\{(?:[\w.]+:)?)([\w.]+)")  # ${key}, and ${oc.select:key,default}

@@ -15,12 +15,19 @@ from typing import Any
 
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from posttrain_verl.verl import progress
 
 POLL_SECONDS = 0.1
 COUNT_SECONDS = 2.0  # the watch looks as often
+
+
+def build_replay_buffer(**kwargs: Any) -> ReplayBuffer:
+    """The buffer of the trainer's mode. The asynchronous one alone knows how old a rollout is, and replaces stale ones."""
+    filtering = group_filter(kwargs["sampler_kwargs"])
+    buffer = PromptReplayBuffer if kwargs["trainer_mode"] == "sync" else PromptReplayBufferAsync
+    return buffer(**(kwargs | filtering | {"poll_interval": POLL_SECONDS}))
 
 
 class PromptReplayBuffer(ReplayBuffer):
@@ -30,10 +37,6 @@ class PromptReplayBuffer(ReplayBuffer):
     """
 
     _counted = 0.0
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        filtering = group_filter(kwargs["sampler_kwargs"])
-        super().__init__(*args, **(kwargs | filtering | {"poll_interval": POLL_SECONDS}))
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
@@ -46,6 +49,10 @@ class PromptReplayBuffer(ReplayBuffer):
         if time.monotonic() - self._counted >= COUNT_SECONDS:
             self._counted = time.monotonic()
             progress.write_rollout_count(sum(map(len, self.partitions.values())))
+
+
+class PromptReplayBufferAsync(PromptReplayBuffer, ReplayBufferAsync):
+    """The same for the asynchronous trainers: `PromptReplayBuffer` calls `ReplayBufferAsync` in the order of the bases."""
 
 
 def group_filter(given: Mapping[str, Any]) -> dict[str, Any]:

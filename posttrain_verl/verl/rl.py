@@ -19,6 +19,7 @@ from posttrain_verl.verl.metrics import LONGEST_PROMPT, LONGEST_RESPONSE, REWARD
 from posttrain_verl.verl.rl_rules import AlgorithmSettings
 from posttrain_verl.verl.schema import generated_tree
 from posttrain_verl.verl.settings import (
+    OUR_REWARDS,
     Actor,
     Critic,
     ModelSettings,
@@ -173,6 +174,7 @@ class RlSettings(AlgorithmSettings, RewardSettings):
             what = f"{key}={rollout.dynamic_batches} and actor.use_dynamic_bsz={actor.dynamic_batches} differ"
             yield Problem(what, f"leave {key} out")
         yield from rl_rules.check_largest_weight(self, rollout, facts)
+        yield from self.check_trainer()
         yield from self.check_asynchronous()
         yield from rl_rules.check_precision(rollout, hardware)
         yield from self._check_resource_pools()
@@ -189,9 +191,15 @@ class RlSettings(AlgorithmSettings, RewardSettings):
         if reward.enable and not self.reward_model_path:
             what = f"{self.key('reward_model')}.enable=true without a model"
             yield Problem(what, f"give {self.key('reward_model_path')}")
+        elif reward.enable and self.reward_path == OUR_REWARDS:
+            what = (
+                f"{self.key('reward_model')}.enable=true starts a model that nobody asks: our rewards grade without one"
+            )
+            remedy = f"{self.key('reward_model')}.enable=false, or {self.key('reward_path')}= a function of yours that asks it"
+            yield Problem(what, remedy)
 
     def training_problems(self) -> Iterator[Problem]:
-        yield from self.check_group_filter(self.reward_path == "pkg://reward_fns")
+        yield from self.check_group_filter(self.reward_path == OUR_REWARDS)
         yield from rl_rules.check_sampling(self.rollout)
         yield from self.check_loss()
 

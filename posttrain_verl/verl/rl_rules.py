@@ -21,6 +21,7 @@ class AlgorithmSettings(Settings):
 
     rollout: Rollout
 
+    is_v1_trainer = Setting[bool]("trainer.use_v1")
     trainer_mode = Setting[str]("trainer.v1.trainer_mode")
     weight_sync_steps = Setting[int]("trainer.v1.separate_async.parameter_sync_step")
     sampler_path = Setting[str | None]("trainer.v1.sampler.custom_sampler.path")
@@ -43,6 +44,17 @@ class AlgorithmSettings(Settings):
             Reference(tree),
             Rollout(tree),
         )
+
+    def check_trainer(self) -> Iterator[Problem]:
+        """Keys of VeRL's old trainer, which has none of our hooks: the v1 trainer does not read them."""
+        if not self.is_v1_trainer:
+            what = (
+                f"{self.override('is_v1_trainer')}: the old trainer has neither our replay buffer nor our checkpoints"
+            )
+            yield Problem(what, self.override("is_v1_trainer", True))
+        if self.actor.groups_prefixes:
+            what = f"{self.actor.override('groups_prefixes')} is read by VeRL's old trainer only: nothing would change"
+            yield Problem(what, self.actor.override("groups_prefixes", False))
 
     def check_asynchronous(self) -> Iterator[Problem]:
         """What PPOTrainerSeparateAsync asserts when it is made."""

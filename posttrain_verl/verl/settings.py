@@ -247,6 +247,7 @@ class Actor(PpoModel):
     kl_loss_coef = Setting[float]("actor_rollout_ref.actor.kl_loss_coef")
     policy_loss = Setting[str]("actor_rollout_ref.actor.policy_loss.loss_mode")
     dro_beta = Setting[float | None]("actor_rollout_ref.actor.policy_loss.dro_beta")
+    groups_prefixes = Setting[bool]("actor_rollout_ref.actor.use_prefix_grouper")
 
     @property
     def gpus_per_sequence(self) -> int:
@@ -265,6 +266,9 @@ class Critic(PpoModel):
     kept_checkpoints = Setting[int | None]("trainer.max_critic_ckpt_to_keep")
     enable = Setting[bool | None]("critic.enable")
     warmup = Setting[int | None]("trainer.critic_warmup")
+
+
+OUR_REWARDS = "pkg://reward_fns"
 
 
 class RewardSettings(View):

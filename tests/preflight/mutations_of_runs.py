@@ -138,6 +138,9 @@ def unsound_training(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[
             ({"algorithm.rollout_correction.rollout_rs": "token_k1"}, "rollout_rs needs"),
             ({f"{ROLLOUT}.do_sample": False}, "every answer of a group would be the same"),
             ({"reward.reward_model.enable": True}, "without a model"),
+            ({"reward.reward_model.enable": True, "reward.reward_model.model_path": "judge"}, "starts a model that nobody asks"),
+            ({"trainer.use_v1": False}, "the old trainer has neither"),
+            ({f"{ACTOR}.use_prefix_grouper": True}, "read by VeRL's old trainer only"),
             ({"reward.reward_model.enable_resource_pool": True}, "asks for GPUs of its own"),
             ({"distillation.enabled": True}, "asks for GPUs of its own"),
         ]  # fmt: skip

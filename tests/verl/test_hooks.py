@@ -26,7 +26,7 @@ def test_the_table_names_functions():
     assert len(NEEDED) >= 8
 
 
-def test_conf_names_classes_of_ours():
+def test_conf_names_what_we_have():
     trunk = yaml.safe_load((paths.conf_dir() / "rl.yaml").read_text())
     sampler = trunk["trainer"]["v1"]["sampler"]["custom_sampler"]
     named = [trunk["actor_rollout_ref"]["rollout"]["agent"]["agent_loop_manager_class"],
@@ -34,6 +34,8 @@ def test_conf_names_classes_of_ours():
              f"{sampler['path'].removeprefix('pkg://')}.{sampler['name']}"]  # fmt: skip
     for module, _, name in (one.rpartition(".") for one in named):
         file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-        classes = {node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
-        assert name in classes, f"{module} has no class {name}"
+        defined = {
+            node.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
+        assert name in defined, f"{module} has no {name}"
         assert f"`{file.relative_to(ROOT / 'posttrain_verl')}`" in PAGE

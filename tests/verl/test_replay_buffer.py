@@ -1,0 +1,21 @@
+"""Which replay buffer a trainer's mode gets."""
+
+import pytest
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_an_asynchronous_mode_gets_the_buffer_that_knows_how_old_a_rollout_is(mode):
+    verls = pytest.importorskip("verl.trainer.ppo.v1.replay_buffer")
+    from posttrain_verl.verl import replay_buffer
+
+    buffer = replay_buffer.build_replay_buffer(
+        trainer_mode=mode, trainer_config={}, max_off_policy_threshold=2, max_off_policy_strategy="drop",
+        sampler_kwargs={"train_batch_size": 4}, refill_fn=lambda count: None,
+    )  # fmt: skip
+    assert isinstance(buffer, replay_buffer.PromptReplayBuffer)
+    assert isinstance(buffer, verls.ReplayBufferAsync) == (mode != "sync")
+    assert buffer.poll_interval == replay_buffer.POLL_SECONDS
+    buffer.finished_keys["train"] = {"old", "new"}
+    buffer.prompt_global_steps["train"] = {"old": 1, "new": 3}
+    if mode != "sync":
+        assert buffer._stale_terminal_keys(3, "train") == {"old"}
