@@ -93,8 +93,15 @@ def from_rows(rows: list[dict[str, object]]) -> Problem:
     data: dict[str, object] = {"inputs": [r["input"] for r in rows], "outputs": [r.get("output", "") for r in rows]}
     name = next((r[key] for r in rows for key in ("fn_name", "func_name") if r.get(key)), None)
     if name and rows[0].get("testtype") == "functional":
-        data["outputs"] = [json.loads(str(output)) for output in data["outputs"]]  # type: ignore[attr-defined]
+        data["outputs"] = [_read_output(output) for output in data["outputs"]]  # type: ignore[attr-defined]
     return from_pairs({**data, "fn_name": name} if name else data)
+
+
+def _read_output(output: object) -> object:
+    try:
+        return json.loads(str(output))
+    except ValueError as error:
+        raise BadTests(f"the output {str(output)[:60]!r} of a functional test is not JSON") from error
 
 
 def from_test_list(data: dict[str, object]) -> Problem:
