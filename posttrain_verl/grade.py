@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,86 +23,162 @@ from rich.table import Table
 import reward_fns
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, render
 from posttrain_verl.verbs import Grade
 from reward_fns.math.grader import grade_math, math_verify_alone
 from reward_fns.math.verifier import VerifierError
 
 FIELDS = ("data_source", "response", "ground_truth")
 COUNTED = ("score", "acc", "format", "answered", "verifier_error")
-SHOWN = 20  # disagreements
+SHOWN = 20  # disagreements, and rows of one reason
 CHUNK = 1024  # rows in flight, so that a file larger than memory passes through
 
 Row = dict[str, Any]
 
 
-def grade_file(path: Path, reward_options: dict[str, object], *, compare: bool = False) -> list[Row]:
-    """Grade every row of `path`; one dict per row: row number, data_source, the grade, and with `compare` the three
-    verdicts. Raises InputError with all that is wrong with the file."""
-    total = check_file(path)
+@dataclass(frozen=True)
+class Ungraded:
+    """A row that cannot be graded: its number from 1, its id where it has one, and why."""
+
+    row: int
+    id: str
+    reason: str
+
+
+def grade_file(
+    path: Path, reward_options: dict[str, object], *, compare: bool = False
+) -> tuple[list[Row], list[Ungraded]]:
+    """Grade every row of `path`, and name those that cannot be graded.
+
+    A graded row is a dict: row number, data_source, the grade, and with `compare` the three verdicts. Raises InputError for a
+    file that is none, has no rows or cannot be read, and ValueError for an option that no reward has."""
+    reward_fns.known_options(grade_math, reward_options)
+    total = count_rows(path)
     rows = enumerate(read_rows(path), start=1)
 
-    def grade_row(numbered: tuple[int, Row]) -> Row:
+    def grade_row(numbered: tuple[int, Row | str]) -> Row | Ungraded:
         number, row = numbered
-        source, response, gold = (str(row[field]) for field in FIELDS)
-        result: Row = {"row": number, "data_source": source, "ground_truth": gold}
-        result |= reward_fns.grade(source, response, gold, row.get("extra_info"), **reward_options)  # type: ignore[arg-type]
-        if compare and reward_fns.resolve(source)[0] is grade_math:
-            for mode in ("strict", "flexible"):
-                result[mode] = reward_fns.grade(source, response, gold, mode=mode)["acc"]
-            try:
-                result["math_verify"] = float(math_verify_alone(response, gold))
-            except VerifierError:
-                result["math_verify"] = None
+        if isinstance(row, str):
+            return Ungraded(number, "", row)
+        if reason := find_flaw(row):
+            return Ungraded(number, row_id(row), reason)
+        source, response, gold = (row[field] for field in FIELDS)
+        gold = str(gold) if is_plain(gold) else gold
+        told = gold if isinstance(gold, str) else json.dumps(gold, default=str)
+        result: Row = {"row": number, "data_source": source, "ground_truth": told}
+        try:
+            result |= reward_fns.grade(source, response, gold, row.get("extra_info"), **reward_options)  # type: ignore[arg-type]
+            if compare and reward_fns.resolve(source)[0] is grade_math:
+                result |= compare_verdicts(source, response, gold)
+        except (ValueError, TypeError, SyntaxError) as error:  # tests or golds that are none
+            return Ungraded(number, row_id(row), str(error))
         return result
 
     with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as threads:
         chunks = iter(lambda: list(islice(rows, CHUNK)), [])
         work = (row for chunk in chunks for row in threads.map(grade_row, chunk))
-        return list(track(work, "grading", total, console=Console(stderr=True), disable=total < CHUNK))
+        done = list(track(work, "grading", total, console=Console(stderr=True), disable=total < CHUNK))
+    return [row for row in done if isinstance(row, dict)], [row for row in done if isinstance(row, Ungraded)]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a jsonl or Parquet file, `reward_model.ground_truth` lifted where it stands for `ground_truth`."""
+def compare_verdicts(source: str, response: str, gold: object) -> Row:
+    """What strict, flexible and math-verify say; None where math-verify cannot decide."""
+    modes = {mode: reward_fns.grade(source, response, gold, mode=mode)["acc"] for mode in ("strict", "flexible")}
+    try:
+        return modes | {"math_verify": float(math_verify_alone(response, str(gold)))}
+    except VerifierError:
+        return modes | {"math_verify": None}
+
+
+def is_plain(gold: object) -> bool:
+    """Whether a gold is a text or a number."""
+    return isinstance(gold, str | int | Decimal) or (isinstance(gold, float) and math.isfinite(gold))
+
+
+def row_id(row: Row) -> str:
+    """The id of a row, its own or that of its `extra_info`; "" without one."""
+    extra: Any = row.get("extra_info")
+    inner = (extra.get("id"), extra.get("index")) if isinstance(extra, dict) else ()
+    found = [value for value in (row.get("id"), *inner) if value is not None]
+    return str(found[0]) if found else ""
+
+
+def find_flaw(row: Row) -> str:
+    """Why the fields of a row are not ones that a reward takes; "" if they are."""
+    if missing := [field for field in FIELDS if row.get(field) is None]:
+        return f"lacks {', '.join(missing)} (it has {', '.join(map(str, row))})"
+    source, response, gold = (row[field] for field in FIELDS)
+    for name, value in (("data_source", source), ("response", response)):
+        if not isinstance(value, str):
+            return f"{name} is {type(value).__name__}, not a text"
+    try:
+        grader = reward_fns.resolve(source)[0]
+    except reward_fns.UnknownSource as error:
+        return str(error)
+    if grader is grade_math and not is_plain(gold):
+        return f"ground_truth is {str(gold)[:60]} ({type(gold).__name__}), not a text or a number"
+    return ""
+
+
+def read_rows(path: Path) -> Iterator[Row | str]:
+    """The rows of a jsonl or Parquet file, `reward_model.ground_truth` lifted where it stands for `ground_truth`.
+
+    A line that is not a JSON object is a text that says so."""
     for row in read_raw(path):
+        if not isinstance(row, dict):
+            yield row if isinstance(row, str) else f"is {type(row).__name__}, not an object"
+            continue
         nested = row.get("reward_model")
         if "ground_truth" not in row and isinstance(nested, dict):
             row["ground_truth"] = nested.get("ground_truth")
         yield row
 
 
-def read_raw(path: Path) -> Iterator[Row]:
+def read_raw(path: Path) -> Iterator[object]:
     if path.suffix == ".parquet":
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(CHUNK):
             yield from batch.to_pylist()
         return
-    with path.open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    found = json.loads(line)
+                    yield found if isinstance(found, dict) else f"is {type(found).__name__}, not an object"
+                except ValueError as error:
+                    yield f"is not JSON: {error}"
 
 
-def check_file(path: Path) -> int:
-    """The number of rows. Raises InputError: no file, no rows, missing fields, sources without a reward."""
+def count_rows(path: Path) -> int:
+    """The number of rows. Raises InputError: no file, no rows, no Parquet."""
     title = f"{path} cannot be graded"
     if not path.is_file():
         raise InputError(title, [Problem(f"{path} is not a file", "give a .jsonl or .parquet file of completions")])
-    total = 0
-    problems: dict[str, Problem] = {}
     try:
-        for total, row in enumerate(read_rows(path), start=1):
-            if missing := [field for field in FIELDS if row.get(field) is None]:
-                what, remedy = f"lacks {', '.join(missing)} (it has {', '.join(row)})", f"fields: {', '.join(FIELDS)}"
-                problems.setdefault(remedy, Problem(f"row {total} {what}", remedy))
-                continue
-            try:
-                reward_fns.resolve(str(row["data_source"]))
-            except reward_fns.UnknownSource as error:
-                what, remedy = f"data_source {row['data_source']!r} has no reward", str(error)
-                problems.setdefault(remedy, Problem(f"row {total}: {what}", remedy))
-    except (ValueError, AttributeError, pyarrow.ArrowInvalid) as error:
-        problems["unreadable"] = Problem(f"row {total + 1}: {error}", "one JSON object a line, or a Parquet file")
-    if problems or not total:
-        raise InputError(title, list(problems.values()) or [Problem("the file has no rows", "nothing to grade")])
+        if path.suffix == ".parquet":
+            total = int(pyarrow.parquet.read_metadata(path).num_rows)
+        else:
+            with path.open("rb") as file:
+                total = sum(bool(line.strip()) for line in file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise InputError(title, [Problem(f"{path}: {error}", "one JSON object a line, or a Parquet file")]) from error
+    if not total:
+        raise InputError(title, [Problem("the file has no rows", "nothing to grade")])
     return total
+
+
+def describe_ungraded(ungraded: list[Ungraded]) -> list[Problem]:
+    """One problem for each reason, with the rows that it is about."""
+    alike: dict[str, list[Ungraded]] = defaultdict(list)
+    for row in ungraded:
+        alike[row.reason].append(row)
+    problems = []
+    for reason, found in alike.items():
+        named = ", ".join(f"{row.row} ({row.id})" if row.id else str(row.row) for row in found[:SHOWN])
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        problems.append(Problem(f"row{'s' if len(found) > 1 else ''} {named}{more}: {reason}"))
+    remedy = f"a row has the fields {', '.join(FIELDS)}; docs/rewards.md says what each data_source is graded by"
+    return [*problems[:-1], replace(problems[-1], remedy=remedy)] if problems else []
 
 
 def run(asked: Grade) -> int:
@@ -108,9 +187,14 @@ def run(asked: Grade) -> int:
     pairs = (argument.partition("=") for argument in asked.arguments[1:])
     reward_options = {key: command_line.plain(value) for key, _, value in pairs}
     try:
-        graded = grade_file(file, reward_options, compare=asked.compare)
-    except ValueError as error:  # an option that no reward has, tests or golds that are none
+        graded, ungraded = grade_file(file, reward_options, compare=asked.compare)
+    except (ValueError, OSError) as error:  # an option that no reward has, a damaged file
         raise InputError(f"{file} cannot be graded", [Problem(str(error))]) from error
+    if not graded:
+        raise InputError(f"{file} cannot be graded", describe_ungraded(ungraded))
+    if ungraded:
+        title = f"{len(ungraded)} of {len(graded) + len(ungraded)} rows of {file} are not graded"
+        print(render(title, describe_ungraded(ungraded)), file=sys.stderr)
     if asked.out:
         target = Path(asked.out).expanduser()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +205,9 @@ def run(asked: Grade) -> int:
             sums[row["data_source"]][key] += float(value)
     apart = [r for r in graded if "math_verify" in r and len({r["strict"], r["flexible"], r["math_verify"]}) > 1]
     if asked.as_json:
-        print(json.dumps({"sources": sums, **({"disagreements": len(apart)} if asked.compare else {})}))
-        return 0
+        found = {"sources": sums, "ungraded": [asdict(row) for row in ungraded]}
+        print(json.dumps({**found, **({"disagreements": len(apart)} if asked.compare else {})}))
+        return int(bool(ungraded))
     table = Table("data_source", "rows", *COUNTED)
     for source, counted in sorted(sums.items()):
         score, *others = (counted[key] for key in COUNTED)
@@ -136,7 +221,7 @@ def run(asked: Grade) -> int:
         for row in apart[:SHOWN]:
             table.add_row(*("error" if row[column] is None else str(row[column])[:60] for column in columns))
         console.print(table)
-    return 0
+    return int(bool(ungraded))
 
 
 if __name__ == "__main__":

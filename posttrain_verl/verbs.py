@@ -138,6 +138,7 @@ class Grade(Verb):
     TITLE = "nothing to grade"
     TAKES = ""
     OTHERS = "FILE, then options of the rewards (mode=strict, limit=5, partial=true)"
+    EXITS = "0 done, 1 some rows are not graded, 2 no row is, or the input is wrong, 130 interrupted"
 
     out: OutFile = key("", "one graded row a line", "posttrain.out")
     compare: bool = option("--compare", text="show where strict, flexible and math-verify disagree")

@@ -8,7 +8,8 @@
         answer_pattern: '####\\s*(.+)'  # optional: what of the answer column is the gold
         data_source: my/problems      # decides the reward
 
-Only `question` is required. Numbers in text columns become text (145.0 is "145"); null, lists and objects are errors.
+Only `question` is required. Numbers in text columns become text (145.0 is "145"); null, lists and objects are errors. A field of
+a struct is a column, too: `answer: reward_model.ground_truth`.
 """
 
 import re
@@ -54,20 +55,40 @@ class ColumnsSpec(FileSpec):
 
 def _mapped_item(row: Row, spec: ColumnsSpec) -> Row:
     mapping = spec.columns
-    for key, column in mapping.items():
-        if column not in row:
-            raise BadRow(f"has no column {column!r} (for {key}); it has {', '.join(map(str, row)) or 'none'}")
-    item: dict[str, Any] = {key: as_text(row[column], column) for key, column in mapping.items() if key != "difficulty"}
+    cells = {key: _find_cell(row, column, key) for key, column in mapping.items()}
+    item: dict[str, Any] = {key: as_text(cell, mapping[key]) for key, cell in cells.items() if key != "difficulty"}
     if not (item["question"] or "").strip():
         raise BadRow(f"{mapping['question']} is empty, not a question")
     if "answer" in item and item["answer"] is None:
         raise BadRow(f"{mapping['answer']} is null, not an answer")
     if "difficulty" in mapping:
-        item["difficulty"] = as_number(row[mapping["difficulty"]], mapping["difficulty"])
+        item["difficulty"] = as_number(cells["difficulty"], mapping["difficulty"])
     if spec.answer_pattern is not None:
         found = spec.answer_pattern.search(item["answer"])
         item["answer"] = found.group(1).strip() if found else ""
     return {key: value for key, value in item.items() if value is not None}
+
+
+def _find_cell(row: Row, column: str, key: str) -> Any:
+    """The cell of a column; `reward_model.ground_truth` is a field of a struct, unless a column has that very name."""
+    if column in row:
+        return row[column]
+    cell: Any = row
+    for name in column.split("."):
+        if not isinstance(cell, Mapping) or name not in cell:
+            raise BadRow(f"has no column {column!r} (for {key}); it has {', '.join(map(str, row)) or 'none'}")
+        cell = cell[name]
+    return cell
+
+
+def _find_array(batch: pa.RecordBatch, column: str) -> pa.Array | None:
+    """The same for all rows of a batch; None where a field is missing."""
+    cells = batch[files.outer_column(column, batch.schema.names)]
+    for name in [] if column in batch.schema.names else column.split(".")[1:]:
+        if not pa.types.is_struct(cells.type) or cells.type.get_field_index(name) < 0:
+            return None
+        cells = pc.struct_field(cells, name)
+    return cells
 
 
 def _arrow_items(spec: ColumnsSpec) -> Iterator[pa.RecordBatch]:
@@ -84,7 +105,9 @@ def _arrow_items(spec: ColumnsSpec) -> Iterator[pa.RecordBatch]:
 
 def _is_plain(batch: pa.RecordBatch, mapping: Mapping[str, str]) -> bool:
     for key, column in mapping.items():
-        cells, kind = batch[column], batch[column].type
+        if (cells := _find_array(batch, column)) is None:
+            return False
+        kind = cells.type
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
         if cells.null_count or not (number if key == "difficulty" else text):
@@ -95,7 +118,8 @@ def _is_plain(batch: pa.RecordBatch, mapping: Mapping[str, str]) -> bool:
 
 
 def _convert_batch(spec: ColumnsSpec, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
-    columns = {key: batch[column].cast(ITEM.field(key).type) for key, column in spec.columns.items()}
+    arrays = {key: _find_array(batch, column) for key, column in spec.columns.items()}
+    columns = {key: cells.cast(ITEM.field(key).type) for key, cells in arrays.items() if cells is not None}
     if "id" not in columns:
         numbers = pa.array(np.arange(first, first + batch.num_rows)).cast(pa.string())
         columns["id"] = pc.binary_join_element_wise(f"{spec.name}/", numbers, "")
@@ -103,8 +127,8 @@ def _convert_batch(spec: ColumnsSpec, batch: pa.RecordBatch, first: int) -> pa.R
         named = re.sub(r"(?<!\\)\((?!\?)", "(?P<gold>", spec.answer_pattern.pattern, count=1)
         gold = pc.extract_regex(columns["answer"], named)
         columns["answer"] = pc.utf8_trim_whitespace(pc.fill_null(pc.struct_field(gold, "gold"), ""))
-    arrays = [columns.get(field.name, pa.nulls(batch.num_rows, field.type)) for field in ITEM]
-    return pa.RecordBatch.from_arrays(arrays, schema=ITEM)
+    made = [columns.get(field.name, pa.nulls(batch.num_rows, field.type)) for field in ITEM]
+    return pa.RecordBatch.from_arrays(made, schema=ITEM)
 
 
 def _open_columns(spec: ColumnsSpec) -> Opened:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -15,7 +15,17 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import DataError, Problem
 from data_prep.manifest import file_sha256
-from data_prep.sources.source import BATCH_ROWS, Opened, Row, Source, SourceSpec, as_number, convert_rows, required_text
+from data_prep.sources.source import (
+    BATCH_ROWS,
+    Opened,
+    RaggedRow,
+    Row,
+    Source,
+    SourceSpec,
+    as_number,
+    convert_rows,
+    required_text,
+)
 
 FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _HEAD = 64  # bytes looked at
@@ -86,11 +96,17 @@ def is_parquet(spec: FileSpec) -> bool:
     return spec.path is not None and all(_file_format(spec, path) == "parquet" for path in local_files(spec))
 
 
+def outer_column(column: str, known: Sequence[str]) -> str:
+    """The column of a file that holds `column`: its own name, or that of the struct before its first dot."""
+    return column if column in known else column.partition(".")[0]
+
+
 def parquet_batches(spec: FileSpec, path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Batches of one Parquet file. Raises DataError if it is damaged."""
+    """Batches of one Parquet file, with `columns` of it. Raises DataError if it is damaged or lacks one of them."""
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             known = file.schema_arrow.names
+            columns = columns and sorted({outer_column(column, known) for column in columns})
             missing = sorted(set(columns or ()) - set(known))
             if missing:
                 remedy = f"map to one of: {', '.join(known)}"
@@ -189,11 +205,15 @@ def _csv_rows(spec: FileSpec, path: Path) -> Iterator[Row]:
     try:
         with _open_bytes(spec, path) as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-            table = csv.DictReader(text, strict=True, delimiter="\t" if ".tsv" in path.suffixes else ",")
-            names = table.fieldnames or []
+            table = csv.reader(text, strict=True, delimiter="\t" if ".tsv" in path.suffixes else ",")
+            names = next(table, [])
             if twice := sorted(name for name, count in Counter(names).items() if count > 1):
                 raise _source_problem(spec, f"{path.name} has two columns named {twice}", "rename one of them")
-            yield from table
+            for cells in table:
+                if len(cells) > len(names):
+                    yield RaggedRow(names, cells)
+                elif cells:
+                    yield dict.fromkeys(names) | dict(zip(names, cells, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:
         what = f"{path.name} cannot be read as csv ({error})"
         raise _source_problem(spec, what, "save it as UTF-8 csv, or as jsonl") from None

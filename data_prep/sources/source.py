@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Literal
 
@@ -22,6 +23,14 @@ Row = Mapping[str, Any]
 
 class BadRow(ValueError):
     """A row that cannot be used; the text says what was seen and what to do. The reader adds source and row number."""
+
+
+class RaggedRow(dict[str, Any]):
+    """A row of a csv with more cells than the header names: an unquoted comma has moved them. `cells` are all of them."""
+
+    def __init__(self, names: list[str], cells: list[str]):
+        super().__init__(zip(names, cells, strict=False))
+        self.cells = cells
 
 
 class SourceSpec(Declaration):
@@ -88,6 +97,9 @@ def convert_rows(
     def convert() -> Iterator[Row]:
         for number, row in enumerate(rows, first):
             try:
+                if isinstance(row, RaggedRow):
+                    what = f"has {len(row.cells)} cells, and the header has {len(row)}"
+                    raise BadRow(f"{what}: put a cell with a comma into quotes")
                 yield _check_item({"id": f"{spec.name}/{number}", **item(row)})
             except BadRow as bad:
                 alike.setdefault(str(bad), []).append(f"source {spec.name}, row {number}")
@@ -136,6 +148,8 @@ def as_text(value: Any, key: str) -> str | None:
     """A cell as text. Raises BadRow for what is neither a text nor a number."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value.normalize():f}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRow(f"{key} is {type(value).__name__} ({str(value)[:60]}), not a text or a number")
     if isinstance(value, float) and not math.isfinite(value):
@@ -145,7 +159,7 @@ def as_text(value: Any, key: str) -> str | None:
 
 def as_number(value: Any, key: str) -> float | None:
     """A cell as a number, also from text such as "3" or "Level 5"."""
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool)):
         return value if value is None else float(value)
     found = re.search(r"-?\d+(?:\.\d+)?", value) if isinstance(value, str) else None
     if found is None:

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from omegaconf import ListConfig, OmegaConf
 from pyarrow import types
 
@@ -20,20 +18,25 @@ from data_prep import DataError, read_manifest
 from data_prep.manifest import FILE_NAME, config_digest, file_sha256
 from posttrain_verl import paths
 from posttrain_verl.compose import our_tree
+from posttrain_verl.preflight import rows
 from posttrain_verl.preflight.report import CannotTell
-from posttrain_verl.terminal.problem import Problem, one_of, warning
+from posttrain_verl.terminal.problem import Problem, blocking, one_of, warning
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.job import counted
 from posttrain_verl.verl.schema import read_yaml
 
 
 def check_data(composed: Composed) -> list[Problem]:
-    """Problems of every file of training and validation. Addresses such as s3://... are not looked at."""
+    """Problems of every file of training and validation, and of all its rows. What is not looked at is a warning."""
     settings = composed.settings
     missing = [name for name in composed.stage.needed_files if not getattr(settings, name)]
     found = [Problem(f"{settings.key(name)}={getattr(settings, name)} names no file",
                      f"leave {settings.key(name)} out, or give a Parquet file") for name in missing]  # fmt: skip
-    problems = [problem for file in list_data_files(composed) for problem in _check_file(composed, file)]
-    return found + (problems or list(_check_counts(composed)))
+    if away := [file for name in DATA_NAMES for file in _list_files(composed, name) if "://" in file]:
+        what = f"{counted(len(away), 'data file')} elsewhere, e.g. {away[0]}: nobody looked at the rows"
+        found.append(warning(what, "check a copy on this machine to be sure"))
+    problems = [problem for file in dict.fromkeys(list_data_files(composed)) for problem in _check_file(composed, file)]
+    return found + problems + ([] if blocking(problems) else list(_check_counts(composed)))
 
 
 def check_mix(composed: Composed) -> list[Problem]:
@@ -48,21 +51,27 @@ def check_mix(composed: Composed) -> list[Problem]:
     return []
 
 
+DATA_NAMES = ("train_files", "val_files")
+
+
 def list_data_files(composed: Composed) -> list[Path]:
-    """The local Parquet files of the launch, training first, absolute."""
-    return _list_local_files(composed, "train_files") + _list_local_files(composed, "val_files")
+    """The local data files of the launch, training first, absolute."""
+    return [file for name in DATA_NAMES for file in _list_local_files(composed, name)]
+
+
+def _list_files(composed: Composed, name: str) -> list[str]:
+    value = getattr(composed.settings, name)
+    return [str(file) for file in (list(value) if isinstance(value, ListConfig) else [value]) if file]
 
 
 def _list_local_files(composed: Composed, name: str) -> list[Path]:
-    value = getattr(composed.settings, name)
-    listed = list(value) if isinstance(value, ListConfig) else [value]
-    return [Path(str(file)).expanduser().absolute() for file in listed if file and "://" not in str(file)]
+    return [Path(file).expanduser().absolute() for file in _list_files(composed, name) if "://" not in file]
 
 
 def count_rows(composed: Composed, name: str) -> int | None:
     """Rows that VeRL will use of `train_files` or `val_files`; None when a file cannot be counted here."""
     found = _list_local_files(composed, name)
-    if not found or not all(_is_parquet(file) for file in found):
+    if not found or len(found) < len(_list_files(composed, name)) or not all(map(rows.is_table, found)):
         return None
     total = sum(_count_rows_in(file) for file in found)
     limit = getattr(composed.settings, name.replace("files", "max_samples"))
@@ -70,9 +79,11 @@ def count_rows(composed: Composed, name: str) -> int | None:
 
 
 def list_readable_files(composed: Composed, name: str) -> list[Path]:
-    """The local files of `train_files` or `val_files` that are Parquet with rows and the columns of the stage."""
-    found = [file for file in _list_local_files(composed, name) if _is_parquet(file) and _count_rows_in(file)]
-    return [file for file in found if not any(_column_flaws(composed, pq.read_schema(file)))]
+    """The local files of `train_files` or `val_files` that have rows and the columns of the stage, which VeRL's dataset reads."""
+    if composed.settings.dataset_class:
+        return []
+    found = [file for file in _list_local_files(composed, name) if rows.is_table(file) and _count_rows_in(file)]
+    return [file for file in found if not any(_column_flaws(composed, rows.read_schema(file)))]
 
 
 def is_offline(composed: Composed) -> bool:
@@ -83,17 +94,9 @@ def is_offline(composed: Composed) -> bool:
 
 def _count_rows_in(file: Path) -> int:
     try:
-        return int(pq.read_metadata(file).num_rows)
+        return rows.count_rows(file)
     except (pa.ArrowInvalid, OSError):
         return 0  # check_data reports the file
-
-
-def _is_parquet(file: Path) -> bool:
-    """Whether the file begins like a Parquet file (magic bytes PAR1)."""
-    if not file.is_file():
-        return False
-    with file.open("rb") as stream:
-        return stream.read(4) == b"PAR1"
 
 
 def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
@@ -104,33 +107,65 @@ def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
             build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")
         return
+    endings = composed.settings.data_endings
+    if composed.settings.dataset_class:
+        what = f"{file}: nobody looked at the rows, which the class of {composed.settings.key('dataset_class')} reads"
+        yield warning(what, "run a rehearsal: posttrain_verl.check --rehearse")
+        return
+    if endings and file.suffix not in endings:
+        yield Problem(f"the name of {file} does not end in {', '.join(endings)}: VeRL does not open it", "rename it")
+        return
     try:
-        schema = pq.read_schema(file)
-        count = pq.read_metadata(file).num_rows
+        if not endings and not rows.is_parquet(file):
+            raise pa.ArrowInvalid("VeRL reads this stage from Parquet alone")
+        schema, count = rows.read_schema(file), rows.count_rows(file)
     except (pa.ArrowInvalid, OSError) as error:
-        yield Problem(f"{file} is not a readable Parquet file: {error}", "build it again or give another file")
+        kind = "JSON" if endings and file.suffix in rows.JSON_NAMES else "Parquet"
+        yield Problem(f"{file} is not a readable {kind} file: {error}", "build it again or give another file")
         return
     stage = composed.stage.name.upper()
     remedy = f"python -m posttrain_verl.prep writes files for {stage}; docs/data.md lists the columns"
-    for flaw in _column_flaws(composed, schema):
-        yield Problem(f"{file} {flaw}", remedy)
+    flaws = [Problem(f"{file} {flaw}", remedy) for flaw in _column_flaws(composed, schema)]
     if not count:
-        yield Problem(f"{file} has no rows", "build the data again, or another mix")
+        flaws.append(Problem(f"{file} has no rows", "build the data again, or another mix"))
+    from posttrain_verl.preflight import (
+        row_rules,  # its library takes time, and a launch whose data is not built needs none
+    )
+
+    try:
+        yield from flaws or list(row_rules.check_rows(composed, file))
+    except rows.UnreadRows as reason:
+        if reason.damaged:
+            yield Problem(str(reason), "write it again")
+        else:
+            yield warning(str(reason), "write it again with plain columns")
 
 
 def _column_flaws(composed: Composed, schema: pa.Schema) -> Iterator[str]:
     """What is wrong with the columns, each as the end of a sentence about the file."""
-    for name, kind in composed.settings.columns.items():
+    sides = {name: kind for name, (kind, _) in composed.settings.side_columns.items() if name in schema.names}
+    for name, kind in (composed.settings.columns | sides).items():
         needed, fits = _KINDS[kind]
         if name not in schema.names:
             yield f"has no column {name}; it has {', '.join(schema.names)}"
+        elif schema.names.count(name) > 1:
+            yield f"has {schema.names.count(name)} columns named {name}"
         elif not fits(schema.field(name).type):
             yield f"has a column {name} of type {schema.field(name).type}; VeRL needs {needed}"
 
 
 def _is_chat(kind: pa.DataType) -> bool:
-    is_list = types.is_list(kind) or types.is_large_list(kind)
-    return is_list and _has_fields(kind.value_type, "role", "content")
+    """Whether the column is a list of turns whose role is a text, and whose content is a text or a list of parts."""
+    if not rows.is_list(kind) or not _has_fields(kind.value_type, "role", "content"):
+        return False
+    role, content = (kind.value_type.field(name).type for name in ("role", "content"))
+    return _is_text(role) and (_is_text(content) or rows.is_list(content))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column is a text in any of Arrow's forms; one of nulls alone has no type."""
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(rows.is_text(kind) or types.is_string_view(kind) or types.is_null(kind))
 
 
 def _has_fields(kind: pa.DataType, *names: str) -> bool:
@@ -139,8 +174,11 @@ def _has_fields(kind: pa.DataType, *names: str) -> bool:
 
 _KINDS = {
     "chat": ("a list of {role, content}", _is_chat),
-    "text": ("a string", lambda kind: types.is_string(kind) or types.is_large_string(kind)),
+    "text": ("a string", _is_text),
     "truth": ("a struct with ground_truth", lambda kind: _has_fields(kind, "ground_truth")),
+    "struct": ("a struct", lambda kind: types.is_struct(kind) or types.is_null(kind)),
+    "list": ("a list", lambda kind: rows.is_list(kind) or types.is_null(kind)),
+    "flag": ("true or false", lambda kind: types.is_boolean(kind) or types.is_null(kind)),
 }
 
 
@@ -155,25 +193,6 @@ def _check_counts(composed: Composed) -> Iterator[Problem]:
             if name == "val_files":
                 remedy += f", or {settings.override('val_files', None)}"
             yield Problem(f"{settings.key(name)} has {count} rows, fewer than {size}: there would be no batch", remedy)
-
-
-SAMPLED_GROUPS = 8  # row groups that are read of one file
-
-
-def sample_rows(file: Path, columns: list[str], count: int) -> list[dict[str, Any]]:
-    """Up to `count` rows with `columns` of them, evenly spaced over SAMPLED_GROUPS row groups of the file.
-
-    The rows are the same for the same file, so the verdict of a check does not depend on luck.
-    """
-    parquet = pq.ParquetFile(file)
-    groups = _spread_evenly(parquet.num_row_groups, SAMPLED_GROUPS)
-    table = parquet.read_row_groups(groups, columns=columns) if groups else pa.table({})
-    return table.take(_spread_evenly(table.num_rows, count)).to_pylist()
-
-
-def _spread_evenly(total: int, count: int) -> list[int]:
-    """At most `count` of the numbers below `total`, evenly spaced, the first and the last among them."""
-    return sorted({int(place) for place in np.linspace(0, max(total - 1, 0), min(total, count))})
 
 
 def check_manifest(composed: Composed) -> list[Problem]:

@@ -61,6 +61,20 @@ def read_model_config(composed: Composed) -> dict[str, Any]:
     return {**config, **(given.get("model_config") or given)}
 
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+def reads_media(composed: Composed) -> bool | None:
+    """Whether the trained model comes with a processor of pictures, videos or sounds; None where that is not known here."""
+    folder = find_model_folder(composed.model)
+    if folder is not None:
+        return any((folder / name).is_file() for name in PROCESSOR_FILES)
+    config = read_model_config(composed)
+    if "model_type" not in config:
+        return False if is_embedded(composed.model) else None
+    return any(name in config for name in ("vision_config", "audio_config", "visual"))
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no such file or it holds something else."""
     try:

@@ -7,14 +7,14 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 import reward_fns
-from posttrain_verl.preflight import data, machine
+from posttrain_verl.preflight import data, machine, rows
 from posttrain_verl.preflight.report import CannotTell
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
@@ -24,8 +24,14 @@ from reward_fns.code.grader import grade_code
 from reward_fns.code.problem import read_problem
 from reward_fns.code.sandbox import SandboxUnavailable, isolation_here
 from reward_fns.grades import PARTS
+from reward_fns.math import spellings
+from reward_fns.math.grader import grade_math
 
-SAMPLED_GOLDS, SHOWN_GOLDS = 50, 3
+if TYPE_CHECKING:
+    from posttrain_verl.preflight.row_scans import Golds
+
+SAMPLED_GOLDS, SAMPLED_ODD_GOLDS, SHOWN_GOLDS = 50, 200, 3
+MANY_WRONG = 0.1  # a larger share of golds that are not right is a fault of the data or of the reward, not of single rows
 GRADING_SECONDS = 2.0  # grading stops after this, because some golds need a slow symbolic verifier
 
 
@@ -40,8 +46,12 @@ def check_rewards(composed: Composed) -> list[Problem]:
     files = [file for name in ("train_files", "val_files") for file in data.list_readable_files(composed, name)]
     if not files:
         raise CannotTell("the data is not built yet")
-    for file in files:
-        found += [*_check_sources(file, composed, reward), *_check_golds(file, reward)]
+    from posttrain_verl.preflight import row_scans  # as in check_data
+
+    for file in dict.fromkeys(files):
+        golds = row_scans.scan_golds(file, reward.source_column)
+        found += [*_check_sources(file, list(golds), composed, reward), *_check_missing_golds(file, golds)]
+        found += _check_golds(file, golds, reward)
     return found
 
 
@@ -110,47 +120,80 @@ def _check_shaping(reward: RewardSettings) -> Iterator[Problem]:
             yield Problem(f"reward_kwargs.shaping.{part} is unknown", f"there are: {', '.join(known)}")
 
 
-def _check_sources(file: Path, composed: Composed, reward: RewardSettings) -> Iterator[Problem]:
-    column = pq.read_table(file, columns=[reward.source_column]).column(0)
-    for source in column.unique().to_pylist():
-        rows = f"{file} has rows of data_source {source!r}"
+def _check_sources(file: Path, sources: list[str], composed: Composed, reward: RewardSettings) -> Iterator[Problem]:
+    for source in sources:
+        what = f"{file} has rows of data_source {source!r}"
         try:
             grader, defaults = reward_fns.resolve(str(source))
             options = {**defaults, **_to_plain_dict(reward.reward_arguments)}
             if grader is grade_code and not options.get("sandbox_url") and machine.is_here(composed):
                 isolation_here(sandbox.check_packages(options.get("packages", ())))
         except reward_fns.UnknownSource as error:
-            yield Problem(f"{rows}, and no grader is registered for it", str(error))
+            yield Problem(f"{what}, and no grader is registered for it", str(error))
         except (SandboxUnavailable, ValueError) as error:
-            yield Problem(f"{rows}, and their programs cannot be run", str(error))
+            yield Problem(f"{what}, and their programs cannot be run", str(error))
 
 
-def _check_golds(file: Path, reward: RewardSettings) -> list[Problem]:
+def _check_missing_golds(file: Path, golds: dict[str, Golds]) -> Iterator[Problem]:
+    """Golds that are null or blank in any row: a null is never right, and a blank gold ends the run when its row is drawn."""
+    for source, each in golds.items():
+        for hits, what in ((each.nulls, "null"), (each.blank, "empty")):
+            if hits.count:
+                where = hits.describe(each.rows, f"golds of data_source {source!r} in", file)
+                yield Problem(f"{what} golds: {where}", "drop these rows, or give their golds")
+        if each.void.count:
+            where = each.void.describe(each.rows, f"golds of data_source {source!r} in", file)
+            yield warning(f"golds that say None, nan or null: {where}", "drop these rows, unless that is the answer")
+
+
+def _choose_rows(golds: dict[str, Golds], file: Path) -> list[int]:
+    """Rows whose golds are graded: some of all, and more of those that are not plain numbers, of which a grader may read less.
+
+    Rows without a gold are left out.
+    """
+    chosen = set(rows.spread_evenly(rows.count_rows(file), SAMPLED_GOLDS))
+    for each in golds.values():
+        chosen |= {each.odd[place] for place in rows.spread_evenly(len(each.odd), SAMPLED_ODD_GOLDS)}
+    return sorted(chosen)
+
+
+def _check_golds(file: Path, golds: dict[str, Golds], reward: RewardSettings) -> list[Problem]:
     """Grade the gold answers of sampled rows as if the model had given them."""
     options, key = _to_plain_dict(reward.reward_arguments), reward.source_column
     options.pop("shaping", None)  # adds to the score of a right answer, or takes from it
-    until, wrong, graded = time.monotonic() + GRADING_SECONDS, [], 0
-    for row in data.sample_rows(file, [key, "reward_model"], SAMPLED_GOLDS):
+    until, wrong, raised, graded = time.monotonic() + GRADING_SECONDS, list[str](), 0, 0
+    for row in rows.take_rows(file, [key, "reward_model"], _choose_rows(golds, file)):
+        gold = (row["reward_model"] or {}).get("ground_truth")
+        if gold is None or (isinstance(gold, str) and not gold.strip()):
+            continue  # _check_missing_golds has reported it
         if time.monotonic() > until:
             break
         graded += 1
-        gold = (row["reward_model"] or {}).get("ground_truth")
         try:
-            grader, defaults = reward_fns.resolve(str(row[key]))
-            taken = {**defaults, **reward_fns.known_options(grader, options)}
-            if grader is grade_code:  # a row of code has no gold, so its tests are read
-                flaw = read_problem(gold).unusable
-            else:
-                grade = grader(f"The answer is \\boxed{{{gold}}}.", gold, None, **taken)
-                flaw = "" if grade.score == 1.0 else grade.why or f"score {grade.score:g}, read as {grade.pred!r}"
+            flaw = _find_flaw(str(row[key]), gold, options)
         except reward_fns.UnknownSource:
             continue
-        except ValueError as error:  # also of tests that cannot be read
-            flaw = str(error)
+        except (ValueError, TypeError) as error:  # also of tests that cannot be read: the run ends when it draws the row
+            flaw, raised = str(error), raised + 1
         if flaw:
             wrong.append(f"{gold!r:.60} of {row[key]}: {flaw}")
     if not wrong:
         return []
     what = f"{len(wrong)} of {graded} golds of {file} are not right under the recipe's own reward, e.g. "
     remedy = "correct the golds or reward_kwargs: such rows can never be solved"
-    return [Problem(what + "; ".join(wrong[:SHOWN_GOLDS]), remedy)]
+    blocks = raised or len(wrong) > MANY_WRONG * graded
+    return [Problem(what + "; ".join(wrong[:SHOWN_GOLDS]), remedy, "problem" if blocks else "warning")]
+
+
+def _find_flaw(source: str, gold: Any, options: dict[str, Any]) -> str:
+    """Why a gold is not right under its own reward; "" if it is. Raises UnknownSource, and ValueError for tests that are none."""
+    grader, defaults = reward_fns.resolve(source)
+    if grader is grade_code:  # a row of code has no gold, so its tests are read
+        return read_problem(gold).unusable
+    if isinstance(gold, list | dict | bytes | datetime):  # JSON's dates become times of day
+        return f"{type(gold).__name__}, and answers are compared with one text or number"
+    taken = {**defaults, **reward_fns.known_options(grader, options)}
+    grade = grader(f"The answer is \\boxed{{{gold}}}.", gold, None, **taken)
+    if grade.score != 1.0:
+        return grade.why or f"score {grade.score:g}, read as {grade.pred!r}"
+    return (spellings.unanswerable(str(gold)) or "") if grader is grade_math else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from posttrain_verl.preflight import data, model
+from posttrain_verl.preflight import data, model, rows
 from posttrain_verl.preflight.report import CannotTell
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # a check of a model that is not on this machine should not p
     import jinja2
     from tokenizers import Tokenizer
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # a mark of transformers' own, which renders as nothing
 
 
@@ -158,6 +159,9 @@ def _check_template(chat: Chat, composed: Composed) -> Iterator[Problem]:
         yield Problem(what, "put a chat_template.jinja into its folder, or set custom_chat_template of the model")
         return
     conversation = _first_conversation(composed)
+    if unrendered := list(_check_rendering(chat, composed)):
+        yield from unrendered
+        return
     try:
         begun, closed = chat.render(conversation, begin_answer=True), chat.render(conversation)
         chat.render([*conversation, ANSWER])
@@ -173,12 +177,43 @@ def _check_template(chat: Chat, composed: Composed) -> Iterator[Problem]:
         yield Problem(what, "use a tokenizer whose newline is one token, or a template without <|im_start|>")
 
 
-def _first_conversation(composed: Composed) -> list[dict[str, str]]:
-    """The first prompt of the data where it is here, else a question of our own."""
+def _check_rendering(chat: Chat, composed: Composed) -> Iterator[Problem]:
+    """Render one row of every order of turns in the data: what a template refuses, it refuses for its roles and their order."""
+    from posttrain_verl.preflight import row_scans  # as in check_data
+
+    for file, column in _list_conversations(composed):
+        found, failed = row_scans.scan_conversations(file, column), dict[str, row_scans.Hits]()
+        for shape in found.shapes.values():
+            try:
+                chat.render(shape.example, begin_answer=composed.settings.rollout is not None)
+            except TemplateError as error:
+                hits = failed.setdefault(str(error), row_scans.Hits(0, shape.hits.first))
+                hits.count, hits.first = hits.count + shape.hits.count, min(hits.first, shape.hits.first)
+        for reason, hits in failed.items():
+            where = hits.describe(found.rows, "rows of", file)
+            what = f"the chat template of {composed.model} cannot render the data: {reason}; {column} in {where}"
+            yield Problem(what, "drop such rows or the roles that it does not know, or take another template")
+        if found.more_shapes.count:
+            some = f"{found.more_shapes.count} of {found.rows} rows of {file}"
+            what = f"{some} have one of more than {row_scans.SHAPES} orders of turns"
+            yield warning(f"{what}: the chat template was not tried on them", "render them once with the tokenizer")
+
+
+def _list_conversations(composed: Composed) -> Iterator[tuple[Path, str]]:
+    """Each readable file of the launch with its column of conversations."""
     column = next(iter(composed.settings.columns))
-    for file in data.list_readable_files(composed, "train_files"):
-        messages = data.sample_rows(file, [column], 1)[0][column] or QUESTION
-        return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    for name in data.DATA_NAMES:
+        yield from ((file, column) for file in data.list_readable_files(composed, name))
+
+
+def _first_conversation(composed: Composed) -> list[rows.Row]:
+    """The first prompt of the data where it is here, else a question of our own."""
+    from posttrain_verl.preflight import row_scans  # as in check_data
+
+    for file, column in _list_conversations(composed):
+        for shape in row_scans.scan_conversations(file, column).shapes.values():
+            messages = shape.example
+            return messages[:-1] if messages[-1]["role"] == "assistant" else messages
     return QUESTION
 
 
@@ -203,13 +238,22 @@ def _check_turn_end(chat: Chat, folder: Path, composed: Composed) -> Iterator[Pr
 
 def _check_turns_add_up(chat: Chat, composed: Composed) -> Iterator[Problem]:
     """The turns of a row must add up to the conversation, where VeRL renders each alone and compares."""
-    if (override := composed.settings.mismatch_override) is None:
+    if composed.settings.rollout is not None:
         return
     conversation, empty = [*_first_conversation(composed), ANSWER], [{"role": "user", "content": ""}]
-    # What a template puts before the first turn is 2 x once - twice (VeRL's extract_system_prompt_and_generation).
-    once, twice = chat.render(empty), chat.render(empty * 2)
+    try:
+        # What a template puts before the first turn is 2 x once - twice (VeRL's extract_system_prompt_and_generation).
+        once, twice = chat.render(empty), chat.render(empty * 2)
+        first, *later = [_render_alone(chat, message) for message in conversation]
+    except TemplateError as error:
+        what = f"the chat template of {composed.model} refuses a turn alone, or two of the same role: {error}"
+        yield Problem(
+            f"{what}; VeRL renders both", "set custom_chat_template of the model to one that renders any turns"
+        )
+        return
+    if (override := composed.settings.mismatch_override) is None:
+        return
     system = once[: max(2 * len(once) - len(twice), 0)]
-    first, *later = [chat.render([message]) for message in conversation]
     together = "".join([first, *(turn.removeprefix(system) for turn in later)])
     if chat.ids([together]) != chat.ids([chat.render(conversation)]):
         what = f"the chat template of {composed.model} renders turns alone differently than together"
@@ -217,41 +261,111 @@ def _check_turns_add_up(chat: Chat, composed: Composed) -> Iterator[Problem]:
         yield Problem(f"{what}: VeRL's {composed.stage.name.upper()} refuses it", remedy)
 
 
+def _render_alone(chat: Chat, message: Message) -> str:
+    """One turn; after an empty question where the template wants one (verl.utils.tokenizer.chat_template)."""
+    try:
+        return chat.render([message])
+    except TemplateError:
+        question = {"role": "user", "content": [{"type": "text", "text": ""}]}
+        return chat.render([question, message]).removeprefix(chat.render([question]))
+
+
 SAMPLED_ROWS = 1000  # rows of a set; 95 % of the time the share of overlong rows is right within 3 points
+SLACK = 16  # tokens that a tokenizer may add, e.g. for a space before the text
 MANY_OVERLONG = 0.05  # a larger share of cut or dropped rows is worth a warning
 
 
 def check_lengths(composed: Composed) -> list[Problem]:
     """Problems of the lengths of training and validation rows. Raises CannotTell without tokenizer or data."""
-    rule, (_, chat), found = composed.settings.row_limit, _load_chat(composed), []
-    counts = {name: _count_tokens(composed, name, chat) for name in ("train_files", "val_files")}
-    if not any(counts.values()):
-        raise CannotTell("the data is not built yet")
-    for name, lengths in counts.items():
-        over, longest = sum(length > rule.limit for length in lengths), max(lengths, default=0)
-        if not over:
-            continue
-        share, rows = over / len(lengths), f"{len(lengths)} rows of {composed.settings.key(name)}"
-        what = f"{share:.1%} of {rows} are longer than {rule.key}={rule.limit} tokens (the longest: {longest})"
+    rule, (_, chat), found, seen = composed.settings.row_limit, _load_chat(composed), list[Problem](), False
+    for name in data.DATA_NAMES:
+        sample, longest_rows = _sample_tokens(composed, name, chat)
+        seen = seen or bool(sample.lengths)
+        if sample.failed:
+            what = f"{sample.failed} of {sample.failed + len(sample.lengths)} rows of {composed.settings.key(name)}"
+            found.append(Problem(f"the chat template cannot render {what}: {sample.reason}", "drop such rows"))
+        over, longest = (
+            sum(length > rule.limit for length in sample.lengths),
+            max(sample.lengths + longest_rows, default=0),
+        )
+        share, count = (
+            over / max(len(sample.lengths), 1),
+            f"{len(sample.lengths)} rows of {composed.settings.key(name)}",
+        )
+        what = f"{share:.1%} of {count} are longer than {rule.key}={rule.limit} tokens (the longest: {longest})"
         remedy = f"{rule.key}={longest}, or {rule.escape}"
-        if rule.ends_run:
-            found.append(Problem(f"{what}: VeRL ends at the first of them", remedy))
-        elif over == len(lengths):
+        if rule.ends_run and longest > rule.limit:
+            few = f"a row of {composed.settings.key(name)} is longer than {rule.key}={rule.limit} tokens: {longest}"
+            found.append(Problem(f"{what if over else few}: VeRL ends at the first of them", remedy))
+        elif over and over == len(sample.lengths):
             found.append(Problem(f"{what}: nothing would be left of it", remedy))
         elif share > MANY_OVERLONG:
             found.append(warning(f"{what}: they are {rule.fate}", remedy))
+        if not rule.ends_run and (lost := sum(before >= rule.limit for before in sample.before_answers)):
+            what = f"{lost} of {count} have no token of an answer within {rule.key}={rule.limit}: they teach nothing"
+            found.append(Problem(what, remedy, "problem" if lost == len(sample.lengths) else "warning"))
+    if not seen and not found:
+        raise CannotTell("the data is not built yet")
     return found
 
 
-def _count_tokens(composed: Composed, name: str, chat: Chat) -> list[int]:
-    """Tokens of sampled rows: prompts that begin an answer where a rollout engine gives it, else the longest conversation."""
+@dataclass
+class Sample:
+    """Lengths of sampled rows (see `_count_up_to`), and for rows with answers of their own, what stands before the first of them.
+
+    `failed` rows could not be rendered, for the `reason`.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    before_answers: list[int] = field(default_factory=list)
+    failed: int = 0
+    reason: str = ""
+
+
+def _sample_tokens(composed: Composed, name: str, chat: Chat) -> tuple[Sample, list[int]]:
+    """Sampled rows, and the lengths of those with the most bytes, where one overlong row ends the run.
+
+    Prompts begin an answer where a rollout engine gives it. Of several conversations in a row the longest counts. Rows with a
+    null are left to check_data.
+    """
+    from posttrain_verl.preflight import row_scans  # as in check_data
+
     columns = [column for column, kind in composed.settings.columns.items() if kind == "chat"]
-    begin, files = composed.settings.rollout is not None, data.list_readable_files(composed, name)
-    rows = [row for file in files for row in data.sample_rows(file, columns, SAMPLED_ROWS // len(files))]
-    try:
-        texts = [
-            [chat.render(row[column], begin_answer=begin) for row in rows if all(row.values())] for column in columns
-        ]
-    except TemplateError as reason:
-        raise CannotTell(f"the template does not render: {reason}") from reason
-    return [max(map(len, ids)) for ids in zip(*map(chat.ids, texts), strict=True)]
+    files, sample, extremes = data.list_readable_files(composed, name), Sample(), Sample()
+    for file in files:
+        _count_tokens(composed, chat, rows.sample_rows(file, columns, SAMPLED_ROWS // len(files)), sample)
+        if composed.settings.row_limit.ends_run:
+            longest = {row for column in columns for _, row in row_scans.scan_conversations(file, column).longest}
+            _count_tokens(composed, chat, rows.take_rows(file, columns, sorted(longest)), extremes)
+    return sample, extremes.lengths
+
+
+def _count_tokens(composed: Composed, chat: Chat, found: list[rows.Row], sample: Sample) -> None:
+    begin, limit = composed.settings.rollout is not None, composed.settings.row_limit.limit
+    texts, starts = list[list[str]](), list[str]()
+    for row in found:
+        talks = list(row.values())
+        if not all(talk and all(turn and turn["role"] for turn in talk) for talk in talks):
+            continue
+        try:
+            texts.append([chat.render(talk, begin_answer=begin) for talk in talks])
+        except TemplateError as error:
+            if not any(turn["content"] is None for talk in talks for turn in talk):
+                sample.failed, sample.reason = sample.failed + 1, str(error)
+            continue
+        answer = next((place for place, turn in enumerate(talks[0]) if turn["role"] == ANSWER["role"]), 0)
+        if not begin and answer:
+            with suppress(TemplateError):
+                starts.append(chat.render(talks[0][:answer], begin_answer=True))
+    columns = [_count_up_to(chat, column, limit) for column in zip(*texts, strict=True)]
+    sample.lengths += map(max, zip(*columns, strict=True))
+    sample.before_answers += _count_up_to(chat, starts, limit)
+
+
+def _count_up_to(chat: Chat, texts: Sequence[str], limit: int) -> list[int]:
+    """Tokens of texts that may be longer than `limit`; of one that cannot, its bytes, of which a token takes one or more."""
+    sizes = [len(text.encode()) for text in texts]
+    long = [place for place, size in enumerate(sizes) if size + SLACK >= limit]
+    for place, ids in zip(long, chat.ids([texts[place] for place in long]), strict=True):
+        sizes[place] = len(ids)
+    return sizes

@@ -51,15 +51,18 @@ class RlSettings(AlgorithmSettings, RewardSettings):
 
     model_types = (Actor, Critic)
     length_names = ("max_prompt_length", "max_response_length")
+    data_endings = (".parquet", ".json", ".jsonl")  # RLHFDataset
 
     max_prompt_length = Setting[int]("data.max_prompt_length")
     filters_overlong_prompts = Setting[bool]("data.filter_overlong_prompts")
     prompt_column = Setting[str]("data.prompt_key")
+    image_column = Setting[str]("data.image_key")
+    video_column = Setting[str]("data.video_key")
+    audio_column = Setting[str]("data.audio_key")
     rollout_dir = Setting[str | None]("trainer.rollout_data_dir")
     validation_dir = Setting[str | None]("trainer.validation_data_dir")
     data_seed = Setting[int | None]("data.seed")
     filters_groups = Setting[bool]("algorithm.filter_groups.enable")
-    distillation = Setting[DictConfig]("distillation")
     queue_port = Setting[int | None]("transfer_queue.metrics.port")
     queue_metrics = Setting[bool]("transfer_queue.metrics.enabled")
 
@@ -70,6 +73,14 @@ class RlSettings(AlgorithmSettings, RewardSettings):
     @property
     def columns(self) -> dict[str, str]:
         return {self.prompt_column: "chat", self.source_column: "text", "reward_model": "truth"}
+
+    @property
+    def side_columns(self) -> dict[str, tuple[str, bool]]:
+        return {"extra_info": ("struct", True)}
+
+    @property
+    def media(self) -> dict[str, str]:
+        return {self.image_column: "<image>", self.video_column: "<video>", self.audio_column: "<audio>"}
 
     @property
     def row_limit(self) -> RowLimit:

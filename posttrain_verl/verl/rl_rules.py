@@ -34,6 +34,8 @@ class AlgorithmSettings(Settings):
     filter_metric = Setting[str | None]("algorithm.filter_groups.metric")
     rollout_rejection = Setting[str | None]("algorithm.rollout_correction.rollout_rs")
     rejection_threshold = Setting[Any]("algorithm.rollout_correction.rollout_rs_threshold")
+    distillation = Setting[DictConfig]("distillation")
+    distillation_rewards = Setting[bool]("distillation.distillation_loss.use_task_rewards")
     gdpo_reward_keys = Setting[Any]("algorithm.gdpo_reward_keys")
 
     def __init__(self, tree: DictConfig):
@@ -73,9 +75,18 @@ class AlgorithmSettings(Settings):
             what = f"{mode} cannot send weights with {rollout.override('checkpoint_backend')}"
             yield Problem(what, rollout.override("checkpoint_backend", "nccl"))
 
+    @property
+    def learns_from_rewards(self) -> bool:
+        """Whether rewards are in the loss. VeRL leaves them out where a teacher alone is followed
+        (verl.trainer.distillation.losses)."""
+        teacher = self.distillation
+        return not (teacher and teacher.get("enabled")) or self.distillation_rewards is not False
+
     def check_group_size(self) -> Iterator[Problem]:
         """A baseline of the group needs a group."""
         rollout = self.rollout
+        if not self.learns_from_rewards:
+            return
         if self.advantage_estimator in GROUP_BASELINES and rollout.answers_per_prompt < 2:
             key, estimator = "answers_per_prompt", self.advantage_estimator
             what = f"{rollout.override(key)}: {estimator} compares the answers of a group, and one has none"
@@ -162,7 +173,9 @@ def check_limits(settings: Settings, rollout: Rollout, facts: dict[str, Any]) ->
     at_once = rollout.override("max_num_batched_tokens")
     if not rollout.chunked_prefill and batched < window:
         remedy = f"{rollout.override('chunked_prefill', True)}, or {rollout.override('max_num_batched_tokens', window)}"
-        yield Problem(f"{at_once} is less than max_model_len={window} without chunked prefill", remedy)
+        what = f"{at_once} is less than max_model_len={window} without chunked prefill: VeRL raises it"
+        yield warning(what, remedy)
+        batched = window
     if batched < rollout.max_num_seqs:
         yield Problem(f"{at_once} is less than max_num_seqs={rollout.max_num_seqs}",
                       f"{rollout.override('max_num_seqs', batched)} or less")  # fmt: skip

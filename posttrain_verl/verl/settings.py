@@ -357,9 +357,12 @@ class Rollout(Scorer):
         Under LoRA more than adapters travel to it where VeRL merges them, or where vLLM did not load the base itself.
         """
         length = self.max_model_len or max(shape.context or 0, longest)  # null: VeRL takes the model's whole context
+        batched = self.max_num_batched_tokens
+        if not self.chunked_prefill:  # vLLMHttpServer._validate_configs raises it
+            batched = max(batched, length)
         return RolloutEngine(
             shape, self.tensor_parallel, self.memory_share, length, max_num_seqs=self.max_num_seqs,
-            batched_tokens=self.max_num_batched_tokens, item=BYTES.get(str(self.dtype), 2), eager=bool(self.enforce_eager),
+            batched_tokens=batched, item=BYTES.get(str(self.dtype), 2), eager=bool(self.enforce_eager),
             bucket=(self.bucket_megabytes or 2048) * 2**20, keeps_weights=lora, layered_summon=bool(self.layered_summon),
             sends_base=lora and (merges_lora or "dummy" in str(self.load_format)),
         )  # fmt: skip

@@ -21,11 +21,24 @@ class SftSettings(Settings):
 
     max_length = Setting[int]("data.max_length")
     messages_column = Setting[str]("data.messages_key")
+    tools_column = Setting[str]("data.tools_key")
+    thinking_column = Setting[str]("data.enable_thinking_key")
+    image_column = Setting[str | None]("data.image_key")
+    video_column = Setting[str | None]("data.video_key")
     ignores_mismatch = Setting[bool]("data.ignore_input_ids_mismatch")
 
     @property
     def columns(self) -> dict[str, str]:
         return {self.messages_column: "chat"}
+
+    @property
+    def side_columns(self) -> dict[str, tuple[str, bool]]:
+        """VeRL reads the file by pandas, whose null is neither None nor false."""
+        return {self.tools_column: ("list", False), self.thinking_column: ("flag", False)}
+
+    @property
+    def media(self) -> dict[str, str]:
+        return {self.image_column or "images": "<image>", self.video_column or "videos": "<video>"}
 
     @property
     def row_limit(self) -> RowLimit:

@@ -51,6 +51,9 @@ class Settings(View):
 
     model_types: ClassVar[tuple[type[ModelSettings], ...]]  # what VeRL trains; the first is the model of the run
     length_names: ClassVar[tuple[str, ...]] = ()  # the settings whose sum is the longest sequence
+    data_endings: ClassVar[
+        tuple[str, ...]
+    ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
     rollout: Rollout | None = (
         None  # the engine that samples answers while training, where the stage does not train on given rows
     )
@@ -60,6 +63,7 @@ class Settings(View):
     train_max_samples = Setting[int]("data.train_max_samples")
     val_max_samples = Setting[int]("data.val_max_samples")
     train_batch_size = Setting[int]("data.train_batch_size")
+    dataset_class = Setting[str | None]("data.custom_cls.path")
     truncation = Setting[str]("data.truncation")
     template_arguments = Setting[DictConfig | None]("data.apply_chat_template_kwargs")
     gpus_per_node = Setting[int]("trainer.n_gpus_per_node")
@@ -112,6 +116,16 @@ class Settings(View):
     def columns(self) -> dict[str, str]:
         """The columns of a row and the kind of each: chat, text or truth. The first is the conversation."""
         raise NotImplementedError
+
+    @property
+    def side_columns(self) -> dict[str, tuple[str, bool]]:
+        """Columns that a row may have: the kind of each (struct, list or flag), and whether it may be null."""
+        return {}
+
+    @property
+    def media(self) -> dict[str, str]:
+        """Columns of pictures and the like, each with the mark that stands for one in the text of a turn."""
+        return {}
 
     @property
     def row_limit(self) -> RowLimit:

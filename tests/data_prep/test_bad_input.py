@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -141,6 +142,35 @@ def test_damaged_files(tmp_path, build, clean):
     ):
         own = {"from": "columns", "path": str(tmp_path / name), "columns": columns, "data_source": "math/own"}
         assert said in errors(build, sources={"own": own}, splits=split(own=1))
+
+
+def test_an_unquoted_comma_of_a_csv_is_an_error(tmp_path, build):
+    """It moves every cell after it, so that the gold is the rest of the question."""
+    sums = "".join(f"How much is {number} plus {number}?,{2 * number}\n" for number in range(40))
+    (tmp_path / "rows.csv").write_text(f'q,a\n{sums}If I have 2, then 3 more?,5\nAnd 2?\n"2, then 3?",5,\n')
+    columns = {"question": "q", "answer": "a"}
+    own = {"from": "columns", "path": str(tmp_path / "rows.csv"), "columns": columns, "data_source": "math/own"}
+    text = errors(build, sources={"own": own}, splits=split(own=1))
+    assert "row 40 and 1 more: has 3 cells, and the header has 2" in text and "row 41: a is null" in text
+    manifest, read = build(sources={"own": own | {"bad_rows": "drop"}}, splits=split(own=1))
+    assert len(read("rl_train")) == 40 and manifest["sources"]["own"]["drops"]["bad_row"] == 3
+
+
+def test_decimals_and_fields_of_structs_are_columns(tmp_path, build):
+    path = tmp_path / "rows.parquet"
+    rows = [
+        {"q": f"How much is {number} and a half?", "reward_model": {"ground_truth": Decimal(number) + Decimal("0.50")}}
+        for number in range(1, 30)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    own = {"from": "columns", "path": str(path), "data_source": "math/own"}
+    columns = {"question": "q", "answer": "reward_model.ground_truth"}
+    _, read = build(sources={"own": own | {"columns": columns}}, splits=split(own=1))
+    assert {row["reward_model"]["ground_truth"] for row in read("rl_train")} == {f"{n}.5" for n in range(1, 30)}
+    text = errors(
+        build, sources={"own": own | {"columns": columns | {"answer": "reward_model.truth"}}}, splits=split(own=1)
+    )
+    assert "has no column 'reward_model.truth'" in text
 
 
 def test_parquet_csv_and_jsonl_give_the_same_rows(tmp_path, build, clean, jsonl):

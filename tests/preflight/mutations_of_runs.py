@@ -35,8 +35,6 @@ def too_few_tokens(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[st
     wrong = dice.choice([
         {f"{ACTOR}.use_dynamic_bsz": True, f"{ACTOR}.ppo_max_token_len_per_gpu": 8},
         {f"{ROLLOUT}.max_model_len": long - 1},
-        {f"{ROLLOUT}.enable_chunked_prefill": False, f"{ROLLOUT}.max_model_len": long,
-         f"{ROLLOUT}.max_num_batched_tokens": long - 1, f"{ROLLOUT}.max_num_seqs": 8},
         {f"{ROLLOUT}.max_num_batched_tokens": 64, f"{ROLLOUT}.max_num_seqs": 128},
         {f"{ROLLOUT}.log_prob_use_dynamic_bsz": not valid.get(f"{ROLLOUT}.log_prob_use_dynamic_bsz")},
         {"data.max_response_length": 10**6}, {"data.max_prompt_length": 0},
@@ -88,7 +86,9 @@ def bad_data(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str, ...
     said = {"no parquet": "is not a readable Parquet file", "no column": "has no column", "no rows": "has no rows",
             "other schema": "VeRL needs", "two rows": "fewer than data.train_batch_size"}  # fmt: skip
     if valid.stage == "rl":
-        said |= {"wrong gold": "are not right under", "unknown source": "no grader is registered"}
+        said |= {"wrong gold": "empty golds", "unknown source": "no grader is registered"}
+    else:
+        said |= {"no answer": "has no turn of the role assistant"}
     if valid.name.endswith("on cpu"):
         said |= {"no template": "cannot render the data"} if valid.stage == "rl" else {"long rows": "are longer than"}
     flaw = dice.choice(list(said))

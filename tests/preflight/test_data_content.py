@@ -118,6 +118,19 @@ def test_a_template_whose_turns_do_not_add_up(launch, model):
     assert tokenizer.check_tokenizer(launch("sft", data__ignore_input_ids_mismatch=True)) == []
 
 
+def test_a_template_that_wants_turns_to_alternate(launch, model):
+    """VeRL's SFT renders turns alone, and two questions in a row when it starts."""
+    alternates = "(m['role'] == 'user') == (loop.index0 % 2 == 0)"
+    refuse = "{{ raise_exception('must alternate') }}"
+    strict = "{% for m in messages %}{% if not (" + alternates + ") %}" + refuse + "{% endif %}"
+    (model / "chat_template.jinja").write_text(TEMPLATE.replace("{% for m in messages %}", strict))
+    assert (
+        "problem: the chat template" in (said := whats(tokenizer.check_tokenizer(launch("sft"))))
+        and "must alternate" in said
+    )
+    assert tokenizer.check_tokenizer(launch("rl")) == []
+
+
 def test_no_template_and_no_tokenizer(launch, model):
     (model / "chat_template.jinja").unlink()
     assert "has no chat template" in whats(tokenizer.check_tokenizer(launch("rl")))
@@ -143,7 +156,10 @@ def test_lengths(launch, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"reward_model": {"style": "rule", "ground_truth": ""}}, "the gold answer is empty"),
+        (
+            {"reward_model": {"style": "rule", "ground_truth": ""}},
+            "empty golds: all 64 golds of data_source 'embedded/x'",
+        ),
         ({"data_source": "nobody/knows"}, "no grader is registered for it"),
         ({"data_source": "mbpp"}, "golds of"),
     ],

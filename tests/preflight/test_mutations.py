@@ -67,29 +67,31 @@ SFT: dict[str, Any] = {"messages": [QUESTION, {"role": "assistant", "content": "
 
 
 def write(file: Path, row: dict[str, Any], rows: int = 4096) -> str:
-    pq.write_table(pa.Table.from_pylist([row] * rows), file)
-    return str(file)
+    named = file.with_name(f"{file.name}.parquet")
+    pq.write_table(pa.Table.from_pylist([row] * rows), named)
+    return str(named)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Sound Parquet files, and broken ones by what is wrong with them."""
     folder = tmp_path_factory.mktemp("files")
-    (folder / "broken").write_text("no parquet")
+    (folder / "broken.parquet").write_text("no parquet")
     unknown, wrong = (
         {"data_source": "nobody/knows"},
         {"reward_model": {"style": "rule", "ground_truth": ""}},
     )
-    odd = {"prompt": [{"role": 7, "content": "12"}]}
+    odd = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "12"}]}]}
     long = {"messages": [{**QUESTION, "content": "9" * 2000}, SFT["messages"][1]]}
     made = {"missing": str(folder / "missing"), "rl": write(folder / "rl", RL), "sft": write(folder / "sft", SFT),
             "rl few": write(folder / "rl few", RL, 128), "sft few": write(folder / "sft few", SFT, 128),
             "rl wrong gold": write(folder / "gold", RL | wrong), "rl unknown source": write(folder / "source", RL | unknown),
-            "rl no template": write(folder / "role", RL | odd), "sft long rows": write(folder / "long", SFT | long)}  # fmt: skip
+            "rl no template": write(folder / "role", RL | odd), "sft long rows": write(folder / "long", SFT | long),
+            "sft no answer": write(folder / "questions", {"messages": [QUESTION]})}  # fmt: skip
     for stage, row in (("rl", RL), ("sft", SFT)):
         text = {"prompt": "12+34=", "messages": "12+34="}
         made |= {
-            f"{stage} no parquet": str(folder / "broken"),
+            f"{stage} no parquet": str(folder / "broken.parquet"),
             f"{stage} no column": write(folder / f"{stage} column", {"text": "a"}),
             f"{stage} no rows": write(folder / f"{stage} rows", row, 0),
             f"{stage} other schema": write(

@@ -67,7 +67,7 @@ def test_disagreements(jsonl, capsys):
         ("", "no rows"),
         ("{not json}\n", "row 1"),
         ('{"data_source": "math", "response": "1"}\n', "lacks ground_truth"),
-        ('{"data_source": "nothing/known", "response": "1", "ground_truth": "1"}\n', "'nothing/known' has no reward"),
+        ('{"data_source": "nothing/known", "response": "1", "ground_truth": "1"}\n', "data_source 'nothing/known'"),
         ('{"data_source": "math", "response": "1", "ground_truth": ""}\n', "gold answer is empty"),
         ('{"data_source": "mbpp", "response": "1", "ground_truth": "{}"}\n', "schema"),
     ],
@@ -78,6 +78,71 @@ def test_wrong_input_is_said_without_a_traceback(tmp_path, capsys, content, seen
         path.write_text(content)
     assert command_line.main(Grade, grade.run, [str(path)]) == 2
     assert seen in capsys.readouterr().err
+
+
+BROKEN = [
+    {"data_source": "math", "response": "1", "ground_truth": "", "id": "empty"},
+    {"data_source": "math", "response": [{"role": "assistant", "content": "1"}], "ground_truth": "1"},
+    {"data_source": "math", "response": "1", "ground_truth": ["1", "one"], "extra_info": {"index": 7}},
+    {"data_source": "nothing/known", "response": "1", "ground_truth": "1"},
+    {"data_source": 3, "response": "1", "ground_truth": "1"},
+    {"data_source": "math", "response": "1", "ground_truth": float("nan")},
+    {"data_source": "math", "response": "1"},
+    {"data_source": "mbpp", "response": "1", "ground_truth": "{}"},
+    {"data_source": "code", "response": "x",
+     "ground_truth": json.dumps([{"input": "1", "output": "[1", "testtype": "functional", "fn_name": "f"}])},
+]  # fmt: skip
+REASONS = [
+    "the gold answer is empty",
+    "response is list, not a text",
+    "ground_truth is ['1', 'one'] (list), not a text or a number",
+    "no reward is registered for data_source 'nothing/known'",
+    "data_source is int, not a text",
+    "ground_truth is nan (float)",
+    "lacks ground_truth",
+    "the tests have the keys []",
+    "the output '[1' of a functional test is not JSON",
+    "is not JSON",
+    "is list, not an object",
+]
+
+
+def test_rows_that_cannot_be_graded_are_named_and_the_rest_is_graded(tmp_path, capsys):
+    path, out = tmp_path / "a.jsonl", tmp_path / "graded.jsonl"
+    lines = [json.dumps(row) for row in [ROWS[0], *BROKEN, ROWS[1]]]
+    path.write_text("\n".join([*lines, "{oops", "[1]", ""]))
+    assert command_line.main(Grade, grade.run, [str(path), "--json", f"posttrain.out={out}"]) == 1
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["sources"]["openai/gsm8k"]["rows"] == found["sources"]["openai/gsm8k"]["acc"] == 2
+    assert [each["row"] for each in found["ungraded"]] == [*range(2, 11), 12, 13]
+    for each, reason in zip(found["ungraded"], REASONS, strict=True):
+        assert reason in each["reason"]
+    assert (
+        "11 of 13 rows" in printed.err
+        and "row 2 (empty): the gold" in printed.err
+        and "row 4 (7): ground_truth" in printed.err
+    )
+    assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == [1, 11]
+
+
+def test_many_rows_of_one_reason_are_one_problem(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*[BROKEN[0]] * 30, ROWS[0]]))
+    assert command_line.main(Grade, grade.run, [str(path)]) == 1
+    assert "(1 problem)" in (said := capsys.readouterr().err) and "and 10 more: the gold answer is empty" in said
+
+
+def test_tests_of_code_may_be_data(tmp_path, capsys):
+    """As Parquet holds them; only a golden answer of mathematics is one text."""
+    row = {
+        "data_source": "code",
+        "response": "```python\nprint(input())\n```",
+        "ground_truth": {"inputs": ["1\n"], "outputs": ["1\n"]},
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert command_line.main(Grade, grade.run, [str(tmp_path / "a.jsonl"), "--json"]) == 0
+    assert sums(capsys)["code"]["rows"] == 1
 
 
 @pytest.mark.parametrize(
