@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from posttrain_verl.preflight.row_scans import Golds
 
 SAMPLED_GOLDS, SAMPLED_ODD_GOLDS, SHOWN_GOLDS = 50, 200, 3
-MANY_WRONG = 0.1  # a larger share of golds that are not right is a fault of the data or of the reward, not of single rows
+MANY_WRONG = (
+    0.1  # a larger share of golds that are not right is a fault of the data or of the reward, not of single rows
+)
 GRADING_SECONDS = 2.0  # grading stops after this, because some golds need a slow symbolic verifier
 
 
@@ -173,7 +175,10 @@ def _check_golds(file: Path, golds: dict[str, Golds], reward: RewardSettings) ->
             flaw = _find_flaw(str(row[key]), gold, options)
         except reward_fns.UnknownSource:
             continue
-        except (ValueError, TypeError) as error:  # also of tests that cannot be read: the run ends when it draws the row
+        except (
+            ValueError,
+            TypeError,
+        ) as error:  # also of tests that cannot be read: the run ends when it draws the row
             flaw, raised = str(error), raised + 1
         if flaw:
             wrong.append(f"{gold!r:.60} of {row[key]}: {flaw}")

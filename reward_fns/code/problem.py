@@ -91,6 +91,8 @@ def parse_problem(data: object) -> Problem:
 
 def find_faults(problem: Problem) -> Problem:
     """The problem with what the judge needs to know of its tests, and whether they can judge anything. Raises BadTests."""
+    if not problem.cases:
+        return replace(problem, unusable="there are no tests")
     if problem.kind == "stdio":
         silent = not any(str(expected).strip() for _, expected in problem.cases)
         return replace(problem, unusable="every expected output is empty: the tests prove nothing" if silent else "")
