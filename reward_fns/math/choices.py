@@ -9,7 +9,10 @@ WITH_TEXT = re.compile(rf"(?:\(([{LETTERS}])\)|([{LETTERS}])\s*[).:])\s*(?=\S)")
 REASON = re.compile(
     rf"\(?([{LETTERS}])\)?\s*(?:,|--?|\u2014|\u2013|=|\b(?:because|since|as|is|for|which|due)\b)", re.IGNORECASE
 )
-NAMED = re.compile(rf"(?:^|[\s*(\[]|\b(?:option|choice|answer)\s)\(?([{LETTERS}])(?=[)\].:,*\s]|$)")
+NAMED = re.compile(
+    rf"(?:^|[\s*(\[])\(?([{LETTERS}])(?=[)\].:,*]|\s*$|\s+(?:or|and)\b|\s,)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)s?\s\(?([{LETTERS}])\b"
+)
+NEGATED = re.compile(r"\b(?:not|no|except|but|incorrect|wrong|false|neither|never|excluding)\b|n't\b", re.IGNORECASE)
 LABEL = re.compile(rf"(?:^|[\s,;])\(?([{LETTERS}])(?:[).:])(?=\s|\S)")
 
 
@@ -29,6 +32,10 @@ def labelled(text: str) -> tuple[str, str]:
     return (match.group(1) or match.group(2), text[match.end() :]) if match else ("", text)
 
 
+def named(text: str) -> set[str]:
+    return {letter for pair in NAMED.findall(text) for letter in pair if letter}
+
+
 def same_letters(gold: str, answer: str) -> bool:
     """Whether an answer, in plain text, names the letters of the gold: "C", "(C)", "C) 42", "option C", "C because ...".
 
@@ -40,10 +47,12 @@ def same_letters(gold: str, answer: str) -> bool:
         label, _ = labelled(answer)
         if label and not LABEL.search(answer[3:]):
             return label == gold
+        if NEGATED.search(answer):
+            return False
         reason = REASON.match(answer)
-        if reason and reason.group(1).isupper() and set(NAMED.findall(answer)) <= {reason.group(1), "A", "I"}:
+        if reason and reason.group(1).isupper() and named(answer) <= {reason.group(1), "A", "I"}:
             return reason.group(1) == gold
-        return set(NAMED.findall(answer)) == {gold}
+        return named(answer) == {gold}
     if SEVERAL.fullmatch(bare) or SEVERAL.fullmatch(answer):
         return set(re.findall(rf"[{LETTERS}]", bare)) == set(gold)
     return set(LABEL.findall(answer)) == set(gold)

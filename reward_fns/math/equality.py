@@ -18,9 +18,9 @@ from reward_fns.math.sets import (
     oriented,
     solutions,
 )  # fmt: skip
-from reward_fns.math.terms import Node
+from reward_fns.math.terms import EMPTY, INFINITY, Node
 from reward_fns.math.tokens import Unclear
-from reward_fns.math.values import MIXED, POSITIVE, equal_values, has, rooted, value_at, variables
+from reward_fns.math.values import MIXED, POSITIVE, equal_values, rooted, value_at, variables
 
 MAX_ELEMENTS = 64  # of lists in any order; each is compared with each
 SYMMETRIC = frozenset(("=", "!=", "~", "parallel", "perp", "cong", "sim"))
@@ -30,7 +30,16 @@ def equal(gold: Node, answer: Node) -> bool:
     """Whether two answers are the same. Raises Unclear where that cannot be said."""
     if gold == answer:
         return True
-    gold, answer = expanded(gold), expanded(answer)
+    gold, answer = (
+        expanded(SYNONYMS.get(node.name, node) if node.kind == "words" else node) for node in (gold, answer)
+    )
+    if gold == answer:
+        return True
+    if gold.kind == "ratio" and answer.kind == "ratio":
+        return equal_ratios(gold, answer)
+    sequences = [letters(node) for node in (gold, answer)]
+    if all(sequences) and max(map(len, sequences)) > 2:
+        return sequences[0] == sequences[1]
     if gold.kind == "list" or answer.kind == "list":
         return equal_lists(gold, answer)
     if "measured" in (gold.kind, answer.kind):
@@ -48,6 +57,40 @@ def equal(gold: Node, answer: Node) -> bool:
     if gold.kind in collections or answer.kind in collections or named_set(gold) or named_set(answer):
         return equal_collections(gold, answer)
     return equal_scalars(gold, answer)
+
+
+SYNONYMS = dict.fromkeys(
+    ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"), EMPTY
+)
+SYNONYMS |= dict.fromkeys(("all real numbers", "all reals", "any real number"), Node("symbol", name="set R"))
+SYNONYMS |= {"infinity": INFINITY, "does not exist": Node("words", name="dne")}
+
+
+@lru_cache(maxsize=4096)
+def letters(node: Node) -> tuple[str, ...]:
+    """The capitals of a name such as ABC or \\triangle PQR, in order; () for anything else."""
+    if node.kind == "symbol" and (node.name[0].isupper() or node.name[0] == "\\") and not node.name.startswith("set"):
+        return (node.name,)
+    if node.kind == "multiply":
+        parts = [letters(part) for part in node.parts]
+        return tuple(name for part in parts for name in part) if all(parts) and not greek(parts) else ()
+    return ()
+
+
+def greek(parts: Sequence[tuple[str, ...]]) -> bool:
+    """Whether Greek letters are factors here, which no name of points has."""
+    return any(name[0] == "\\" and name not in FIGURES for part in parts for name in part)
+
+
+FIGURES = ("\\triangle", "\\angle", "\\square", "\\odot")
+
+
+def equal_ratios(gold: Node, answer: Node) -> bool:
+    """Equal up to a factor; times of day (3:30) as they are."""
+    if "time" in (gold.name, answer.name) or len(gold.parts) != len(answer.parts):
+        return pairwise_equal(gold.parts, answer.parts)
+    ours, theirs = ([Node("divide", (part, node.parts[0])) for part in node.parts[1:]] for node in (gold, answer))
+    return pairwise_equal(ours, theirs)
 
 
 def measured(node: Node) -> tuple[Node, str]:
@@ -123,6 +166,9 @@ def equal_lists(gold: Node, answer: Node) -> bool:
     if gold.kind == "tuple" or answer.kind == "tuple":
         pair = gold if gold.kind == "tuple" else answer
         return pair.name == "()" and pairwise_equal(gold.parts, answer.parts)
+    for one, other in ((gold, answer), (answer, gold)):
+        if one.kind == "relation" and one.name == "in" and is_name(one.parts[0]):
+            return equal(one.parts[1], other) if one is gold else equal(other, one.parts[1])
     if gold.kind in ("union", "relation", "builder") or answer.kind in ("union", "relation", "builder"):
         verdict = equal_solutions(gold, answer)
         if verdict is not None:
@@ -161,7 +207,7 @@ def unnamed(parts: Sequence[Node]) -> tuple[tuple[str, ...], tuple[Node, ...]]:
     names, values = [], []
     for part in parts:
         if part.kind == "relation" and part.name in ("=", "~") and part.parts[0].kind == "symbol":
-            names.append(part.parts[0].name)
+            names.append(part.parts[0].name.split("_")[0])
             values.append(part.parts[1])
         else:
             values.append(part)
@@ -252,6 +298,8 @@ def equal_relations(gold: Node, answer: Node) -> bool:
     if ours.name == theirs.name and len(ours.parts) == len(theirs.parts):
         if is_name(ours.parts[0]) and ours.parts[0] == theirs.parts[0]:
             return pairwise_equal(ours.parts[1:], theirs.parts[1:])
+        if len(letters(ours.parts[0])) > 2 or len(letters(theirs.parts[0])) > 2:
+            return pairwise_equal(ours.parts, theirs.parts)
         try:
             if pairwise_equal(ours.parts, theirs.parts):
                 return True
@@ -297,7 +345,13 @@ def relation_for_value(gold: Node, answer: Node) -> bool:
     relation, _ = (gold, answer) if gold.kind == "relation" else (answer, gold)
     if equation(relation):
         first, last = relation.parts[0], relation.parts[-1]
-        if is_name(first) or (relation is answer and (is_unweighted(first) or same_constant(first, last))):
+        if relation.name == "~":  # a value and about what it is
+            return any(equal(part, answer) if relation is gold else equal(gold, part) for part in relation.parts)
+        if is_name(last) and not variables(first):  # 5 = x
+            first, last = last, first
+        if is_name(first) or (
+            relation is answer and ((is_unweighted(first) and len(variables(first)) > 1) or same_constant(first, last))
+        ):
             return equal(gold, last) if relation is answer else equal(last, answer)
         return False
     if relation.name == "in" and is_name(relation.parts[0]):
@@ -306,16 +360,18 @@ def relation_for_value(gold: Node, answer: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """A letter, a function at a place, or a segment in capitals."""
+    """A letter, a function at a place, letters side by side (AB, |AB|), or a tuple of letters."""
     if node.kind in ("symbol", "apply"):
         return True
-    return (node.kind == "multiply" and all(map(is_name, node.parts)) and not has(node, "number")) or (
-        node.kind == "call" and bool(variables(node))
+    if node.kind in ("multiply", "tuple"):
+        return all(map(is_name, node.parts))
+    return node.kind == "call" and (
+        node.name in ("det", "gcd", "lcm") or (node.name == "abs" and bool(letters(node.parts[0])))
     )
 
 
 def is_unweighted(node: Node) -> bool:
-    """A sum or product of names without a coefficient, as in x + y = 5."""
+    """A sum or product of names without a coefficient, as in x + y = 5. The square of one letter is an equation."""
     if node.kind in ("add", "subtract", "multiply", "divide", "measured", "group", "degree"):
         return all(map(is_unweighted, node.parts))
     if node.kind == "power":

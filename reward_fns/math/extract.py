@@ -179,7 +179,7 @@ def find_hashes(text: str) -> list[tuple[int, int, str]]:
 
 
 PHRASE = re.compile(
-    r"(?:\b(?:final|correct)?\s*(?:answers?|(?:correct|right|best)\s+(?:option|choice))\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
+    r"(?:\b(?:final|correct)?\s*(?:answers?|(?:correct|right|best)\s+(?:option|choice)s?)\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
     r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|\u6545\u9009(?:\u62e9)?\s?[:\uff1a]?(?=\s*\(?[A-K])"
     r"|^[ \t]{0,8}\**A[ \t]?:|^(?:#{1,6}[ \t]{0,8}|\*\*)(?:Final )?Answer\**[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
@@ -248,7 +248,7 @@ def last_phrase(text: str, cut: bool) -> Answer | None:
         bold, closed, _ = after.partition("**")
         first, *rest = (bold, "") if match.group().endswith("**") and closed and "\n" not in bold else sentences(after)
         said = first.strip("*_ \n")
-        if cut and not rest:
+        if (cut and not rest) or NEGATION.search(match.group()):
             return Answer()
         if said and not said.endswith("?"):
             return Answer(spoken_parts(said), "phrase")
@@ -259,10 +259,13 @@ CHOICE = re.compile(r"\(?[A-K](?:[).:]|\s*$|\s+(?:because|since|as)\b)")
 
 
 def spoken_parts(said: str) -> tuple[str, ...]:
+    said = NAMED_CHOICE.sub("", said, count=1)
     found = list(VALUE.finditer(said))
     if not found or CHOICE.match(said):
         return (said,)  # an expression or a word
     rest = said[found[0].end() :]
+    if DENIED.search(said[: found[0].start()][-60:]) or (found[0].start() == 0 and CHANGED.match(rest)):
+        return (said,)  # no value: "not 5", "half of 5", "5 more than 6"
     if found[0].start() == 0 and found[0]["number"] and MEASURE.fullmatch(rest) and not CHOSEN_FROM.search(rest):
         return (said,)
     beside = said[: found[0].start()] + rest
@@ -273,6 +276,15 @@ def spoken_parts(said: str) -> tuple[str, ...]:
 
 SPOKEN = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")  # words of a formula
 MARKUP = re.compile(r"[\s*_\"'`.,;:]*")
+NAMED_CHOICE = re.compile(r"\A(?:option|choice)s?\s+(?:\*\*)?(?=\(?[A-K])", re.IGNORECASE)
+NEGATION = re.compile(r"\bcannot\b|\bnot\b|n't\b", re.IGNORECASE)
+# What denies or changes the value behind it: "not 5", "cannot be 5", "half of 5".
+DENIED = re.compile(
+    r"(?:\b(?:not|neither|cannot|at\s+least|at\s+most|(?:less|more|fewer|greater)\s+than|minus|negative|half\s+of|(?:root|square|cube)\s+of)\b"
+    r"|n't\b)[^=,;.\d]*\Z",
+    re.IGNORECASE,
+)
+CHANGED = re.compile(r"\s*(?:more|less|fewer|times|dozen|percent|greater|higher|lower|out of)\b", re.IGNORECASE)
 MEASURE = re.compile(r"\s*[^\W\d_]+\.?(?:\s[^\W\d_]+){0,2}")  # words after a value
 CHOSEN_FROM = re.compile(r"\b(?:or|and|because|since|so|as|which|if|not)\b", re.IGNORECASE)
 
@@ -295,7 +307,10 @@ JOINT = re.compile(
 
 
 RAISED = re.compile(rf"{SPAN.pattern}|(?P<raised>(?<!10)[_^]\s*(?:\{{[^{{}}]*\}}|\([^()]*\)|-?\w+))", SPAN.flags)
-OPERATOR = re.compile(r"[\w)}\]]\s*(?:(?<!\*)\*|[/\u00d7\u00f7+]|(?<=\d )x|\\(?:times|cdot|div))\s*\Z")
+OPERATOR = re.compile(
+    r"[<>\u2264\u2265]=?\s*\Z|\d\s*[-\u2013]\s*\Z"
+    r"|[\w)}\]]\s*(?:(?<!\*)\*|[/\u00d7\u00f7+]|(?<=\d )x|\\(?:times|cdot|div))\s*\Z"
+)
 # How a text ends: with a mark; with a result, and a word or two (its unit); or it is a value and nothing else.
 ENDED = re.compile(
     r"(?:[.!?)\]}|`'\"\u2019\u201d>]|\*\*|(?<=\S)[$*])\s*\Z"
@@ -316,7 +331,7 @@ def last_value(text: str) -> Answer | None:
         level = RAISED.sub(blank_raised, sentence)
         found = list(VALUE.finditer(level))
         if found and not sentence.rstrip().endswith("?"):
-            if is_operand(level, found[-1]):
+            if is_operand(level, found[-1]) or DENIED.search(level[: found[-1].start()][-60:]):
                 return None
             return Answer(joined_values(level, found, forward=False), "last")
     return None
@@ -332,7 +347,9 @@ def is_operand(sentence: str, value: re.Match[str]) -> bool:
     if value["number"] is None:
         return False
     before, number = sentence[: value.start("number")].rstrip(), value["number"].lstrip()
-    return bool(OPERATOR.search(before[-20:])) or (number[:1] in "-+\u2212\u2013" and before[-1:].isdigit())
+    sign = number[:1] in "-+\u2212\u2013"
+    joined = before[-1:].isdigit() or (number[1:2] == " " and before[-1:].isalnum())  # 13 - 4, y + 5
+    return bool(OPERATOR.search(before[-20:])) or (sign and joined)
 
 
 def joined_values(sentence: str, found: list[re.Match[str]], *, forward: bool) -> tuple[str, ...]:

@@ -105,11 +105,12 @@ class Parser(Terms):
             return Node("words", name=words.casefold())
         node = self.sum()
         if self.sees(":", kind="sign") and not self.bar_ends:
-            parts = [node]
+            parts, minutes = [node], False
             while self.sees(":", kind="sign"):
                 self.take()
+                minutes = self.peek().kind == "number" and len(self.peek().text) == 2
                 parts.append(self.sum())
-            node = Node("ratio", tuple(parts))
+            node = Node("ratio", tuple(parts), "time" if minutes and len(parts) == 2 else "")
         words = self.words()
         return Node("measured", (node,), words) if words else node
 

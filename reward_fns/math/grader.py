@@ -139,12 +139,32 @@ def same_answer(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bo
             return notation.equal_numbers(gold.number, given)
         if evaluated:
             return states_number(text, gold.number)
-    if text == gold.text or (gold.kind != "formula" and bare_words(gold.text) == bare_words(text)):
+    if text == gold.text or (gold.kind == "words" and same_words(gold.text, text)):
         return True
+    if DATE.fullmatch(gold.text.strip("$ ")) or DATE.fullmatch(text.strip("$ ")):
+        return plain_words(gold.text) == plain_words(text)
     if gold.letters:
         return same_choice(gold, text)
     verdict = equal_formulas(gold.text, text)
     return compared_as_text(gold.text, text, limit) if verdict is None else verdict
+
+
+DATE = re.compile(r"\d+-\d+(?:-\d+)?|\d+/\d+/\d+")  # dates and scores, which are no differences
+STANCE = re.compile(r"(yes|no|true|false)\b[,.;:]", re.IGNORECASE)  # an answer that gives its reason, too
+
+
+def same_words(gold: str, answer: str) -> bool:
+    """Whether two answers in words are the same. A short one keeps its case: Co is not CO."""
+    ours, theirs = plain_words(gold), plain_words(answer)
+    if stance := STANCE.match(theirs):
+        theirs = stance.group(1)
+    if len(ours) <= SYMBOL_LETTERS and ours.casefold() == theirs.casefold() and not ours.isalpha():
+        return ours == theirs
+    is_symbol = len(ours) <= SYMBOL_LETTERS and not (ours.islower() or theirs.islower())
+    return ours == theirs if is_symbol else bare_words(ours) == bare_words(theirs)
+
+
+SYMBOL_LETTERS = 2
 
 
 def same_choice(gold: Gold, text: str) -> bool:

@@ -92,7 +92,8 @@ LATEX = (
     (re.compile(r"(\\frac\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
     (re.compile(r"\{(\d+)\}/\{(\d+)\}"), r"\1/\2"),
     (re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
-    (re.compile(r"\\(?:left|right|displaystyle|[,;:! ])"), ""),
+    (re.compile(r"\\(?:left|right|displaystyle|[,!])"), ""),
+    (re.compile(r"\\[;: ]"), " "),
     (re.compile(r"\\?[$€£¥]"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile("[\u2212\u2013]"), "-"),
@@ -107,7 +108,7 @@ INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)"
 FACTORS = {"": Fraction(1), "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9)}
 FACTORS |= {"trillion": Fraction(10**12)}
 FACTORS |= dict.fromkeys(("%", "percent", "pct"), Fraction(1, 100))
-GLUED = r"(?<=\d)(?:[ckm]m|[km]g|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is not a product
+GLUED = r"(?<=\d)(?:[ckm]m|kg|m[lL]|mph|kph|ft|lbs?|hrs?|mins?|secs?)\b"  # 18cm is not a product
 WORD = r"(?:[^\W\d_]{2,}(?:[-'][^\W\d_]+)*\.?|(?-i:[msghLlNJWVACKF])(?![^\W_]))"
 EXPONENT = r"\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d)"
 GRAMMAR = re.compile(
@@ -162,7 +163,7 @@ def read_number(text: str) -> Number | None:
 
 def plain_number(text: str) -> str:
     """`text` without delimiters, spacing commands, currency and final punctuation."""
-    text = strip_wrappers(text.rstrip(".,;: "))
+    text = strip_wrappers(text if text.endswith("...") else text.rstrip(".,;: "))
     for pattern, replacement in LATEX:
         text = pattern.sub(replacement, text)
     return strip_wrappers(text.strip())
@@ -180,6 +181,7 @@ BRACKETED = re.compile(r"\(\s*([A-Za-z]\s*\\in\b[^()]*)\)\s*\$?\Z")  # a conditi
 
 def bare(text: str) -> str:
     """A formula without delimiters, emphasis, currency and final punctuation."""
+    text = ALIGNED.sub(last_row, text)
     text = TIMES.sub(r"\\times ", NOON.sub(r" \1m", BRACKETED.sub(r", \1", text)))
     text = DELIMITERS.sub("", MODULE.sub("", ROW_SPACING.sub(r"\\\\", text))).strip()
     return re.sub(r"(?:[,;:\s]|(?<![.l])\.(?!\.))+$", "", text).removesuffix("\\")
@@ -196,6 +198,15 @@ def closing_brace(text: str, start: int) -> int:
         if depth == 0:
             return token.start()
     return -1
+
+
+ALIGNED = re.compile(r"\\begin\{((?:align|gather|equation|split)(?:ed)?\*?)\}(.*?)\\end\{\1\}", re.DOTALL)
+
+
+def last_row(match: re.Match[str]) -> str:
+    """The result of aligned equations: what stands in the last row, without the sign that begins it."""
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match.group(2)) if row.strip()]
+    return rows[-1].replace("&", "").strip().removeprefix("=").strip() if rows else ""
 
 
 def strip_wrappers(text: str) -> str:

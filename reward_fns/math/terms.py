@@ -87,7 +87,7 @@ class Terms:
                 node = Node("divide" if token.text in ("/", "div") else "multiply", (node, right))
             elif self.starts_factor(token):
                 before = self.tokens[self.at - 1]
-                if token.kind in NUMBERS and (divided or before.text != ")"):
+                if token.kind in NUMBERS and (divided or not self.may_precede_number(node, before, token)):
                     node = self.mixed_number(node, before, token, divided)
                     continue
                 if divided:
@@ -116,6 +116,10 @@ class Terms:
             value = self.power()
             return Node("negative", (value,)) if sign == "-" else value
         return self.power()
+
+    def may_precede_number(self, node: Node, before: Token, token: Token) -> bool:
+        """Whether a number may follow as a factor: after a bracket, a factorial, pi, or a power and a space (2^3 3^2)."""
+        return before.text in (")", "!", "pi") or (node.kind == "power" and token.spaced)
 
     def mixed_number(self, node: Node, before: Token, token: Token, divided: bool) -> Node:
         """`1 1/2` in plain text, the only place where a number may follow a factor."""
@@ -177,6 +181,8 @@ class Terms:
         while True:
             if self.sees("!", kind="sign"):
                 self.take()
+                if self.sees("!", kind="sign"):
+                    raise Unclear  # a double factorial
                 node = Node("factorial", (node,))
             elif self.sees("%", kind="command"):
                 self.take()
@@ -221,7 +227,12 @@ class Terms:
         if token.kind in ("decimal", "scientific"):
             return Node("number", name=token.kind, value=Fraction(token.text))
         if token.kind in ("symbol", "roman", "unit?"):
-            return Node("symbol", name=token.text)
+            first, *rest = (
+                Node("symbol", name=letter) for letter in (token.text if token.kind == "unit?" else [token.text])
+            )
+            for letter in rest:
+                first = Node("multiply", (first, letter))
+            return first
         if token.kind == "sign":
             return self.bracket(token)
         if token.kind == "command":

@@ -33,7 +33,7 @@ RELATIONS = {
 }  # fmt: skip
 SPACES = re.compile(r"\\(?:[ ,;:!>]|q?quad(?![A-Za-z])|[hv]space\*?\{[^{}]*\}|(?:no|)break(?![A-Za-z]))|~|\s")
 IGNORED = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|bf|it|rm|sf|tt|cal|boldmath)(?![A-Za-z])"
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|bf|it|rm|sf|tt|cal|boldmath|tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![A-Za-z])"
     r"|\\(?:color|textcolor)\s*(?:\[\w+\])?\{[^{}]*\}|\\phantom\{[^{}]*\}"
 )
 STYLES = vocabulary.listed("formula", "styles")
@@ -64,6 +64,7 @@ GROUPED, DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+"), re.compile(r"\d+")
 SIGN_COMMANDS = {"%": "%", "\u00b0": "degree", "$": "dollar"}
 SIGNS = "+-*/^_=<>()[]{}|,;:!&'"
 NUMBERS = ("number", "decimal", "scientific")
+LETTER_PAIRS = ("mg", "gm", "ms", "Pa", "nm", "min")  # glued to a number they are letters: 2mg is a weight
 SHORT_WORDS = ("is", "no", "yes", "to", "if", "mod", "not")
 
 
@@ -170,7 +171,16 @@ def letter_tokens(run: str, spaced: bool, before: Token | None) -> list[Token]:
     after_value = before is not None and (before.kind in (*NUMBERS, "word") or before.text in ")}/")
     if (joint := joining(lower)) is not None:
         return [joint]
-    is_unit = after_value and (lower in ("am", "pm") or units.unit(run) is not None)
+    if (
+        after_value
+        and spaced
+        and len(run) <= units.SHORT
+        and units.unit(run) is not None
+        and before
+        and before.kind in NUMBERS
+    ):
+        return [Token("unit?", run, spaced)]
+    is_unit = after_value and (lower in ("am", "pm") or (units.unit(run) is not None and run not in LETTER_PAIRS))
     is_thing = after_value and spaced and len(run) == 3 and run.islower() and re.search("[aeiouy]", run)
     is_long = len(run) > 3 and not run.isupper()
     if is_unit or is_thing or is_long or not run.isascii() or lower in SHORT_WORDS:

@@ -16,7 +16,9 @@ SYMBOLS = vocabulary.UNITS
 
 MEANING = vocabulary.words("words", "meaning")
 FILLERS = vocabulary.words("words", "fillers")
+ATTRIBUTES = vocabulary.words("words", "attributes")
 MAX_WORDS = 6
+SHORT = 3  # letters of a symbol
 WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*|[/^*·-]|\d")
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
@@ -28,6 +30,12 @@ def is_label(words: str) -> bool:
         return True
     said = plain(words)
     return 0 < len(said) <= MAX_WORDS and not any(word in MEANING or not word[0].isalpha() for word in said)
+
+
+def says_more(words: str) -> bool:
+    """Whether words that the gold does not have only add to its value (4 PM, 25 south) and do not change it (4 dozen)."""
+    said = plain(words)
+    return 0 < len(said) <= MAX_WORDS and all(word in ATTRIBUTES or word not in MEANING for word in said)
 
 
 def plain(words: str) -> list[str]:
@@ -73,24 +81,39 @@ def unit(words: str) -> frozenset[tuple[str, int]] | None:
 
 
 def symbol_of(word: str) -> str | None:
-    for spelling in (word, word.casefold(), word.casefold().removesuffix("s"), word.casefold().removesuffix("es")):
-        if spelling in SYMBOLS and (len(spelling) > 1 or spelling == word):
-            return SYMBOLS[spelling]
-    return None
+    """The symbol of a unit. Names are read in any case and number, symbols as they are."""
+    if word in SYMBOLS or len(word) <= SHORT:
+        return SYMBOLS.get(word)
+    lower = word.casefold()
+    return next(
+        (SYMBOLS[name] for name in (lower, lower.removesuffix("s"), lower.removesuffix("es")) if name in SYMBOLS), None
+    )
 
 
 def agree(gold: str, answer: str) -> bool:
     """Whether the words after two equal values allow them to be the same answer."""
+    gold, answer = (words.removesuffix("or so").strip() for words in (gold, answer))
     if not gold or not answer:
-        missing = gold or answer
-        return is_label(missing) or not gold
+        return not (gold or answer) or is_label(gold or answer) or (not gold and says_more(answer))
     ours, theirs = unit(gold), unit(answer)
     if ours is not None and theirs is not None:
         return ours == theirs or any({name for name, _ in known} == {"unit"} for known in (ours, theirs))
     stems, given = stem_words(gold), stem_words(answer)
-    return stems <= given or given <= stems
+    return is_subsequence(stems, given) or is_subsequence(given, stems)
 
 
-def stem_words(words: str) -> frozenset[str]:
-    said = (SYMBOLS.get(word, word) for word in plain(words))
-    return frozenset(re.sub(r"(?:ies|y|es|e|s)$", "", word) for word in said if word not in FILLERS)
+def is_subsequence(words: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether `words` stand in `others` in this order."""
+    rest = iter(others)
+    return all(word in rest for word in words)
+
+
+def is_symbol(word: str) -> bool:
+    return len(word) <= SHORT and word.casefold() not in MEANING
+
+
+def stem_words(words: str) -> tuple[str, ...]:
+    """The words that carry meaning, in order, without endings. Short ones keep their case: mW is not MW, nor Co CO."""
+    said = (word.rstrip(".") for word in WORD.findall(words))
+    kept = (SYMBOLS.get(word, word if is_symbol(word) else word.casefold()) for word in said)
+    return tuple(re.sub(r"(?:ies|y|es|e|s)$", "", word) for word in kept if word.casefold() not in FILLERS)

@@ -24,6 +24,9 @@ EQUAL, APART = 1e-11, 1e-7  # relative: surely equal below the first, surely not
 DIGITS = 60
 
 
+APPLIED = frozenset("fghFGHPEI")  # letters of functions
+
+
 class Undefined(ValueError):
     """No value at this point."""
 
@@ -126,8 +129,10 @@ class Evaluation:
         return operator.mul(*self.pair(node))
 
     def apply(self, node: Node) -> Value:
-        """f(2) is a value of its own; where the argument has variables, the letter may as well be a factor."""
-        if not variables(node.parts[1]):
+        """f(2) is a value of its own. Of another letter, or with another argument, the letter may as well be a factor."""
+        argument = node.parts[1]
+        argument = argument.parts[0] if argument.kind in ("group", "negative") else argument
+        if argument.kind == "number" and node.parts[0].name[0] in APPLIED:
             return seeded(repr(node), self.point)
         return self.multiply(node)
 

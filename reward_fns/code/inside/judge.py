@@ -7,6 +7,7 @@ The judge counts the assertions that were made: tests that made none prove nothi
 
 from __future__ import annotations
 
+import builtins
 import ast
 import functools
 import inspect
@@ -230,7 +231,8 @@ class Solution(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         program: Program = self.__dict__["_program"]
         if name == "__all__":
-            return list(map(str, program.ask("public")["names"]))
+            # `from solution import *` must not let a program replace `sum` in the tests.
+            return [name for name in map(str, program.ask("public")["names"]) if not hasattr(builtins, name)]
         found = {} if name.startswith("__") else program.names([name])
         if name not in found:
             raise AttributeError(f"the program has no {name}")
