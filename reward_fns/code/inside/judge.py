@@ -7,8 +7,8 @@ The judge counts the assertions that were made: tests that made none prove nothi
 
 from __future__ import annotations
 
-import builtins
 import ast
+import builtins
 import functools
 import inspect
 import math
