@@ -71,6 +71,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
             tree.posttrain[change.key] = _load_option(change.key, change.new)
             tree.hydra.runtime.choices[change.key] = change.new
         changes += adapt.apply_hardware(tree, fixed_keys, found)
+        _follow_curriculum(tree, stage)
         stage.complete(tree, fixed_keys)
         changes += adapt.fit_memory(tree, fixed_keys, asked.options)
         choices = to_plain_dict(tree.hydra.runtime.choices)
@@ -91,6 +92,27 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         text = str(error) or str(error.__cause__)  # Hydra wraps an error of OmegaConf in one that says nothing
         what = " ".join(text.split()).removesuffix(" object_type=dict")
         raise InputError(title, [Problem(what, "correct the override, or the yaml, that says so")]) from error
+
+
+def _follow_curriculum(tree: DictConfig, stage: Stage) -> None:
+    """Train in the order of the rows where a training file is a curriculum of the mix, unless the order is set."""
+    settings = stage.settings(tree)
+    if settings.shuffles is None:
+        files = settings.train_files
+        named = files if OmegaConf.is_list(files) else [files]
+        settings.put("shuffles", not any(is_curriculum(tree.posttrain, str(file)) for file in named))
+
+
+def is_curriculum(posttrain: DictConfig, file: str | Path) -> bool:
+    """Whether a file is a split of the launch's mix that the mix declares with more than one stage."""
+    path, mix = Path(file).expanduser().absolute(), posttrain.mix
+    if path.parent != Path(str(posttrain.data_dir)).expanduser().absolute() / str(mix.get("name")):
+        return False
+    found: Any = to_plain_dict(mix)
+    for key in ("splits", path.stem, "stages"):
+        found = found.get(key) if isinstance(found, dict) else None
+    stages = found if isinstance(found, list) else []  # the check of the mix reports anything else
+    return sum(isinstance(stage, dict) and stage.get("share") != 0 for stage in stages) > 1
 
 
 def _check_our_nodes(tree: DictConfig, title: str) -> None:

@@ -17,6 +17,7 @@ CHECKS: dict[str, Check] = {
     "values": config_form.check_values,
     "model": model.check_model,
     "data": data.check_data,
+    "order": data.check_order,
     "tokenizer": tokenizer.check_tokenizer,
     "lengths": tokenizer.check_lengths,
     "rewards": rewards.check_rewards,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from omegaconf import ListConfig, OmegaConf
 from pyarrow import types
 
@@ -17,7 +19,7 @@ import data_prep
 from data_prep import DataError, read_manifest
 from data_prep.manifest import FILE_NAME, config_digest, file_sha256
 from posttrain_verl import paths
-from posttrain_verl.compose import our_tree
+from posttrain_verl.compose import is_curriculum, our_tree
 from posttrain_verl.preflight import rows
 from posttrain_verl.preflight.report import CannotTell
 from posttrain_verl.terminal.problem import Problem, blocking, one_of, warning
@@ -183,16 +185,47 @@ _KINDS = {
 
 
 def _check_counts(composed: Composed) -> Iterator[Problem]:
-    """Loaders drop the last incomplete batch, so a set smaller than a batch gives no step at all."""
+    """The loader drops the last incomplete batch, so a set smaller than a batch gives no step at all."""
     settings, batch = composed.settings, composed.settings.train_batch_size
-    for name in composed.stage.batched_files:
-        count = count_rows(composed, name)
-        if count is not None and isinstance(batch, int) and count < batch:
-            size = settings.override("train_batch_size")
-            remedy = f"lower {settings.key('train_batch_size')} to {count} or less"
-            if name == "val_files":
-                remedy += f", or {settings.override('val_files', None)}"
-            yield Problem(f"{settings.key(name)} has {count} rows, fewer than {size}: there would be no batch", remedy)
+    count = count_rows(composed, "train_files")
+    if count is not None and isinstance(batch, int) and count < batch:
+        what = f"{settings.key('train_files')} has {count} rows, fewer than {settings.override('train_batch_size')}"
+        remedy = f"lower {settings.key('train_batch_size')} to {count} or less"
+        yield Problem(f"{what}: there would be no batch", remedy)
+
+
+STAGE_COLUMN = "extra_info.stage"  # of a row: the stage of a curriculum that it belongs to
+
+
+def check_order(composed: Composed) -> list[Problem]:
+    """A problem for every training file whose curriculum would be shuffled away."""
+    settings = composed.settings
+    if not settings.shuffles:
+        return []
+    remedy = f"{settings.override('shuffles', False)} trains in their order; posttrain.skip=[order] if it is meant"
+    return [Problem(f"{file} is a curriculum, and {settings.override('shuffles')} would mix its stages", remedy)
+            for file in _list_local_files(composed, "train_files")
+            if is_curriculum(composed.posttrain, file) or _is_in_stages(file)]  # fmt: skip
+
+
+def _is_in_stages(file: Path) -> bool:
+    """Whether the rows of a file name several stages, one after the other.
+
+    The statistics of the Parquet tell almost always; the column is read where they name more than one.
+    """
+    try:
+        metadata = pq.read_metadata(file)
+        place = [metadata.schema.column(number).path for number in range(metadata.num_columns)].index(STAGE_COLUMN)
+        groups = [metadata.row_group(number).column(place).statistics for number in range(metadata.num_row_groups)]
+        ends = {end for each in groups if each and each.has_min_max for end in (each.min, each.max)}
+        if len(ends) < 2:
+            return False
+        with pq.ParquetFile(file) as opened:
+            named = pc.struct_field(opened.read(columns=[STAGE_COLUMN])["extra_info"].combine_chunks(), "stage")
+    except (pa.ArrowException, OSError, ValueError):  # check_data reports the file; no such column
+        return False
+    runs = pc.run_end_encode(named).values
+    return len(runs) == len(runs.unique())
 
 
 def check_manifest(composed: Composed) -> list[Problem]:

@@ -89,7 +89,6 @@ class SftStage(Stage):
     usual_lr = (1e-6, 1e-4)  # in use are 1e-5 to 4e-5 (Tulu 3, open math SFT), and 1e-4 to 2e-4 with LoRA
     usual_lora_lr = (1e-5, 1e-3)
     ends_with_epoch = True  # its loader is exhausted (upstream #7401)
-    batched_files = ("train_files", "val_files")
 
     def train(self, config: DictConfig) -> None:
         from posttrain_verl.verl.trainers import train_sft

@@ -62,6 +62,7 @@ class Settings(View):
     val_files = Setting[Any]("data.val_files")
     train_max_samples = Setting[int]("data.train_max_samples")
     val_max_samples = Setting[int]("data.val_max_samples")
+    shuffles = Setting[bool]("data.shuffle", default=True)
     train_batch_size = Setting[int]("data.train_batch_size")
     dataset_class = Setting[str | None]("data.custom_cls.path")
     truncation = Setting[str]("data.truncation")
@@ -391,7 +392,6 @@ class Stage:
     usual_lora_lr: ClassVar[tuple[float, float]] = (5e-7, 1e-3)
     ends_with_epoch: ClassVar[bool] = False  # a run that resumes at the end of an epoch ends without training
     needed_files: ClassVar[tuple[str, ...]] = ("train_files",)  # settings that must name data
-    batched_files: ClassVar[tuple[str, ...]] = ("train_files",)  # settings whose last incomplete batch is dropped
     saves_last_step: ClassVar[bool] = True  # also where `save_every` says never
     fewest_checkpoints: ClassVar[int] = 1  # to keep, so that a run which is killed at any moment can resume
     dead_keys: ClassVar[Mapping[str, str]] = {}  # legacy keys that compose and are ignored, with the live key of each

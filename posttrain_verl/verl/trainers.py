@@ -31,11 +31,12 @@ def train_rl(config: DictConfig) -> None:
 
 def train_sft(config: DictConfig, stage: Stage) -> None:
     """VeRL's Ray SFT trainer; its own `run_sft` would start a second Ray."""
-    from verl.trainer.sft_trainer_ray import SFTTrainer
     from verl.utils.device import auto_set_device
 
+    from posttrain_verl.verl.sft_trainer import OrderedTrainer
+
     auto_set_device(config)
-    trainer = SFTTrainer(config)
+    trainer = OrderedTrainer(config)
     step = trainer.resume_global_step
     if step and step % trainer.steps_per_epoch == 0:
         # It resumes where an epoch ended, and must train the next one. VeRL 0.9.1 restores the data loader at the end of its

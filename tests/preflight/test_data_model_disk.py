@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from posttrain_verl import preflight
+from posttrain_verl import paths, preflight
 from posttrain_verl.compose import compose
 from posttrain_verl.preflight import capacity, data, model, services, training
 from posttrain_verl.terminal.problem import InputError, blocking
@@ -132,8 +132,63 @@ def test_fewer_rows_than_a_batch(tmp_path, sft):
     write(sft / "sft_val.parquet", SFT_SCHEMA, 15)
     text = whats(data.check_data(launch(tmp_path, "data.train_max_samples=10")))
     assert "data.train_files has 10 rows, fewer than data.train_batch_size=16" in text
-    assert "data.val_files has 15 rows" in text and "data.val_files=null" in text
-    assert data.check_data(launch(tmp_path, "data.val_files=null")) == []
+    assert "val_files" not in text, "VeRL gets it filled up to whole batches"
+    assert data.check_data(launch(tmp_path)) == []
+
+
+STAGES = ("easy", "easy", "hard", "hard")
+
+
+@pytest.mark.parametrize(
+    ("stages", "is_curriculum"),
+    [(STAGES, True), (("easy", "hard") * 2, False), (("easy",) * 4, False), ((None,) * 4, False), (None, False)],
+)
+def test_a_curriculum_that_would_be_shuffled(tmp_path, sft, stages, is_curriculum):
+    """As the rows say themselves: their file was written by another mix, or stands elsewhere."""
+    rows = [SOUND | ({} if stages is None else {"extra_info": {"stage": stage}}) for stage in stages or STAGES]
+    schema = SFT_SCHEMA.append(pa.field("extra_info", pa.struct([("stage", pa.string())])))
+    file = tmp_path / "own.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SFT_SCHEMA if stages is None else schema), file)
+    found = data.check_order(launch(tmp_path, f"data.train_files={file}"))
+    assert bool(blocking(found)) == is_curriculum
+    if found:
+        assert f"{file} is a curriculum, and data.shuffle=true would mix its stages" in whats(found)
+        assert found[0].remedy.startswith("data.shuffle=false ")
+    assert data.check_order(launch(tmp_path, f"data.train_files={file}", "data.shuffle=false")) == []
+
+
+TWO = "[{share: 1, difficulty: [0, 0]}, {share: 1, difficulty: [1, 9]}]"
+OF_ONE = "[{share: 1}, {share: 0}]"
+
+
+@pytest.mark.parametrize("recipe", ["math_sft", "math_grpo"])
+@pytest.mark.parametrize(
+    ("stages", "words", "shuffles", "refused"),
+    [
+        (TWO, (), False, False),
+        (TWO, ("data.shuffle=true",), True, True),
+        (TWO, ("data.shuffle=null",), False, False),
+        (TWO, ("data.train_files=/own/rl_train.parquet",), True, False),
+        (OF_ONE, (), True, False),
+        ("null", (), True, False),
+        ("soon", (), True, False),  # the check of the mix says so
+    ],
+)
+def test_the_mix_decides_the_order_before_it_is_built(tmp_path, recipe, stages, words, shuffles, refused):
+    split = "sft_train" if recipe == "math_sft" else "rl_train"
+    composed = launch(tmp_path, f"posttrain.mix.splits.{split}.stages={stages}", *words, recipe=recipe)
+    assert composed.settings.shuffles == composed.verl.data.shuffle == shuffles
+    assert bool(data.check_order(composed)) == refused
+
+
+def test_a_recipe_that_shuffles_a_curriculum_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    library = paths.recipes_dir() / "math_grpo.yaml"
+    text = library.read_text().replace("data: {", "data: {shuffle: true, ")
+    (tmp_path / "recipes/own.yaml").write_text(text)
+    assert data.check_order(compose(["recipe=math_grpo", "hardware=8xh100"])) == []
+    assert "is a curriculum" in whats(data.check_order(compose(["recipe=own", "hardware=8xh100"])))
 
 
 def test_steps_that_the_data_does_not_have(tmp_path, sft):

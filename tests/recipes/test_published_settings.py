@@ -6,8 +6,6 @@ published_settings.yaml holds what the source sets; ours is what VeRL gets on th
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -116,37 +114,6 @@ def test_the_header_says_the_disk_that_is_planned(name, tmp_path):
     needs = next(line for line in header if line.startswith("# Needs:"))
     composed = on_its_hardware(name, f"posttrain.data_dir={tmp_path}")
     assert f", {capacity.format_bytes(capacity.count_needed_bytes(composed))} of disk" in needs
-
-
-ROWS = 12_000  # what the longest schedule asks for: 200 steps of 512 in ten epochs
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The five files of every mix, with one row often repeated."""
-    folder = tmp_path_factory.mktemp("data")
-    extra = {"split": "rl_train", "index": 0, "id": "0"}
-    question, answer = {"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}
-    rl = {"data_source": "openai/gsm8k", "prompt": [question], "ability": "math",
-          "reward_model": {"style": "rule", "ground_truth": "2"}, "extra_info": extra}  # fmt: skip
-    sft = {"messages": [question, answer], "extra_info": extra}
-    for stage, row in (("rl", rl), ("sft", sft)):
-        pq.write_table(pa.Table.from_pylist([row] * ROWS), folder / f"{stage}.parquet")
-    for mix in ("math", "math_rl", "gsm8k", "math_l3to5", "dapo_math", "code"):
-        (folder / mix).mkdir()
-        for file in ("rl_train", "rl_val", "sft_train", "sft_val"):
-            (folder / mix / f"{file}.parquet").hardlink_to(folder / f"{file.partition('_')[0]}.parquet")
-    return folder
-
-
-# What these files cannot show, or a hub would have to be asked for.
-ABOUT_REAL_DATA = ("disk",)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_the_recipe_can_launch_on_its_hardware(name, data_dir):
-    composed = on_its_hardware(name, f"posttrain.data_dir={data_dir}")
-    assert blocking(preflight.run_checks(composed, skip=ABOUT_REAL_DATA).problems) == []
 
 
 @pytest.mark.parametrize("name", SETTINGS)
