@@ -24,6 +24,7 @@ from posttrain_verl import base_models, overrides, paths
 from posttrain_verl.run.environment import LIBRARY_PREFIXES, MACHINE_VARIABLES
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.settings import format_value
 from posttrain_verl.verl.stage import Settings
 from posttrain_verl.watch.watcher import unattended_overrides
 
@@ -98,6 +99,10 @@ def pack_working_dir(composed: Composed, folder: Path) -> dict[str, str]:
         files = list(value) if OmegaConf.is_list(value) else [value]
         there = [quote(packed.send(str(file), f"{number}-{i}/{Path(str(file)).name}")) for i, file in enumerate(files)]
         replaced[key] = f"[{','.join(there)}]" if OmegaConf.is_list(value) else there[0]
+    if (
+        Settings.key("train_files") in replaced
+    ):  # at its new place the job would not know a file of the mix, nor its order
+        replaced[Settings.key("shuffles")] = format_value(composed.settings.shuffles)
     if packed.problems:
         raise InputError(f"recipe '{composed.recipe}' cannot be sent", packed.problems)
     return replaced

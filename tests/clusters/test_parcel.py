@@ -82,6 +82,14 @@ def test_files_that_the_user_names(composed, tmp_path):
     there = pack(launch, tmp_path)
     assert there["data.train_files"] == "[files/0-0/rows.parquet]"
     assert there["data.val_files"] == "/shared/val.parquet"
+    assert there["data.shuffle"] == "true"
+    own = [
+        f"data.train_files={launch.data_dir}/sft_train.parquet",
+        "posttrain.mix.splits.sft_train.stages=[{share: 1}, {share: 2}]",
+    ]
+    launch.data_dir.mkdir(parents=True, exist_ok=True)
+    (launch.data_dir / "sft_train.parquet").write_bytes(b"x")
+    assert pack(composed(*RAY, *own), tmp_path, "three")["data.shuffle"] == "false"
     with pytest.raises(InputError, match=r"nowhere.parquet is not here"):
         pack(composed(*RAY, "data.val_files=nowhere.parquet"), tmp_path, "two")
 
