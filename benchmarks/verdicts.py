@@ -1,10 +1,14 @@
 r"""Verdicts of the math reward on real golds: each gold with one symbol changed must be wrong, and respelt must be right.
 
     python benchmarks/verdicts.py GOLDS.jsonl ... [--show 20]
+    python benchmarks/verdicts.py --cut GSM8K.jsonl
 
 A file has one object a line with the field `gold` (or `ground_truth`). By file: changed golds that pass, by kind (digit,
 sign, relation, letter), and respelt golds that are refused, by respelling. A change that leaves the meaning is not always
 told from one that does not (0 and -0), so what passes is shown, to be read.
+
+With --cut: worked solutions of GSM8K without their `####`, cut at random places. None may be right before the gold has been
+worked out ("= gold").
 """
 
 import argparse
@@ -31,6 +35,7 @@ ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}(?:\{\w+\})?")
 SMALL, CAPITAL = "abcdkmnpqrtuvwxyz", "ABCDFGHKMNPQRSTUVXYZ"
 COMMAND = re.compile(r"\\[A-Za-z]+")
 UNNAMED = re.compile(r"[=,<>y]|[A-Za-z]{3}|\\(?:in|le|ge|lt|gt|ne|cup|pm|text|triangle|equiv)(?![A-Za-z])")
+CALCULATION = re.compile(r"<<.*?>>")  # GSM8K's marks
 WIDE = {ord(character): ord(character) + 0xFEE0 for character in "0123456789.-"}
 
 
@@ -105,8 +110,8 @@ def special_styles(inner: str, number: bool) -> Iterator[tuple[str, str]]:
         yield "scientific, unit", rf"\boxed{{{times_ten} \mathrm{{~m}}}}"
 
 
-def right(response: str, gold: str) -> bool:
-    return bool(reward_fns.grade("math", response, gold)["acc"])
+def right(response: str, gold: str, source: str = "math") -> bool:
+    return bool(reward_fns.grade(source, response, gold)["acc"])
 
 
 def golds_of(path: Path) -> list[str]:
@@ -142,15 +147,39 @@ def described(counts: Counter[str]) -> str:
     return f"{changed_ones}, {counts['refused']} of {counts['respelt']} respelt golds are refused"
 
 
+def judge_cut_solutions(path: Path, show: int, times: int = 4000) -> None:
+    """Print how many solutions are right although they were cut off before the gold was worked out."""
+    chance = random.Random(1)
+    solutions = [
+        CALCULATION.sub("", row["answer"]).split("####") for row in map(json.loads, path.read_text().splitlines())
+    ]
+    wrong = []
+    for working, gold in chance.choices(solutions, k=times):
+        text = working[: chance.randrange(1, len(working) - 1)]
+        worked_out = re.search(rf"=\s*\$?\s*{re.escape(gold.strip())}", text)
+        if not worked_out and right(text, gold.strip(), "openai/gsm8k"):
+            wrong.append((text[-60:], gold.strip()))
+    whole = sum(right(working, gold.strip(), "openai/gsm8k") for working, gold in solutions)
+    print(
+        f"{len(wrong)} of {times} cut solutions are right without the answer; {whole} of {len(solutions)} whole ones are right"
+    )
+    for text, gold in wrong[:show]:
+        print(f"    {gold}: {text!r}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--cut", type=Path, metavar="FILE", help="worked solutions of GSM8K")
     parser.add_argument("--show", type=int, default=20, metavar="N", help="examples of each kind and file")
     options = parser.parse_args()
+    if options.cut:
+        judge_cut_solutions(options.cut, options.show)
     total: Counter[str] = Counter()
     for path in options.files:
         total += judge_file(path, options.show)
-    print(f"all: {described(total)}")
+    if options.files:
+        print(f"all: {described(total)}")
 
 
 if __name__ == "__main__":
