@@ -134,6 +134,8 @@ def prepare_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> C
     _fold_attempts(folder)
     last_step = max((parse_line(line)[0] for line in _whole_lines(folder.metrics)), default=None)
     choice = choose_checkpoint(Path(settings.checkpoint_dir), stage, config, last_step)
+    if choice.path:
+        _require_same_ranks(choice.path, stage.settings(before), settings)
     for refused in choice.refused:
         log.info(f"not from {refused}")
     log.info(f"resuming from {choice.path}" if choice.path else "no checkpoint to resume from: starting again")
@@ -152,6 +154,16 @@ def prepare_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> C
     status.last_step, status.attempt = choice.step or None, status.attempt + 1
     folder.write_status(status)
     return choice
+
+
+def _require_same_ranks(checkpoint: Path, before: Settings, now: Settings) -> None:
+    """Raises InputError where the number of GPUs changes: each of VeRL's ranks reads the shard that it wrote."""
+    machines = [(each.nodes_count, each.gpus_per_node) for each in (before, now)]
+    if machines[0] != machines[1] and before.world_size != now.world_size:
+        what = f"{checkpoint} has the shards of {before.world_size} ranks, and the run would have {now.world_size}"
+        again = " ".join(before.override(name) for name in ("nodes_count", "gpus_per_node"))
+        remedy = f"{again} as before, or export the run and launch a new one from the export"
+        raise InputError("cannot resume", [Problem(what, remedy)])
 
 
 def _fold_attempts(folder: RunFolder) -> None:

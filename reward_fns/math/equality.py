@@ -173,25 +173,19 @@ def equal_lists(gold: Node, answer: Node) -> bool:
         verdict = equal_solutions(gold, answer)
         if verdict is not None:
             return verdict
-    if any(node.kind == "list" and node.name in ("and", "or") for node in (gold, answer)) and all(
-        map(inequalities, (gold, answer))
-    ):
+    joins = {node.name for node in (gold, answer)} & {"and", "or"}
+    if joins and inequalities(gold) and inequalities(answer):
         verdict = equal_solutions(gold, answer)
-        if verdict is not None:
-            return verdict
-        if "," not in (gold.name, answer.name) and gold.name != answer.name:
-            return False
+        if verdict is not None or len(joins) == 2:
+            return bool(verdict)
     (names, ours), (other_names, theirs) = unnamed(parts_of(gold)), unnamed(parts_of(answer))
-    if names and other_names and names != other_names:
-        return (
-            names == other_names[::-1] and len(names) == 2 and pairwise_equal(ours, theirs[::-1])
-            if len(set(names)) > 1
-            else False
-        )
+    if names and other_names and set(names) != set(other_names):
+        return False
+    if len(set(names)) > 1 and len(set(other_names)) > 1:
+        mine, given = dict(zip(names, ours, strict=True)), dict(zip(other_names, theirs, strict=True))
+        return all(equal(mine[name], given[name]) for name in mine)
     ordered = ";" in (gold.name, answer.name) or dotted(ours) or dotted(theirs) or len(set(names or other_names)) > 1
-    if ordered:
-        return pairwise_equal(ours, theirs)
-    return same_elements(ours, theirs)
+    return pairwise_equal(ours, theirs) if ordered else same_elements(ours, theirs)
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:

@@ -126,6 +126,21 @@ def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
             wrong.verl(folder)
 
 
+def test_another_number_of_ranks_cannot_read_the_shards(training, sft):
+    folder = training(KILLED)
+    config = OmegaConf.load(folder.config)
+    config.trainer.update({"nnodes": 1, "n_gpus_per_node": 2})
+    folder.write_config(config)
+    folder.write_status(Status(FAILED))
+    fewer = OmegaConf.create({"trainer": {"n_gpus_per_node": 1}})
+    assert resume.prepare_attempt(folder, fewer).step == 0  # there is no checkpoint yet
+    sft(folder.checkpoints, 3, world=2)
+    folder.metrics.write_text('{"step": 3, "data": {}}\n')
+    with pytest.raises(InputError, match="shards of 2 ranks, and the run would have 1"):
+        resume.prepare_attempt(folder, fewer)
+    assert resume.prepare_attempt(folder).step == 3
+
+
 @pytest.mark.parametrize(
     ("status", "healed"),
     [
