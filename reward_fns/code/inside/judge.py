@@ -158,8 +158,9 @@ class Suite:
             for name, value in namespace.items()
             if isinstance(value, type) and value.__module__ == "tests" and value.__bases__ == (object,)
         }
-        if program.shared:
-            program.ask("share", classes=list(program.shared))
+        if program.shared:  # a class that the program does not have cannot be made there
+            known: Any = program.ask("share", classes=list(program.shared))["known"]
+            program.shared = {name: program.shared[name] for name in known}
         if self.entry:
             # A name that the program lacks is looked up when it is called, which then fails.
             namespace.setdefault("candidate", namespace.get(self.entry, program.named(self.entry)))

@@ -226,8 +226,9 @@ class Server:
         return {"names": [name for name in self.module.__dict__ if not name.startswith("_")]}
 
     def do_share(self, request: dict[str, object]) -> dict[str, object]:
-        self.shared = set(request["classes"])  # type: ignore[call-overload]
-        return {"value": None}
+        names: list[str] = list(request["classes"])  # type: ignore[call-overload]
+        self.shared = {name for name in names if isinstance(self.module.__dict__.get(name), type)}
+        return {"known": sorted(self.shared)}
 
     def describe(self, kind: type) -> dict[str, object]:
         """What a mirror of a class needs: its names, bases, and which special methods it has beyond those of `base`."""
