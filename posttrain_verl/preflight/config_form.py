@@ -59,7 +59,9 @@ def _compare_nodes(
             if (isinstance(theirs, dict) and theirs) or key == "_target_":
                 removed = path if key == "_target_" else here
                 yield Problem(f"{here} was removed, and VeRL reads it", f"leave out ~{removed}")
-        elif isinstance(node[key], dict) and (isinstance(theirs, dict) or _takes_keys(annotation, theirs)):
+        elif isinstance(node[key], dict) and (
+            isinstance(theirs, dict) or _takes_keys(declared_type(here) or annotation, theirs)
+        ):
             if not is_free_form(here):
                 below = theirs if isinstance(theirs, dict) else {}  # an interpolation has led to the node
                 # The dataclass that an annotation names, e.g. Optional[MtpConfig], lies beside `target`.

@@ -6,9 +6,11 @@ once in a while, and writes the activity to a small file when it changed.
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
 import os
-import sys
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -118,13 +120,32 @@ def follow_this_thread() -> None:
 
 def _follow_thread(thread: int) -> None:
     last = ""
-    while True:
-        frame, names = sys._current_frames().get(thread), []
-        while frame is not None:
-            names.append(frame.f_code.co_name)
-            frame = frame.f_back
-        activity = activity_from_stack(names[::-1])
-        if activity and activity != last:
-            mark_activity(activity)
-            last = activity
-        time.sleep(POLL_SECONDS)
+    with open(os.memfd_create("stacks"), "r+b", buffering=0) as scratch:
+        while True:
+            activity = activity_from_stack(_stack_of(thread, scratch))
+            if activity and activity != last:
+                mark_activity(activity)
+                last = activity
+            time.sleep(POLL_SECONDS)
+
+
+_THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)")
+_FUNCTION = re.compile(r", line \d+ in (\S+)")
+
+
+def _stack_of(thread: int, scratch: io.FileIO) -> list[str]:
+    """The names on a thread's stack, outermost first; at most the 100 innermost.
+
+    Written by faulthandler, which holds the interpreter while it looks. Frames that are walked in Python may be taken down
+    meanwhile by the thread that runs them: a driver has ended by SIGSEGV in `frame.f_code`."""
+    scratch.seek(0)
+    scratch.truncate()
+    faulthandler.dump_traceback(scratch, all_threads=True)
+    scratch.seek(0)
+    found, inside = list[str](), False
+    for line in scratch.read().decode(errors="replace").splitlines():
+        if begun := _THREAD.match(line):
+            inside = int(begun.group(1), 16) == thread
+        elif inside and (function := _FUNCTION.search(line)):
+            found.append(function.group(1))
+    return found[::-1]

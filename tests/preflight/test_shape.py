@@ -15,6 +15,7 @@ CPU = ("hardware=cpu", "base_model=tiny", "mix=embedded")
         ("trainer=3", "trainer=3 is a value where VeRL has keys"),
         ("~trainer", "trainer was removed, and VeRL reads it"),
         ("optim.lr.value=3", "optim.lr has keys below it where VeRL has a value"),
+        ("trainer.total_training_steps={a:1}", "trainer.total_training_steps has keys below it where VeRL has a value"),
         ("data.train_batch_size=many", "data.train_batch_size=many is not a whole number"),
         ("data.train_batch_size=[8,16]", "data.train_batch_size=[8, 16] is not a whole number"),
         ("trainer.total_epochs=two", "trainer.total_epochs=two is not a whole number"),
