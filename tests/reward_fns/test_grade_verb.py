@@ -90,7 +90,7 @@ BROKEN = [
     {"data_source": "math", "response": "1"},
     {"data_source": "mbpp", "response": "1", "ground_truth": "{}"},
     {"data_source": "code", "response": "x",
-     "ground_truth": json.dumps([{"input": "1", "output": "[1", "testtype": "functional", "fn_name": "f"}])},
+     "ground_truth": json.dumps([{"input": "1", "output": "[1", "testtype": "functional"}])},
 ]  # fmt: skip
 REASONS = [
     "the gold answer is empty",
@@ -101,7 +101,7 @@ REASONS = [
     "ground_truth is nan (float)",
     "lacks ground_truth",
     "the tests have the keys []",
-    "the output '[1' of a functional test is not JSON",
+    "functional tests without the name of a function",
     "is not JSON",
     "is list, not an object",
 ]
