@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import ListConfig, OmegaConf
 from pyarrow import types
@@ -220,6 +219,8 @@ def _is_in_stages(file: Path) -> bool:
         ends = {end for each in groups if each and each.has_min_max for end in (each.min, each.max)}
         if len(ends) < 2:
             return False
+        import pyarrow.compute as pc  # most checks do not need it
+
         with pq.ParquetFile(file) as opened:
             named = pc.struct_field(opened.read(columns=[STAGE_COLUMN])["extra_info"].combine_chunks(), "stage")
     except (pa.ArrowException, OSError, ValueError):  # check_data reports the file; no such column
