@@ -92,7 +92,10 @@ def _print_plan(composed: Composed, report: Report) -> None:
 
 
 def _files_to_build(composed: Composed) -> list[object]:
-    return [file for file in data.list_data_files(composed) if not file.is_file()] if data.is_offline(composed) else []
+    """The files of an offline mix that are not there."""
+    if not data.is_offline(composed):
+        return []
+    return [file for file in data.list_mix_files(composed) if not file.is_file()]
 
 
 def run(asked: Check) -> int:

@@ -1,7 +1,7 @@
 """How Hydra and VeRL's config tree meet: a recipe and overrides become a complete config of VeRL.
 
 VeRL's tree lies at the root, our keys under one node `posttrain`, which is taken away before VeRL sees the config.
-Recipes are registered as the Hydra group `recipe` from recipes/ of the package and of the current folder.
+Recipes, and options of our groups that the user wrote, are registered with Hydra; they win over files of conf/ (hydra_plugins).
 Nothing here imports VeRL or torch: composing takes about a second.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -51,7 +52,9 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
     """
     asked = read_overrides(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
-    register_recipes([recipe])
+    register_options(
+        {**paths.own_options(), **asked.files, ("recipe", recipe): find_file("recipe", recipe, asked.files)}
+    )
     found = devices.detect_machine() if machine == "auto" else None
     of_hydra = [*asked.rewritten, f"hardware={found.name if found else machine}"]
     title = f"recipe '{recipe}' does not compose"
@@ -68,7 +71,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         changes = adapt.choose_options(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
         OmegaConf.set_struct(tree, False)
         for change in changes:  # composing the whole tree again would take most of a second
-            tree.posttrain[change.key] = _load_option(change.key, change.new)
+            tree.posttrain[change.key] = read_option(change.key, find_file(change.key, str(change.new)))
             tree.hydra.runtime.choices[change.key] = change.new
         changes += adapt.apply_hardware(tree, fixed_keys, found)
         _follow_curriculum(tree, stage)
@@ -84,7 +87,8 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         # `user_keys` are what the user set; `fixed_keys` may be fewer, since a rehearsal lets the hardware change the others.
         return Composed(recipe=choices["recipe"], stage=stage, verl=OmegaConf.create(verl),
                         posttrain=OmegaConf.create(ours), changes=changes, overrides=list(overrides), choices=choices,
-                        user_keys=asked.keys, machine=found)  # fmt: skip
+                        user_keys=asked.keys, machine=found,
+                        files={group: find_file(group, choices[group], asked.files) for group in OUR_GROUPS})  # fmt: skip
     except RecursionError:
         remedy = "copy that recipe; a recipe stands on /sft or /rl, and not on another"
         raise InputError(title, [Problem(f"the defaults of recipe {recipe} include a recipe", remedy)]) from None
@@ -189,20 +193,20 @@ def _read_verl_tree(stage: Stage, choices: tuple[tuple[str, str], ...]) -> dict[
     return tree
 
 
-def our_tree(choices: dict[str, str]) -> dict[str, Any]:
+def our_tree(composed: Composed) -> dict[str, Any]:
     """Our own keys below `posttrain`: those of launch.yaml, and those of the chosen options.
 
-    It is read once for the same choices, so nobody changes what is returned.
+    An option of the user's may have the keys that any shipped option of its group has. Nobody changes what is returned.
     """
-    return _read_our_tree(tuple((group, choices[group]) for group in OUR_GROUPS if group != "recipe"))
+    return _read_our_tree(tuple((group, file) for group, file in composed.files.items() if group != "recipe"))
 
 
 @cache
-def _read_our_tree(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _read_our_tree(files: tuple[tuple[str, Path], ...]) -> dict[str, Any]:
     tree: dict[str, Any] = read_yaml(paths.conf_dir() / "launch.yaml")["posttrain"]
-    for group, name in choices:
-        option = read_yaml(paths.conf_dir() / group / f"{name}.yaml")
-        tree[group] = to_plain_dict(_load_option(group, name)) if "defaults" in option else option
+    for group, file in files:
+        shipped = [file] if paths.is_shipped(group, file) else sorted(paths.shipped_folder(group).glob("*.yaml"))
+        tree[group] = to_plain_dict(cast(DictConfig, OmegaConf.merge(*(read_option(group, each) for each in shipped))))
     return tree
 
 
@@ -216,21 +220,56 @@ def to_plain_dict(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
 
 
-def register_recipes(wanted: list[str]) -> None:
-    """Store the named recipes as the Hydra group `recipe`; a file of the current folder wins over a shipped one.
+def find_file(group: str, name: str, given: Mapping[tuple[str, str], Path] | None = None) -> Path:
+    """The file of an option: that of `given`, which the command line names by its path, or the one that is found by its name."""
+    file = (given or {}).get((group, name)) or paths.find_option(group, name)
+    assert file is not None, f"{group}={name}"  # `read_overrides` and Hydra refuse others
+    return file
+
+
+_registered: list[tuple[str, str]] = []
+
+
+def register_options(files: Mapping[tuple[str, str], Path]) -> None:
+    """Store recipes and options of the user's with Hydra, by group and name, in place of those of the call before.
 
     Raises:
-        InputError: a recipe is not readable yaml.
+        InputError: a file is not readable yaml.
     """
-    for name in wanted:
-        file = next(folder / f"{name}.yaml" for folder in paths.recipe_folders() if (folder / f"{name}.yaml").is_file())
+    store = ConfigStore.instance()
+    while _registered:
+        group, name = _registered.pop()
+        store.repo[group].pop(f"{name}.yaml", None)
+    for (group, name), file in files.items():
         try:
-            node = _load_yaml(file)
-        except (YAMLError, OmegaConfBaseException) as error:
-            unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}")
-            raise InputError(f"recipe '{name}' does not compose", [unreadable]) from error
-        node = _under_current_names(node) if renamed.RENAMED else node
-        ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
+            node = _load_yaml(file) if group == "recipe" else _complete_option(group, file)
+        except (YAMLError, OmegaConfBaseException, ValueError) as error:
+            unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}", "correct the file")
+            raise InputError(f"{group} '{name}' does not compose", [unreadable]) from error
+        if group == "recipe":
+            node = _under_current_names(node) if renamed.RENAMED else node
+        store.store(
+            group=group, name=name, node=node, package="_global_" if group == "recipe" else f"posttrain.{group}"
+        )
+        _registered.append((group, name))
+
+
+# What a user's option of a group leaves out is taken from this one. That of a cluster is the kind that its `name` names.
+_BASES = {"base_model": "folder", "hardware": "auto", "watch": "default"}
+
+
+def _complete_option(group: str, file: Path) -> DictConfig:
+    """An option of the user's over the shipped one that it stands on; without a `name` it has that of its file.
+
+    Raises:
+        ValueError: it is not a mapping.
+    """
+    node = OmegaConf.load(file)
+    if not isinstance(node, DictConfig):
+        raise ValueError("it is not a mapping; write `key: value` lines")
+    named = node if group == "cluster" else OmegaConf.merge({"name": file.stem}, node)
+    base = paths.shipped_folder(group) / f"{node.get('name') if group == 'cluster' else _BASES.get(group)}.yaml"
+    return cast(DictConfig, OmegaConf.merge(_load_yaml(base), named) if base.is_file() else named)
 
 
 def _under_current_names(recipe: DictConfig) -> DictConfig:
@@ -251,12 +290,12 @@ def _compose_tree(root: str, folder: Path, overrides: list[str]) -> DictConfig:
         return hydra_compose(root, overrides=overrides, return_hydra_config=True)
 
 
-def _load_option(group: str, name: str) -> DictConfig:
-    """One option of one of our groups; each lies at `posttrain.<group>`. Hydra is asked only if it includes others."""
-    node = _load_yaml(paths.conf_dir() / group / f"{name}.yaml")
+def read_option(group: str, file: Path) -> DictConfig:
+    """One option of one of our groups, as it lies at `posttrain.<group>`. Hydra is asked only if it includes others."""
+    node = _load_yaml(file) if paths.is_shipped(group, file) else _complete_option(group, file)
     if "defaults" not in node:
         return node
-    return cast(DictConfig, _compose_tree(f"{group}/{name}", paths.conf_dir(), []).posttrain[group])
+    return cast(DictConfig, _compose_tree(f"{group}/{file.stem}", paths.conf_dir(), []).posttrain[group])
 
 
 def _check_our_keys(ours: dict[str, Any], recipe: str) -> None:

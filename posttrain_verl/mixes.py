@@ -28,12 +28,10 @@ class MixChoice:
 
 def choose_mix(mix: str = "embedded", data_dir: str = "data", keys: Sequence[str] = ()) -> MixChoice:
     """A name of conf/mix or a yaml file, with some of its keys replaced. Raises InputError, also for an unknown key."""
-    file = Path(mix).expanduser()
-    if file.suffix not in (".yaml", ".yml") or not file.is_file():
-        if mix not in (known := paths.names("mix")):
-            what = f"mix={mix} is neither a mix of conf/mix nor a yaml file"
-            raise InputError("there is no such mix", [Problem(what, one_of(mix, known, "mix="))])
-        file = paths.conf_dir() / "mix" / f"{mix}.yaml"
+    file = paths.find_option("mix", mix)
+    if file is None:
+        what = f"mix={mix} is neither a mix of conf/mix nor a yaml file"
+        raise InputError("there is no such mix", [Problem(what, one_of(mix, paths.names("mix"), "mix="))])
     title = f"the mix {file.name} cannot be read"
     try:
         replaced = OmegaConf.from_dotlist([key.removeprefix("posttrain.").removeprefix("mix.") for key in keys])

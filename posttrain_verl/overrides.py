@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from hydra.errors import HydraException
 from posttrain_verl import paths
 from posttrain_verl.paths import OUR_GROUPS
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
+from posttrain_verl.verl.schema import read_yaml
 
+OPTION_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 OTHER_VERBS = {
     "eval": "python -m posttrain_verl.evaluate takes it",
     "pipeline": "python -m posttrain_verl.pipeline recipe=NAME",
@@ -21,11 +24,20 @@ OTHER_VERBS = {
 
 @dataclass(frozen=True)
 class Overrides:
-    """The overrides as Hydra should see them, the options they name by group, and the keys whose values they set."""
+    """The overrides as Hydra should see them, the options they name by group, and the keys whose values they set.
+
+    `files` are the options that they name by the path of a yaml file, by group and name.
+    """
 
     rewritten: list[str]
     options: dict[str, str]
     keys: frozenset[str]
+    files: dict[tuple[str, str], Path]
+
+    def typed_option(self, override: str) -> str:
+        """An override as another command should get it, which finds an option of `files` by its path alone."""
+        group, _, name = override.partition("=")
+        return f"{group}={file}" if (file := self.files.get((group, name))) else override
 
 
 def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
@@ -36,6 +48,7 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
     Raises:
         InputError: an argument that is not an override, an unwanted sweep, no recipe, or an option that does not exist.
     """
+    files, given = _name_files(given)
     rewritten = [part for each in given for part in rewrite_override(each)]
     parsed = _parse_overrides(rewritten, sweep)
     named = []  # (group, option)
@@ -48,26 +61,60 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
     keys = frozenset(o.key_or_group for o in parsed if not _is_group_key(o.key_or_group))
     problems = []
     if "posttrain.cluster.address" in keys:
-        with_address = [f"cluster={name}" for name in paths.names("cluster") if _has_address(name)]
-        if not any(f"{group}={name}" in with_address for group, name in named):
-            problems.append(
-                Problem(f"address= is that of a head, of {', '.join(with_address)}", f"add {with_address[0]}")
-            )
+        chosen = [
+            files.get((group, name)) or paths.find_option(group, name) for group, name in named if group == "cluster"
+        ]
+        if not any(map(_has_address, chosen)):
+            known = [name for name in paths.names("cluster") if _has_address(paths.find_option("cluster", name))]
+            what = f"address= is that of a head, of {', '.join(f'cluster={name}' for name in known)}"
+            problems.append(Problem(what, f"add cluster={known[0]}"))
     if "recipe" not in dict(named):
         problems.append(
             Problem("no recipe is named", f"add recipe=NAME; there are: {', '.join(paths.names('recipe'))}")
         )
     for group, name in named:
-        if group in OUR_GROUPS and name not in (known := paths.names(group)):
+        if group in OUR_GROUPS and (group, name) not in files and name not in (known := paths.names(group)):
             problems.append(Problem(f"{group}={name} is unknown", one_of(name, known, f"{group}=")))
     if problems:
         raise InputError("nothing to launch", problems)
-    return Overrides(rewritten, dict(named), keys)
+    return Overrides(rewritten, dict(named), keys, files)
 
 
-def _has_address(cluster: str) -> bool:
-    text = (paths.conf_dir() / "cluster" / f"{cluster}.yaml").read_text(encoding="utf-8")
-    return any(line.startswith("address:") for line in text.splitlines())
+def _name_files(given: list[str]) -> tuple[dict[tuple[str, str], Path], list[str]]:
+    """The yaml files that options of our groups are given as, by group and name, and the overrides with those names.
+
+    Raises:
+        InputError: there is no such file, or its name cannot be that of an option, or is that of another file.
+    """
+    files: dict[tuple[str, str], Path] = {}
+    named, problems = [], []
+    for override in given:
+        group, equals, value = override.partition("=")
+        options = value.split(",") if equals and group in OUR_GROUPS else []
+        for place, option in enumerate(options):
+            if not option.endswith(paths.YAML_SUFFIXES):
+                continue
+            path, file = Path(option), paths.find_option(group, option)
+            if file is None:
+                remedy = f"{group}=FILE.yaml, or {group}=NAME: {one_of(path.stem, paths.names(group))}"
+                problems.append(Problem(f"{group}={option} is not a file", remedy))
+            elif not OPTION_NAME.fullmatch(file.stem):
+                what = f"{group}={option}: {file.stem} names folders and cannot be typed without quotes"
+                problems.append(Problem(what, "rename the file: letters, digits and . _ - +"))
+            elif files.setdefault((group, file.stem), file) != file:
+                what = f"{group}={option} and {files[group, file.stem]} have the same name"
+                problems.append(Problem(what, "rename one of the files"))
+            options[place] = path.stem
+        named.append(f"{group}={','.join(options)}" if options else override)
+    if problems:
+        raise InputError("nothing to launch", problems)
+    return files, named
+
+
+def _has_address(file: Path | None) -> bool:
+    """Whether clusters of the kind of this file of a cluster have an address."""
+    kind = paths.shipped_folder("cluster") / f"{read_yaml(file).get('name')}.yaml" if file else None
+    return bool(kind and kind.is_file() and "address" in read_yaml(kind))
 
 
 def rewrite_override(given: str) -> list[str]:

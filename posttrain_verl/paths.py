@@ -13,6 +13,7 @@ from posttrain_verl.terminal.problem import InputError, Problem
 
 # Groups of conf/ that a launch chooses from, and the recipes.
 OUR_GROUPS = ("recipe", "base_model", "mix", "hardware", "cluster", "watch")
+YAML_SUFFIXES = (".yaml", ".yml")
 PIPELINE_FILE = "pipeline.json"  # in the folder of a pipeline: its stages, in order, as they stand
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -43,15 +44,53 @@ def recipes_dir() -> Path:
     return _shipped_folder("recipes")
 
 
-def recipe_folders() -> list[Path]:
-    """Where recipes are looked for; the first wins."""
-    return [Path.cwd() / "recipes", recipes_dir()]
+def own_folder(group: str) -> Path:
+    """Where the user's recipes, or options of a group of conf/, lie: `./recipes` or `./conf/<group>`."""
+    return Path.cwd() / ("recipes" if group == "recipe" else f"conf/{group}")
+
+
+def shipped_folder(group: str) -> Path:
+    """Where the recipes, or the options of a group of conf/, lie that come with the package."""
+    return recipes_dir() if group == "recipe" else conf_dir() / group
 
 
 def names(group: str) -> list[str]:
     """The names of the recipes, or of the options of a group of conf/, sorted."""
-    folders = recipe_folders() if group == "recipe" else [conf_dir() / group]
-    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    return sorted(
+        {file.stem for folder in (own_folder(group), shipped_folder(group)) for file in folder.glob("*.yaml")}
+    )
+
+
+def find_option(group: str, name: str) -> Path | None:
+    """The file that `name` means in a group: a yaml file by its path, or a name of the current folder or of the package.
+
+    The current folder wins. But a file of a group that takes the place of a shipped one must say that it is ours, because many
+    projects have a conf/cluster/local.yaml.
+    """
+    given = Path(name).expanduser()
+    if given.suffix in YAML_SUFFIXES:
+        return given.absolute() if given.is_file() else None
+    own, shipped = own_folder(group) / f"{name}.yaml", shipped_folder(group) / f"{name}.yaml"
+    if own.is_file() and (group in ("recipe", "pipeline") or not shipped.is_file() or has_package_line(own, group)):
+        return own
+    return shipped if shipped.is_file() else None
+
+
+def own_options() -> dict[tuple[str, str], Path]:
+    """The options of our groups that the current folder adds or replaces, by group and name; not its recipes."""
+    files = [(group, file) for group in OUR_GROUPS if group != "recipe" for file in own_folder(group).glob("*.yaml")]
+    return {(group, file.stem): file for group, file in files
+            if not is_shipped(group, file) and find_option(group, file.stem) == file}  # fmt: skip
+
+
+def is_shipped(group: str, file: Path) -> bool:
+    """Whether a file is one of those that come with the package."""
+    return file.parent == shipped_folder(group)
+
+
+def has_package_line(file: Path, group: str) -> bool:
+    """Whether the file begins with Hydra's line that mounts it at the node of the group."""
+    return file.read_text(encoding="utf-8", errors="replace").startswith(f"# @package posttrain.{group}\n")
 
 
 def cache_dir() -> Path:

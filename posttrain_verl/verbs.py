@@ -286,11 +286,7 @@ class Pipeline(Verb):
     @property
     def file(self) -> Path | None:
         """The file that declares the pipeline: the user's own, or one of conf/pipeline. None where there is none."""
-        given = Path(self.recipe).expanduser()
-        if given.suffix in (".yaml", ".yml") and given.is_file():
-            return given
-        is_known = self.recipe in paths.names("pipeline")
-        return paths.conf_dir() / "pipeline" / f"{self.recipe}.yaml" if is_known else None
+        return paths.find_option("pipeline", self.recipe)
 
     def overrides_by_stage(self) -> dict[str, list[str]]:
         """The overrides by the stage before their colon; "" for those of all launches."""

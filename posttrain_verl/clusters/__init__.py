@@ -85,8 +85,8 @@ def _prints(option: str) -> bool:
     """Whether a file of conf/cluster names a cluster that has something to print; one of the user's own may share a module."""
     import yaml
 
-    text = (paths.conf_dir() / "cluster" / f"{option}.yaml").read_text(encoding="utf-8")
-    return cluster_named(yaml.safe_load(text)["name"]).show is not None
+    file = paths.find_option("cluster", option)
+    return file is not None and cluster_named(yaml.safe_load(file.read_text(encoding="utf-8"))["name"]).show is not None
 
 
 def jobs_of(status: Status) -> Jobs | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from posttrain_verl import paths, preflight
+from posttrain_verl import preflight
 from posttrain_verl.clusters import Cluster, remote_launch
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -61,12 +61,17 @@ class _Plain(yaml.SafeDumper):
 
 
 def build_manifests(composed: Composed, run_id: str) -> list[dict[str, Any]]:
-    """The recipe as a ConfigMap, and the RayJob that mounts it."""
+    """The recipe and options that the image may lack as a ConfigMap, and the RayJob that mounts it."""
     metadata = {"name": rayjob_name(composed.recipe, run_id), "namespace": composed.posttrain.cluster.namespace}
-    recipe = next(file for folder in paths.recipe_folders() if (file := folder / f"{composed.recipe}.yaml").is_file())
-    recipes = {recipe.name: recipe.read_text()}
+    recipe = composed.files["recipe"]
+    data = {f"recipes/{recipe.name}": recipe.read_text(), **remote_launch.own_options(composed)}
     return [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": recipes},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": {_config_key(path): text for path, text in data.items()},
+        },
         {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": _rayjob_spec(composed, run_id)},
     ]
 
@@ -83,6 +88,7 @@ def rayjob_name(recipe: str, run_id: str) -> str:
 def _rayjob_spec(composed: Composed, run_id: str) -> dict[str, Any]:
     cluster, (nodes, devices) = composed.posttrain.cluster, remote_launch.node_devices(composed)
     replaced = {f"posttrain.{key}": remote_launch.hydra_value(cluster[key]) for key in ("runs_dir", "data_dir")}
+    replaced |= remote_launch.named_options(composed)
     launch = remote_launch.launch_command(cluster.python, remote_launch.remote_overrides(composed, run_id, replaced))
     name = rayjob_name(composed.recipe, run_id)
     started = {"num-gpus": str(devices), "num-cpus": str(logical_cpus(devices))}
@@ -113,6 +119,7 @@ def _pod_template(composed: Composed, name: str, role: str) -> dict[str, Any]:
         resources[cluster.gpu_resource] = str(remote_launch.node_devices(composed)[1])
     variables = {"POSTTRAIN_CACHE": f"{cluster.runs_dir}/cache", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
                  **remote_launch.string_mapping(composed, "env")}  # fmt: skip
+    files = _mounted_files(composed)
     container: dict[str, Any] = {
         "name": f"ray-{role}",
         "image": cluster.image,
@@ -122,18 +129,32 @@ def _pod_template(composed: Composed, name: str, role: str) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "shared", "mountPath": cluster["mount"]},
             {"name": "memory", "mountPath": "/dev/shm"},
-            {"name": "recipe", "mountPath": f"{HOME}/recipes"},
+            *({"name": folder, "mountPath": f"{HOME}/{folder}"} for folder in files),
         ],
     }
     volumes = [
         {"name": "shared", "persistentVolumeClaim": {"claimName": cluster.claim}},
         {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(cluster.shared_memory)}},
-        {"name": "recipe", "configMap": {"name": name}},
+        *({"name": folder, "configMap": {"name": name, "items": items}} for folder, items in files.items()),
     ]
     spec: dict[str, Any] = {"containers": [container], "volumes": volumes}
     if selector := remote_launch.string_mapping(composed, "node_selector"):
         spec["nodeSelector"] = selector
     return {"spec": spec}
+
+
+def _mounted_files(composed: Composed) -> dict[str, list[dict[str, str]]]:
+    """The files of the ConfigMap by the folder below HOME in which they are mounted."""
+    mounted: dict[str, list[dict[str, str]]] = {"recipes": []}
+    for path in dict.fromkeys([f"recipes/{composed.files['recipe'].name}", *remote_launch.own_options(composed)]):
+        folder, _, inside = path.partition("/")
+        mounted.setdefault(folder, []).append({"key": _config_key(path), "path": inside})
+    return mounted
+
+
+def _config_key(path: str) -> str:
+    """The key of a file in a ConfigMap, which takes no slashes."""
+    return path.replace("/", ".")
 
 
 CLUSTER = Cluster(submit_launch, show_manifests)

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 import data_prep
 import posttrain_verl
 import reward_fns
-from hydra_plugins import posttrain_launcher
-from posttrain_verl import base_models, overrides, paths
+from hydra_plugins import posttrain_plugins
+from posttrain_verl import base_models, compose, overrides, paths
 from posttrain_verl.run.environment import LIBRARY_PREFIXES, MACHINE_VARIABLES
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
@@ -87,7 +87,10 @@ def pack_working_dir(composed: Composed, folder: Path) -> dict[str, str]:
     """
     _copy_code(folder)
     packed, quote = _SentFiles(composed, folder), hydra_value
-    replaced = {"posttrain.data_dir": quote(packed.data_dir())}
+    for name, text in own_options(composed).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    replaced = {"posttrain.data_dir": quote(packed.data_dir()), **named_options(composed)}
     model = composed.model
     # An embedded model is built on the cluster, and one of the hub is fetched there.
     if not base_models.is_embedded(model) and (Path(model).is_absolute() or Path(model).is_dir()):
@@ -108,6 +111,29 @@ def pack_working_dir(composed: Composed, folder: Path) -> dict[str, str]:
     return replaced
 
 
+def own_options(composed: Composed) -> dict[str, str]:
+    """The recipe and the options of the launch that do not come with the package: their files, below the current folder there.
+
+    An option is complete there, whatever it stands on.
+    """
+    found = {}
+    for group, file in composed.files.items():
+        if paths.is_shipped(group, file) or group == "cluster":
+            continue
+        if group == "recipe":
+            found[f"recipes/{file.stem}.yaml"] = file.read_text(encoding="utf-8")
+        else:
+            text = OmegaConf.to_yaml(compose.read_option(group, file))
+            found[f"conf/{group}/{file.stem}.yaml"] = f"# @package posttrain.{group}\n{text}"
+    return found
+
+
+def named_options(composed: Composed) -> dict[str, str]:
+    """Options that are named by the path of a file here, by the names that they have there."""
+    return {group: file.stem for group, file in composed.files.items()
+            if group != "cluster" and composed.typed_option(group) == str(file)}  # fmt: skip
+
+
 def _copy_code(folder: Path) -> None:
     """Copy the packages as they are imported here, and the recipes of the current folder over the shipped ones."""
     root = paths.conf_dir().parent
@@ -117,7 +143,7 @@ def _copy_code(folder: Path) -> None:
         shutil.copy2(root / "pyproject.toml", folder)
     for source in folders:
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    launcher = Path(posttrain_launcher.__file__)  # one file of a package that other distributions have files in
+    launcher = Path(posttrain_plugins.__file__)  # one file of a package that other distributions have files in
     (folder / launcher.parent.name).mkdir()
     shutil.copy2(launcher, folder / launcher.parent.name)
     if (own := Path.cwd() / "recipes").is_dir():

@@ -60,6 +60,7 @@ def sbatch_script(composed: Composed, run_dir: Path) -> str:
         options.append(f"--cpus-per-task={cluster.cpus_per_node}")
     python = cluster.python or sys.executable
     replaced = {"posttrain.runs_dir": remote_launch.hydra_value(str(run_dir.parents[1]))}
+    replaced |= {group: str(composed.files[group]) for group in remote_launch.named_options(composed)}
     overrides = remote_launch.remote_overrides(composed, run_dir.name, replaced)
     lines = [
         "#!/bin/bash",

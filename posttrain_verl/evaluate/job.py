@@ -73,11 +73,12 @@ def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = Non
             remedy = f"name a Parquet in the RL schema, or one of {', '.join(paths.names('eval'))}"
             raise InputError("nothing to evaluate", [Problem(f"{file} is not a file", remedy)])
         return EvalSet(f"{file.absolute().parent.name}-{file.stem}", file)
-    if name not in paths.names("eval"):
+    declared = paths.find_option("eval", name)
+    if declared is None:
         what = f"eval={name} is not a set of conf/eval"
-        remedy = f"{one_of(name, paths.names('eval'))}; or FILE.parquet"
+        remedy = f"{one_of(name, paths.names('eval'))}; or FILE.parquet, or a yaml file that declares a set"
         raise InputError("nothing to evaluate", [Problem(what, remedy)])
-    config = load_eval_config(name, keys or {})
+    config = load_eval_config(declared, keys or {})
     if "mix" in config:  # the rows of a mix that its training splits do not share
         choice = mixes.choose_mix(config["mix"], str(data_dir))
         with mixes.data_errors_as_input(f"mix {config['mix']} cannot be built"):
@@ -91,15 +92,15 @@ def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = Non
                 log.info(f"building the questions of {config['name']} in {folder}")
                 _build_questions(mix, folder)
         file = folder / "test.parquet"
-    return EvalSet(name, file, config.get("sampling", {}), config.get("stratify"))
+    return EvalSet(config["name"], file, config.get("sampling", {}), config.get("stratify"))
 
 
-def load_eval_config(name: str, keys: dict[str, Any]) -> dict[str, Any]:
-    """One file of conf/eval with some of its keys replaced, as plain data."""
-    node = OmegaConf.load(paths.conf_dir() / "eval" / f"{name}.yaml")
+def load_eval_config(file: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """A file that declares a set of questions with some of its keys replaced, as plain data."""
+    node = OmegaConf.load(file)
     for key, value in keys.items():
         OmegaConf.update(node, "source.path" if key == "path" else key, value, force_add=True)
-    return {"name": name, **OmegaConf.to_container(node, resolve=True)}  # type: ignore[dict-item]
+    return {"name": file.stem, **OmegaConf.to_container(node, resolve=True)}  # type: ignore[dict-item]
 
 
 def as_mix(config: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def inspect(it: Pipeline) -> None:
     problems = []
     for composed in {launch.data_dir: launch for launch in it.launches()}.values():
         if it.spec.require_inspected and not manifest.read_manifest(composed.data_dir).get("inspected"):
-            look = f"python -m posttrain_verl.inspect mix={composed.choices['mix']} --approve"
+            look = f"python -m posttrain_verl.inspect mix={composed.typed_option('mix')} --approve"
             where = shlex.quote(f"posttrain.data_dir={composed.data_dir.parent}")
             what = f"nobody has looked at the rows of {composed.data_dir}"
             remedy = f"{look} {where}\nand the same command again; or require_inspected=false"

@@ -134,7 +134,7 @@ def check_keys(composed: Composed) -> list[Problem]:
         near, renamed = _nearest_path(path, candidates), current_key(path)
         remedy = f"VeRL calls it {renamed} now" if renamed != path else f"did you mean {near}?" if near else "remove it"
         problems.append(Problem(f"{path} is not a key of VeRL {verl_version()} and would be ignored", remedy))
-    known, ours = {"posttrain": our_tree(composed.choices)}, to_plain_dict(composed.posttrain)
+    known, ours = {"posttrain": our_tree(composed)}, to_plain_dict(composed.posttrain)
     del ours["mix"]  # its keys are more than those of one yaml: `check_mix` knows them
     for path in _unknown_paths({"posttrain": ours}, known):
         hint = f"did you mean {near}? " if (near := _nearest_path(path, list(_all_paths(known)))) else ""

@@ -36,14 +36,28 @@ def check_data(composed: Composed) -> list[Problem]:
     if away := [file for name in DATA_NAMES for file in _list_files(composed, name) if "://" in file]:
         what = f"{counted(len(away), 'data file')} elsewhere, e.g. {away[0]}: nobody looked at the rows"
         found.append(warning(what, "check a copy on this machine to be sure"))
+    found += _check_mixture(composed)
     problems = [problem for file in dict.fromkeys(list_data_files(composed)) for problem in _check_file(composed, file)]
     return found + problems + ([] if blocking(problems) else list(_check_counts(composed)))
+
+
+def _check_mixture(composed: Composed) -> Iterator[Problem]:
+    """A warning where one of training and validation is the user's own file, and the other is of a mix of another task."""
+    places = {
+        name: [file.parent == composed.data_dir for file in _list_local_files(composed, name)] for name in DATA_NAMES
+    }
+    own = [name for name, of_mix in places.items() if of_mix and not any(of_mix)]
+    others = [name for name, of_mix in places.items() if of_mix and all(of_mix)]
+    if own and others and composed.settings.key(own[0]) in composed.user_keys:
+        what = f"{composed.settings.key(own[0])} is your own, and {composed.settings.key(others[0])} is of the mix"
+        remedy = f"set {composed.settings.key(others[0])}, too, if they should be of one task"
+        yield warning(f"{what} {composed.posttrain.mix.name}", remedy)
 
 
 def check_mix(composed: Composed) -> list[Problem]:
     """Problems of the keys below `posttrain.mix`, if the recipe or the command line changes the mix. A shipped one is right."""
     mix: Any = OmegaConf.to_container(composed.posttrain.mix)
-    if mix == our_tree(composed.choices)["mix"]:
+    if paths.is_shipped("mix", composed.files["mix"]) and mix == our_tree(composed)["mix"]:
         return []  # reading the declaration of a mix takes a third of a second
     try:
         data_prep.parse(mix)
@@ -93,6 +107,16 @@ def is_offline(composed: Composed) -> bool:
     return bool(mix.get("offline", mix.name == "embedded"))
 
 
+def list_mix_files(composed: Composed) -> list[Path]:
+    """The data files of the launch that are those of its mix."""
+    return [file for file in list_data_files(composed) if file.parent == composed.data_dir]
+
+
+def reads_offline_mix(composed: Composed) -> bool:
+    """Whether the launch reads files of a mix that it can build without a network."""
+    return is_offline(composed) and bool(list_mix_files(composed))
+
+
 def _count_rows_in(file: Path) -> int:
     try:
         return rows.count_rows(file)
@@ -105,7 +129,7 @@ def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
         if file.parent != composed.data_dir:
             yield Problem(f"{file} is missing", "give the path of a Parquet file that exists")
         elif not is_offline(composed):
-            build = f"build it: python -m posttrain_verl.prep mix={composed.choices['mix']}"
+            build = f"build it: python -m posttrain_verl.prep mix={composed.typed_option('mix')}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")
         return
     endings = composed.settings.data_endings
@@ -242,7 +266,7 @@ def check_manifest(composed: Composed) -> list[Problem]:
 
 
 def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) -> Iterator[Problem]:
-    build = f"python -m posttrain_verl.prep mix={composed.choices['mix']}"
+    build = f"python -m posttrain_verl.prep mix={composed.typed_option('mix')}"
     is_ours, must_be_inspected = folder == composed.data_dir, composed.posttrain.require_inspected
     level: Any = "problem" if must_be_inspected else "warning"
     try:
@@ -265,7 +289,7 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
     if is_ours and not is_offline(composed) and manifest.get("mix_sha256") != config_digest(mix):
         yield warning(f"{folder} was built from another version of the mix {mix['name']}", f"build it again: {build}")
     if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
-        remedy = f"python -m posttrain_verl.inspect mix={composed.choices['mix']} --approve"
+        remedy = f"python -m posttrain_verl.inspect mix={composed.typed_option('mix')} --approve"
         yield Problem(f"nobody has approved the data in {folder}", remedy, level)
     if not is_offline(composed):  # an offline mix is made up by us, in place of the data that the evaluations are about
         for name in list_evaluations(composed):
@@ -281,8 +305,8 @@ def _check_decontaminated(
     name: str, manifest: Mapping[str, Any], overlap: Mapping[str, Any], folder: Path
 ) -> Iterator[Problem]:
     """The build must have searched for the overlap with an evaluation, and must have dropped what it found."""
-    file = paths.conf_dir() / "eval" / f"{name}.yaml"
-    wanted = read_yaml(file).get("source") if file.is_file() else None
+    file = paths.find_option("eval", name)
+    wanted = read_yaml(file).get("source") if file else None
     if not isinstance(wanted, dict):  # no such evaluation, or the test split of a mix, which its builder keeps apart
         return
     sources = (manifest.get("mix") or {}).get("sources") or {}

@@ -41,11 +41,11 @@ def rehearsal_mix(planned: Composed) -> str:
     A recipe is about code if the default prompt of its mix, or the prompt of one of its evaluations, asks for code.
     """
     if has_own_data(planned):
-        return planned.choices["mix"]
+        return planned.typed_option("mix")
     answers = [OmegaConf.select(planned.posttrain, "mix.prompts.default.answer")]
     for name in data.list_evaluations(planned):
-        file = paths.conf_dir() / "eval" / f"{name}.yaml"
-        if file.is_file():
+        file = paths.find_option("eval", name)
+        if file:
             answers.append(OmegaConf.select(OmegaConf.load(file), "prompt.answer"))
     return "embedded_code" if "code" in answers else "embedded"
 
@@ -117,7 +117,9 @@ def not_rehearsed(planned: Composed, facts: dict[str, Any], own_data: bool) -> l
     missing = ["the real weights, their numbers in bf16, and what they learn",
                "the real lengths and batch sizes, so neither memory nor speed"]  # fmt: skip
     if not own_data:
-        missing.append("the recipe's data (build it: python -m posttrain_verl.prep mix=" + planned.choices["mix"] + ")")
+        missing.append(
+            "the recipe's data (build it: python -m posttrain_verl.prep mix=" + planned.typed_option("mix") + ")"
+        )
     if facts["tokenizer"] == "byte-level":
         missing.append(f"the tokenizer and template of {planned.model} (not in the hub's cache)")
     graphs = ", CUDA graphs, vLLM's sleep mode" if settings.rollout else ""

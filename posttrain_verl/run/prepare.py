@@ -74,9 +74,9 @@ def prepare_model(composed: Composed) -> tuple[Path | None, bool]:
 
 
 def prepare_data(composed: Composed) -> bool:
-    """Build the mix if it needs no network and its Parquet is missing; return whether it was missing."""
+    """Build the mix if the launch reads it, it needs no network and its Parquet is missing; return whether it was missing."""
     mix: Any = OmegaConf.to_container(composed.posttrain.mix)
-    if not preflight.data.is_offline(composed) or data_prep.is_complete(composed.data_dir, mix):
+    if not preflight.data.reads_offline_mix(composed) or data_prep.is_complete(composed.data_dir, mix):
         return False
     composed.data_dir.parent.mkdir(parents=True, exist_ok=True)
     # Of several launches at the same time, one builds.

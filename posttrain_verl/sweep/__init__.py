@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
-from hydra_plugins import posttrain_launcher
+from hydra_plugins import posttrain_plugins
 from posttrain_verl import compose, overrides, paths
 from posttrain_verl.run.folder import DONE
 from posttrain_verl.sweep import members, runner, table
@@ -36,13 +36,15 @@ def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Cal
     """
     record = open_record(verb, arguments, flags)
     asked = overrides.read_overrides(record.words, sweep=True)
-    compose.register_recipes(paths.names("recipe"))
+    recipes = {("recipe", name): compose.find_file("recipe", name) for name in paths.names("recipe")}
+    compose.register_options(recipes | paths.own_options() | asked.files)
     member_runner, at_once = MemberRunner(record), runner.count_at_once(record.words)
     given = [*asked.rewritten, *_hydra_overrides(record)]
     worst = -math.inf if override_value(given, "hydra.sweeper.direction") == "maximize" else math.inf
 
     def run_batch(folder: Path, several: list[list[str]]) -> list[JobReturn]:
-        return [_job_return(member, worst) for member in member_runner.run(several, at_once)]
+        typed = [[asked.typed_option(each) for each in overrides] for overrides in several]
+        return [_job_return(member, worst) for member in member_runner.run(typed, at_once)]
 
     task: Any = run_batch
     try:
@@ -63,7 +65,7 @@ def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Cal
 
 def _hydra_overrides(record: Record) -> list[str]:
     """What Hydra gets besides the user's overrides: the launcher, the folder, and how Optuna searches."""
-    own = [f"hydra/launcher={posttrain_launcher.NAME}", f"hydra.sweep.dir={record.folder}"]
+    own = [f"hydra/launcher={posttrain_plugins.NAME}", f"hydra.sweep.dir={record.folder}"]
     if override_value(record.words, "hydra/sweeper") == "optuna":
         recipe = str(override_value(record.words, "recipe")).partition(",")[0]
         stage = compose.compose([f"recipe={recipe}"]).stage

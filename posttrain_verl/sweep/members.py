@@ -96,6 +96,7 @@ class Record:
                 found.attempt += 1
         if found.state != DONE:
             recipe = override_value(found.overrides, "recipe") or ""
+            recipe = Path(recipe).stem if recipe.endswith(paths.YAML_SUFFIXES) else recipe
             found.state, found.folder = WAITING, str(self.folder.parents[1] / recipe / self.run_id(found))
         return found
 

@@ -34,7 +34,8 @@ class Composed:
 
     `verl` is what VeRL gets, but for the paths of the run (see `for_run`). `posttrain` holds our keys. `changes` says what the
     hardware set. `overrides` are the user's own, with which the same launch composes again. `choices` maps each Hydra group
-    to its option. `user_keys` are the keys set on the command line. `machine` is what `hardware=auto` found.
+    to its option, and `files` each of our groups to the file of its option. `user_keys` are the keys set on the command line.
+    `machine` is what `hardware=auto` found.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class Composed:
     choices: dict[str, str] = field(default_factory=dict)
     user_keys: frozenset[str] = frozenset()
     machine: Machine | None = None
+    files: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -66,6 +68,11 @@ class Composed:
     def models(self) -> list[str]:
         """Every model of the launch; the trained one first, then the critic's."""
         return [str(OmegaConf.select(self.verl, key)) for key in self.stage.model_keys()]
+
+    def typed_option(self, group: str) -> str:
+        """What to type for the option of a group: its name, or the path of a file that is not found by its name."""
+        name, file = self.choices[group], self.files[group]
+        return name if paths.find_option(group, name) == file else str(file)
 
     @property
     def data_dir(self) -> Path:

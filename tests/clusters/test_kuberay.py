@@ -71,7 +71,7 @@ def test_it_runs_the_launch_on_as_many_nodes_with_a_token(composed):
     assert spec["workerGroupSpecs"][0]["replicas"] == 3
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-    assert "defaults:" in config_map["data"]["math_sft.yaml"]
+    assert "defaults:" in config_map["data"]["recipes.math_sft.yaml"]
     assert config_map["metadata"] == job["metadata"] == {"name": "math-sft-it", "namespace": "default"}
 
 

@@ -23,7 +23,7 @@ def test_the_code_composes_by_itself(composed, tmp_path):
     done = subprocess.run(line, cwd=place, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     where = [sys.executable, "-c", "import posttrain_verl; print(posttrain_verl.__file__)"]
-    assert (place / "hydra_plugins/posttrain_launcher.py").is_file()
+    assert (place / "hydra_plugins/posttrain_plugins.py").is_file()
     found = subprocess.run(where, cwd=place, env=environ, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(str(place))
 

@@ -76,7 +76,7 @@ def test_words_win_over_the_sets_defaults(model, tmp_path):
 @pytest.mark.parametrize("name", paths.names("eval"))
 def test_every_set_of_conf_can_be_built(name, tmp_path):
     """Those of the hub are built from a file of one row; a mix that is made here is built as it is."""
-    config = job.load_eval_config(name, {})
+    config = job.load_eval_config(paths.find_option("eval", name), {})
     if "mix" in config:
         assert len(job.read_questions(job.choose_eval_set(name, tmp_path).file)) >= 200
         return

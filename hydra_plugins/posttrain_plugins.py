@@ -1,16 +1,19 @@
-"""Hydra's launcher of a sweep: Hydra finds it in this package, and its sweepers (basic, Optuna) hand it their batches.
+"""What Hydra finds of ours in this package: the launcher of a sweep, and the search path of the user's own options.
 
-Hydra loads every module here whenever it composes, so this one imports nothing but Hydra.
+Hydra loads every module here whenever it composes, also for programs that are not ours. So this one imports nothing but Hydra.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -30,3 +33,15 @@ class MembersLauncher(Launcher):
 ConfigStore.instance().store(
     group="hydra/launcher", name=NAME, node={"_target_": f"{__name__}.{MembersLauncher.__name__}"}
 )
+
+
+class OwnOptionsFirst(SearchPathPlugin):
+    """Options that `compose` has registered win over the files of conf/, in our own compositions alone."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        ours = sys.modules.get("posttrain_verl.paths")
+        folders = [each.path for each in search_path.get_path() if each.provider == "main"]
+        if ours and folders == [str(ours.conf_dir())]:
+            search_path.prepend(
+                "schema", "structured://"
+            )  # under another name Hydra would ask for a schema, and find itself
