@@ -70,6 +70,8 @@ def find_option(group: str, name: str) -> Path | None:
     given = Path(name).expanduser()
     if given.suffix in YAML_SUFFIXES:
         return given.absolute() if given.is_file() else None
+    if "/" in name:
+        return None
     own, shipped = own_folder(group) / f"{name}.yaml", shipped_folder(group) / f"{name}.yaml"
     if own.is_file() and (group in ("recipe", "pipeline") or not shipped.is_file() or has_package_line(own, group)):
         return own

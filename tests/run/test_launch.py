@@ -83,7 +83,7 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepare.data_prep, "build", build)
     monkeypatch.setattr(prepare.data_prep, "is_complete", lambda folder, mix: bool(built))
-    monkeypatch.setattr(prepare.preflight.data, "is_offline", lambda composed: True)
+    monkeypatch.setattr(prepare.preflight.data, "reads_offline_mix", lambda composed: True)
     mix = OmegaConf.create({"mix": {"name": "m"}})
     composed = SimpleNamespace(posttrain=mix, data_dir=tmp_path / "data" / "m")
     with ThreadPoolExecutor(4) as pool:
