@@ -14,7 +14,7 @@ import sys
 
 from posttrain_verl import clusters, recipe_verbs
 from posttrain_verl.machine import interrupts
-from posttrain_verl.run import resume, supervise
+from posttrain_verl.run import prepare, resume, supervise
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
@@ -44,11 +44,12 @@ def resume_run(arguments: list[str]) -> int:
         return jobs.resume(folder, asked)
     resume.require_resumable(folder, asked)
     with supervise.hold_folder(folder):
-        asked.change_plan(folder)
-        choice = resume.prepare_attempt(folder, asked.verl(folder))
-    if status := supervise.complete_run(folder, choice.step):
-        log.info(supervise.closing_line(folder, status))
-        return 0
+        watch, attempt = asked.watch(folder), resume.plan_attempt(folder, asked.verl(folder))
+        prepare.check_attempt(folder, attempt.config, watch)
+        if supervise.complete_run(folder, attempt.choice.step):
+            log.info(f"step {attempt.choice.step} is reached, and the run ends there: nothing is left to train")
+            return 0
+        resume.write_attempt(folder, attempt)
     return supervise.hand_over(folder, asked.detach)
 
 

@@ -111,7 +111,8 @@ EXPORT_BYTES_A_PARAMETER = 2  # in bf16, the dtype of the models of conf/base_mo
 def check_disk(composed: Composed) -> list[Problem]:
     """A problem if a disk has less room than a run without a resume needs, a warning if one with a resume may need more.
 
-    Checkpoints may go to another disk than all the rest: to the run folder, unless the user named another place.
+    Checkpoints may go to another disk than all the rest: to the run folder, unless the user named another place. Those that a
+    run has written before its resume make room for new ones.
     """
     machine.require_here(composed)
     settings, run_dir = composed.settings, composed.run_dir()
@@ -120,7 +121,10 @@ def check_disk(composed: Composed) -> list[Problem]:
     place = _nearest_existing(Path(settings.checkpoint_dir).expanduser() if named else run_dir)
     found, remedy = [], "free some, or set posttrain.runs_dir to a larger disk"
     floor = REST_BYTES if home.stat().st_dev == place.stat().st_dev else 0
-    free, needed = shutil.disk_usage(place).free, count_needed_bytes(composed) - REST_BYTES + floor
+    checkpoints = Path(settings.checkpoint_dir).expanduser()
+    own = checkpoints.rglob("*") if checkpoints.is_relative_to(run_dir) else ()
+    written = sum(file.stat().st_size for file in own if file.is_file())
+    free, needed = shutil.disk_usage(place).free, max(count_needed_bytes(composed) - REST_BYTES - written, 0) + floor
     if free < needed:
         what = f"{place} has {format_bytes(free)} free, and the run needs about {format_bytes(needed)}"
         # The overrides that keep as few checkpoints as the stage can resume from.

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import data_prep
 from posttrain_verl import base_models, preflight
+from posttrain_verl.compose import to_plain_dict
+from posttrain_verl.machine import devices
 from posttrain_verl.mixes import data_errors_as_input
 from posttrain_verl.plan import summary
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.console import log
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verl.composed import Composed
 
 
@@ -64,6 +66,50 @@ def set_up_run(composed: Composed) -> RunFolder:
     return folder
 
 
+def check_attempt(folder: RunFolder, config: DictConfig, watch: dict[str, Any]) -> None:
+    """Check the next attempt of a run as a launch is checked, and write down what was found and how many steps it has.
+
+    `config` is what VeRL will get. The keys of ours stay, and those of VeRL were compared with the run's own. A mix that is
+    offline is built again where its files are gone.
+
+    Raises:
+        InputError: the attempt cannot run. The folder is as it was.
+    """
+    plan = folder.read_plan()
+    if "posttrain" in plan:
+        composed = compose_run(folder, config, plan)
+        if not all(file.is_file() for file in preflight.data.list_mix_files(composed)):
+            prepare_data(composed)
+        report = preflight.run_checks(composed, skip=("keys", "mix", "run_folder"))
+        if blocking(report.problems):
+            raise InputError("cannot resume", report.problems)
+        for line in report.lines():
+            log.info(line)
+        report.write(folder.path)
+        plan["total_steps"] = preflight.training.count_steps(composed) or plan["total_steps"]
+    else:
+        log.info("an earlier version launched this run, so that it is not checked again")
+        plan["total_steps"] = folder.stage.settings(config).total_steps or plan.get("total_steps")
+    folder.write_plan(plan | {"watch": watch})
+
+
+def compose_run(folder: RunFolder, config: DictConfig, plan: dict[str, Any]) -> Composed:
+    """The launch of a run again, with `config` as what VeRL gets. Where the hardware was found, this machine is looked at.
+
+    Raises:
+        InputError: the run was launched on accelerators, and there are none here.
+    """
+    posttrain = OmegaConf.create(
+        {**plan["posttrain"], "runs_dir": str(folder.path.parents[1]), "run_id": folder.path.name}
+    )
+    found = devices.detect_machine() if plan["choices"]["hardware"] == "auto" else None
+    if found and found.name == "cpu":
+        what = f"the run was launched on {posttrain.hardware.name}, and here {found.reason}"
+        raise InputError("cannot resume", [Problem(what, "resume it on a machine with as many GPUs")])
+    return Composed(recipe=plan["recipe"], stage=folder.stage, verl=config, posttrain=posttrain,
+                    overrides=plan["overrides"], choices=plan["choices"], machine=found)  # fmt: skip
+
+
 def prepare_model(composed: Composed) -> tuple[Path | None, bool]:
     """The folder of an embedded or local model, and whether it was built for that; no folder for a model of the hub."""
     model = composed.model
@@ -98,12 +144,14 @@ def plan_facts(composed: Composed, model: Path | None) -> dict[str, object]:
         "stage": composed.stage.name,
         "total_steps": preflight.training.count_steps(composed),
         "overrides": composed.overrides,
+        "choices": {group: name for group, name in composed.choices.items() if not group.startswith("hydra/")},
+        "posttrain": {**to_plain_dict(composed.posttrain), "data_dir": str(composed.data_dir.parent)},
         "hardware": composed.posttrain.hardware.name,
         "mix": composed.posttrain.mix.name,
         "base_model": composed.posttrain.base_model.name,
         "model": str(model or composed.model),
         "local_model": model is not None,
-        "watch": OmegaConf.to_container(composed.posttrain.watch),
+        "watch": to_plain_dict(composed.posttrain.watch),
         "changes": [vars(change) for change in composed.changes],
         **summary.summarize_plan(composed),
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +21,7 @@ from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.checkpoints import CheckpointChoice, choose_checkpoint
 from posttrain_verl.verl.renamed import with_present_modules
+from posttrain_verl.verl.settings import format_value
 from posttrain_verl.verl.stage import Settings
 from posttrain_verl.watch.watcher import watch_settings
 
@@ -47,17 +48,14 @@ class ResumeRequest:
             raise InputError("cannot resume", problems)
         return overrides
 
-    def change_plan(self, folder: RunFolder) -> None:
-        """Put overrides of the watch, and a new number of steps, into plan.json. Raises InputError for an unknown key."""
-        plan = folder.read_plan()
-        watch = OmegaConf.create(watch_settings(plan) or {})
+    def watch(self, folder: RunFolder) -> dict[str, Any]:
+        """The settings of the watch for the next attempt. Raises InputError for an unknown key."""
+        watch = OmegaConf.create(watch_settings(folder.read_plan()) or {})
         new = OmegaConf.select(self.given, "posttrain.watch") or OmegaConf.create({})
         if unknown := _unknown_keys(new, watch):
             problems = [Problem(f"posttrain.watch.{key} is not a key of the watch") for key in unknown]
             raise InputError("cannot resume", problems)
-        plan["watch"] = OmegaConf.to_container(OmegaConf.merge(watch, new))
-        plan["total_steps"] = Settings(self.given).total_steps or plan.get("total_steps")
-        folder.write_plan(plan)
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(watch, new)))
 
 
 def _unknown_keys(given: DictConfig, known: DictConfig) -> list[str]:
@@ -109,8 +107,9 @@ def require_resumable(folder: RunFolder, asked: ResumeRequest) -> None:
     known, settings = record.read_record(folder), Settings(asked.given)
     problems = []
     if folder.read_status().state == DONE and not settings.total_steps:
-        remedy = f"{settings.key('total_steps')}=N with more steps resumes it"
-        problems.append(Problem(f"{folder.path} is done", remedy))
+        step = folder.read_status().last_step
+        remedy = f"{settings.key('total_steps')}=N with more than {step} steps resumes it"
+        problems.append(Problem(f"{folder.path} is done: step {step} is reached, and the run ends there", remedy))
     elif known and not known.is_here:
         problems.append(record.elsewhere_problem(folder, known))
     elif known and known.is_supervised:
@@ -119,23 +118,59 @@ def require_resumable(folder: RunFolder, asked: ResumeRequest) -> None:
         raise InputError("cannot resume", problems)
 
 
-def prepare_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> CheckpointChoice:
-    """Make the folder ready for its next attempt: metrics up to a checkpoint, and a config that starts there.
+@dataclass(frozen=True)
+class Attempt:
+    """The next attempt of a run: what VeRL gets but for the checkpoint, the checkpoint, and the config of the first attempt."""
 
-    `overrides` are VeRL's keys that change for the next attempt. The config of the first attempt stays as config.1.yaml.
+    config: DictConfig
+    choice: CheckpointChoice
+    first: DictConfig
+
+
+def plan_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> Attempt:
+    """The next attempt of a run, which continues with the settings of the last one and those that `overrides` change.
+
+    Nothing is written but what an attempt logged and its supervisor, which was killed, did not add to metrics.jsonl.
+
+    Raises:
+        InputError: an override changes what the checkpoint holds.
     """
-    first = folder.path / "config.1.yaml"
-    if not first.exists():
-        shutil.copyfile(folder.config, first)
-    before = cast(DictConfig, OmegaConf.create(with_present_modules(first.read_text())))
+    file = folder.path / "config.1.yaml"
+    first, before = (cast(DictConfig, OmegaConf.create(with_present_modules(each.read_text())))
+                     for each in (file if file.exists() else folder.config, folder.config))  # fmt: skip
+    _restore_start(folder.stage.settings(before), folder.stage.settings(first))
     config = cast(DictConfig, OmegaConf.merge(before, overrides or {}))
-    stage, settings = folder.stage, folder.stage.settings(config)
-    stage.follow_changes(config, before)
+    folder.stage.follow_changes(config, before)
     _fold_attempts(folder)
     last_step = max((parse_line(line)[0] for line in _whole_lines(folder.metrics)), default=None)
-    choice = choose_checkpoint(Path(settings.checkpoint_dir), stage, config, last_step)
+    settings = folder.stage.settings(config)
+    choice = choose_checkpoint(Path(settings.checkpoint_dir), folder.stage, config, last_step)
+    total = settings.total_steps
+    if isinstance(total, int) and total < choice.step:
+        problem = Problem(f"{settings.override('total_steps')}: step {choice.step} is reached already",
+                          f"{settings.key('total_steps')}=N with more than {choice.step} steps resumes the run")  # fmt: skip
+        raise InputError("cannot resume", [problem])
     if choice.path:
-        _require_same_ranks(choice.path, stage.settings(before), settings)
+        _require_same_ranks(choice.path, folder.stage.settings(before), settings)
+        if fixed := list(find_fixed(folder.stage.settings(before), settings)):
+            raise InputError("cannot resume", fixed)
+    return Attempt(config, choice, first)
+
+
+def _restore_start(settings: Settings, first: Settings) -> None:
+    """Set again how the first attempt started: each later one starts from its own checkpoint, and does not validate first."""
+    for name in ("resume_mode", "resume_path", "validate_first"):
+        if getattr(settings, name) != getattr(first, name):
+            settings.put(name, getattr(first, name))
+
+
+def write_attempt(folder: RunFolder, attempt: Attempt) -> CheckpointChoice:
+    """Make the folder ready for its next attempt: metrics up to the checkpoint, and a config that starts there.
+
+    The config of the first attempt stays as config.1.yaml.
+    """
+    config, choice, settings = attempt.config, attempt.choice, folder.stage.settings(attempt.config)
+    write_atomically(folder.path / "config.1.yaml", OmegaConf.to_yaml(attempt.first))
     for refused in choice.refused:
         log.info(f"not from {refused}")
     log.info(f"resuming from {choice.path}" if choice.path else "no checkpoint to resume from: starting again")
@@ -156,14 +191,39 @@ def prepare_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> C
     return choice
 
 
+def prepare_attempt(folder: RunFolder) -> CheckpointChoice:
+    """Make the folder ready for another attempt with the settings of the last one."""
+    return write_attempt(folder, plan_attempt(folder))
+
+
 def _require_same_ranks(checkpoint: Path, before: Settings, now: Settings) -> None:
     """Raises InputError where the number of GPUs changes: each of VeRL's ranks reads the shard that it wrote."""
     machines = [(each.nodes_count, each.gpus_per_node) for each in (before, now)]
     if machines[0] != machines[1] and before.world_size != now.world_size:
         what = f"{checkpoint} has the shards of {before.world_size} ranks, and the run would have {now.world_size}"
         again = " ".join(before.override(name) for name in ("nodes_count", "gpus_per_node"))
-        remedy = f"{again} as before, or export the run and launch a new one from the export"
-        raise InputError("cannot resume", [Problem(what, remedy)])
+        raise InputError("cannot resume", [Problem(what, f"{again} as before, or {_ANEW}")])
+
+
+_ANEW = "export the run and launch a new one from the export"
+
+
+def find_fixed(before: Settings, now: Settings) -> Iterator[Problem]:
+    """What the checkpoint holds and an override would change: VeRL cannot load it then, or ignores the override."""
+    if [model.name for model in before.models] != [model.name for model in now.models]:
+        names = [" and ".join(model.name for model in each.models) for each in (before, now)]
+        yield Problem(f"the checkpoint holds {names[0]}, and the run would train {names[1]}", _ANEW)
+        return
+    for old, new in zip(before.models, now.models, strict=True):
+        loaded = new.IN_OPTIMIZER if "extra" in (new.save_contents or []) else ()
+        for name in (*new.IN_SHARDS, *loaded):
+            values = [getattr(each, name) for each in (old, new)]
+            if name == "fsdp_size":  # every other number means all ranks
+                values = [size if isinstance(size, int) and 0 < size < now.world_size else None for size in values]
+            if values[0] != values[1]:
+                why = "VeRL takes it from the checkpoint" if name in loaded else "the checkpoint has another form"
+                what = f"{new.override(name)}: {why}, which was written with {format_value(getattr(old, name))}"
+                yield Problem(what, f"leave it out, or {_ANEW}")
 
 
 def _fold_attempts(folder: RunFolder) -> None:

@@ -287,7 +287,7 @@ def complete_run(folder: RunFolder, step: int) -> Status | None:
     if total is None or step < total:
         return None
     status = folder.read_status()
-    status.state, status.ended, status.why = DONE, time.time(), ""
+    status.state, status.ended, status.why = DONE, status.ended or time.time(), ""
     folder.write_status(status)
     return status
 

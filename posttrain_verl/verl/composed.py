@@ -71,8 +71,8 @@ class Composed:
 
     def typed_option(self, group: str) -> str:
         """What to type for the option of a group: its name, or the path of a file that is not found by its name."""
-        name, file = self.choices[group], self.files[group]
-        return name if paths.find_option(group, name) == file else str(file)
+        name, file = self.choices[group], self.files.get(group)
+        return name if file is None or paths.find_option(group, name) == file else str(file)
 
     @property
     def data_dir(self) -> Path:

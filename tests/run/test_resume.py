@@ -1,13 +1,16 @@
 """Resuming a run whose driver is one of the test's own: metrics without gap or double line, retries, what cannot be resumed."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from driven import conduct
 from omegaconf import OmegaConf
 
-from posttrain_verl.run import resume, supervise
+from posttrain_verl.compose import compose
+from posttrain_verl.run import prepare, resume, supervise
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
 from posttrain_verl.terminal.command_line import read
 from posttrain_verl.terminal.problem import InputError
@@ -27,6 +30,8 @@ for step in range(start + 1, 7):
 """
 KILLED = TRAINS.replace("FAULT", "os.kill(os.getpid(), 9)")
 WRONG = TRAINS.replace("FAULT", "raise ValueError('no such layer')")
+
+LAUNCH = [sys.executable, "-m", "posttrain_verl.launch"]
 
 
 @pytest.fixture
@@ -113,16 +118,20 @@ def test_what_a_run_is_cannot_be_changed(words, problem):
 def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
     folder = training(KILLED)
     words = resume.read_request(["run=it", "trainer.total_training_steps=9", "posttrain.watch.silence.seconds=5"])
-    words.change_plan(folder)
+    folder.write_status(Status(FAILED))
+    attempt = resume.plan_attempt(folder, words.verl(folder))
+    prepare.check_attempt(folder, attempt.config, words.watch(folder))
     assert folder.read_plan()["total_steps"] == 9
     assert folder.read_plan()["watch"]["silence"]["seconds"] == 5
-    folder.write_status(Status(FAILED))
-    resume.prepare_attempt(folder, words.verl(folder))
-    assert OmegaConf.load(folder.config).trainer.total_training_steps == 9
+    resume.write_attempt(folder, attempt)
+    for _ in range(2):  # and a retry continues with them
+        assert OmegaConf.load(folder.config).trainer.total_training_steps == 9
+        assert OmegaConf.load(folder.path / "config.1.yaml").trainer.total_training_steps is None
+        resume.prepare_attempt(folder)
     for word in ("trainer.total_trainin_steps=9", "posttrain.watch.silence.secs=5"):
         wrong = resume.read_request(["run=it", word])
         with pytest.raises(InputError, match="cannot resume"):
-            wrong.change_plan(folder)
+            wrong.watch(folder)
             wrong.verl(folder)
 
 
@@ -133,11 +142,11 @@ def test_another_number_of_ranks_cannot_read_the_shards(training, sft):
     folder.write_config(config)
     folder.write_status(Status(FAILED))
     fewer = OmegaConf.create({"trainer": {"n_gpus_per_node": 1}})
-    assert resume.prepare_attempt(folder, fewer).step == 0  # there is no checkpoint yet
+    assert resume.plan_attempt(folder, fewer).choice.step == 0  # there is no checkpoint yet
     sft(folder.checkpoints, 3, world=2)
     folder.metrics.write_text('{"step": 3, "data": {}}\n')
     with pytest.raises(InputError, match="shards of 2 ranks, and the run would have 1"):
-        resume.prepare_attempt(folder, fewer)
+        resume.plan_attempt(folder, fewer)
     assert resume.prepare_attempt(folder).step == 3
 
 
@@ -178,3 +187,89 @@ def test_runs_from_before_the_rooms_moved_find_our_modules(training):
     config = OmegaConf.load(folder.config)
     assert (config.path, config.hook) == ("pkg://posttrain_verl.verl.replay_buffer",
                                           "posttrain_verl.verl.checkpoints.PruneAfterSave")  # fmt: skip
+
+
+def test_a_run_cannot_end_before_the_step_that_is_reached(training, sft):
+    folder = training(KILLED)
+    sft(folder.checkpoints, 4)
+    folder.metrics.write_text('{"step": 4, "data": {}}\n')
+    folder.write_status(Status(DONE, started=100.0, ended=130.0, last_step=4))
+    before = folder.read_plan(), folder.read_status(), folder.config.read_text()
+    done = subprocess.run(
+        [*LAUNCH, f"run={folder.path}", "trainer.total_training_steps=3"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "step 4 is reached already" in done.stderr
+    assert before == (folder.read_plan(), folder.read_status(), folder.config.read_text())
+    done = subprocess.run(
+        [*LAUNCH, f"run={folder.path}", "trainer.total_training_steps=4"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "step 4 is reached, and the run ends there: nothing is left to train" in done.stdout
+    assert (folder.read_status().ended, folder.read_status().attempt) == (130.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"optim": {"lr": 2e-5}}, "optim.lr=2e-05: VeRL takes it from the checkpoint, which was written with 1e-05"),
+        ({"model": {"lora_rank": 8}}, "model.lora_rank=8: the checkpoint has another form"),
+        ({"engine": {"fsdp_size": 1}}, None),  # of one rank, it is all of them
+        ({"optim": {"lr_warmup_steps": 8}}, None),
+    ],
+)
+def test_what_the_checkpoint_holds_cannot_be_changed(training, sft, changed, said):
+    folder = training(KILLED)
+    config = OmegaConf.load(folder.config)
+    trainer = {"trainer": {"nnodes": 1, "n_gpus_per_node": 1}, "optim": {"lr": 1e-5}, "engine": {"fsdp_size": -1}}
+    folder.write_config(OmegaConf.merge(config, trainer, {"model": {"lora_rank": 0}}))
+    folder.write_status(Status(FAILED))
+    assert resume.plan_attempt(folder, OmegaConf.create(changed)).choice.step == 0  # a new start may change it
+    sft(folder.checkpoints, 3)
+    folder.metrics.write_text('{"step": 3, "data": {}}\n')
+    if said is None:
+        assert resume.plan_attempt(folder, OmegaConf.create(changed)).choice.step == 3
+        return
+    with pytest.raises(InputError) as refused:
+        resume.plan_attempt(folder, OmegaConf.create(changed))
+    assert said in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The run folder of a real launch that was never started."""
+    place = tmp_path_factory.mktemp("launched")
+    overrides = [f"posttrain.data_dir={place}/data", f"posttrain.runs_dir={place}/runs", "posttrain.run_id=it"]
+    return prepare.set_up_run(compose(["recipe=demo_grpo", "hardware=cpu", "base_model=tiny", *overrides]))
+
+
+def test_a_resume_is_checked_as_a_launch_is(launched):
+    folder = launched
+    words = ["run=it", "data.train_batch_size=33", "trainer.total_training_steps=20"]
+    request = resume.read_request(words)
+    before = folder.read_plan()
+    with pytest.raises(InputError, match=r"data\.train_batch_size=33"):
+        prepare.check_attempt(folder, resume.plan_attempt(folder, request.verl(folder)).config, request.watch(folder))
+    assert folder.read_plan() == before
+
+
+def test_a_healthy_resume_passes_and_builds_what_is_gone(launched):
+    folder = launched
+    (folder.path / "preflight.json").unlink()
+    train = folder.read_settings().train_files
+    Path(train if isinstance(train, str) else train[0]).unlink()
+    request = resume.read_request(["run=it", "trainer.total_training_steps=20", "posttrain.watch.silence.seconds=9"])
+    prepare.check_attempt(folder, resume.plan_attempt(folder, request.verl(folder)).config, request.watch(folder))
+    assert Path(train if isinstance(train, str) else train[0]).is_file()
+    report = json.loads((folder.path / "preflight.json").read_text())
+    assert report["ok"] and {each["check"] for each in report["checks"] if each["verdict"] == "passed"} >= {
+        "batch",
+        "data",
+        "disk",
+    }
+    assert (folder.read_plan()["total_steps"], folder.read_plan()["watch"]["silence"]["seconds"]) == (20, 9)
+
+
+def test_a_run_of_accelerators_needs_some(launched, monkeypatch):
+    plan = launched.read_plan()
+    plan["choices"]["hardware"] = "auto"
+    with pytest.raises(InputError, match="the run was launched on cpu, and here"):
+        prepare.compose_run(launched, OmegaConf.load(launched.config), plan)
