@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from posttrain_verl import paths
+from posttrain_verl.base_models import naming
 from posttrain_verl.machine import devices
 from posttrain_verl.overrides import OUR_GROUPS, read_overrides
 from posttrain_verl.plan import adapt
@@ -70,6 +71,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
         changes = adapt.choose_options(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
         OmegaConf.set_struct(tree, False)
+        _describe_hub_model(tree.posttrain.base_model)
         for change in changes:  # composing the whole tree again would take most of a second
             tree.posttrain[change.key] = read_option(change.key, find_file(change.key, str(change.new)))
             tree.hydra.runtime.choices[change.key] = change.new
@@ -96,6 +98,13 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         text = str(error) or str(error.__cause__)  # Hydra wraps an error of OmegaConf in one that says nothing
         what = " ".join(text.split()).removesuffix(" object_type=dict")
         raise InputError(title, [Problem(what, "correct the override, or the yaml, that says so")]) from error
+
+
+def _describe_hub_model(model: DictConfig) -> None:
+    """Fill in the config.json of a model of the hub that conf/base_model does not describe: the plan needs its shape."""
+    path = str(model.get("path"))
+    if model.get("config") is None and naming.is_hub_id(path) and not Path(path).is_dir():
+        model.config = naming.fetch_config(path)
 
 
 def _follow_curriculum(tree: DictConfig, stage: Stage) -> None:

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
 from posttrain_verl import paths
+from posttrain_verl.base_models import naming
 from posttrain_verl.paths import OUR_GROUPS
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
 from posttrain_verl.verl.schema import read_yaml
@@ -120,14 +121,17 @@ def _has_address(file: Path | None) -> bool:
 def rewrite_override(given: str) -> list[str]:
     """An override of the command line as Hydra should see it.
 
-    A folder in `base_model=` becomes the option `folder` with its path, since Hydra does not take a path for an option.
+    A folder or a model of the hub in `base_model=` becomes the option `folder` with its path: Hydra does not take a path for an
+    option.
     Values are forced (`++`): whether a key exists is decided by `preflight.config_form`, for yaml and command line alike.
     """
     key, _, value = given.partition("=")
-    if key == "base_model" and _is_folder_path(value):
-        folder = Path(value).expanduser().absolute()
-        return ["base_model=folder", f"++posttrain.base_model.path={quote_value(str(folder))}",
-                f"++posttrain.base_model.name={quote_value(folder.name)}"]  # fmt: skip
+    if key == "base_model" and "," not in value:
+        named = naming.read_name(value)
+        if named.path is None:
+            return [f"base_model={named.option}"]
+        return ["base_model=folder", f"++posttrain.base_model.path={quote_value(named.path)}",
+                f"++posttrain.base_model.name={quote_value(named.path.rpartition('/')[2])}"]  # fmt: skip
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
     if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
         return [given]
@@ -142,13 +146,6 @@ def as_sweep(override: str) -> str:
     """
     group, _, name = override.partition("=")
     return f"{group}=choice({name})" if group in OUR_GROUPS and name.replace("_", "").isalnum() else override
-
-
-def _is_folder_path(value: str) -> bool:
-    """Whether a value of `base_model=` is a folder's path; several values, or none, are not a path."""
-    if not value or "," in value:
-        return False
-    return "/" in value or (Path(value).is_dir() and value not in paths.names("base_model"))
 
 
 def quote_value(text: str) -> str:

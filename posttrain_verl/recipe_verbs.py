@@ -8,6 +8,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from posttrain_verl import compose, preflight, verbs
+from posttrain_verl.base_models import naming
+from posttrain_verl.overrides import quote_value
 from posttrain_verl.terminal.command_line import fields
 from posttrain_verl.verl.composed import Composed
 
@@ -18,7 +20,7 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
     With `--cfg job` what VeRL would get is printed instead. With `--multirun` Hydra's sweeper composes the jobs, and each runs
     as a command of its own. Raises InputError where the arguments do not compose.
     """
-    arguments = list(asked.arguments)
+    arguments = [each for argument in asked.arguments for each in name_weights(argument, asked)]
     if asked.multirun:
         from posttrain_verl import sweep  # clusters, which a single launch on this machine need not import
 
@@ -31,6 +33,29 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
         print(OmegaConf.to_yaml(composed.for_run(composed.run_dir()), resolve=asked.resolve), end="")
         return 0
     return verb(composed)
+
+
+def name_weights(override: str, asked: verbs.RecipeVerb) -> list[str]:
+    """`base_model=run:NAME` as the folder of the weights that the run trained; another override as it is.
+
+    `check` takes what is there, and the other verbs export the newest checkpoint where it has shards only.
+
+    Raises:
+        InputError: there is no such run, it has no checkpoint, or it cannot be exported.
+    """
+    value = override.removeprefix("base_model=")
+    if value == override or not value.startswith(naming.RUN_PREFIX):
+        return [override]
+    from posttrain_verl.export import weights  # torch, which a launch of another model need not import
+    from posttrain_verl.run.folder import RunFolder
+
+    runs_dir = next(
+        (each.partition("=")[2] for each in asked.arguments if each.startswith("posttrain.runs_dir=")), "runs"
+    )
+    run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
+    folder = weights.present_folder(run) if isinstance(asked, verbs.Check) else weights.ensure_weights(run)
+    name = f"{run.path.parent.name}-{run.path.name}-{weights.newest_step(run)}"
+    return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}"]
 
 
 def page_of_sweep(folder: Path) -> None:

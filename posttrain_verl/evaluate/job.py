@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 
 import data_prep
 import reward_fns
-from posttrain_verl import base_models, mixes, paths
+from posttrain_verl import base_models, mixes, paths, preflight
+from posttrain_verl.base_models import naming
 from posttrain_verl.evaluate.engine import has_chat_template
 from posttrain_verl.evaluate.result import SamplingFields
 from posttrain_verl.export.weights import ensure_weights
@@ -238,25 +239,40 @@ class Job:
     chat_template: str | None = None
 
 
+def _find_model(name: str) -> str:
+    """The folder of a model on this machine, or its id of the hub. An embedded model is built.
+
+    Raises:
+        InputError: there is no such model, or a file of its weights is missing or cut short.
+    """
+    named = naming.read_name(name)
+    path, file = named.path, paths.find_option("base_model", named.option)
+    if path is None and file is not None:
+        path = OmegaConf.to_container(OmegaConf.load(file)).get("path")  # type: ignore[union-attr]
+    if path in (None, "???"):
+        what = f"{name} is neither a folder nor a model of conf/base_model or of the hub (Organisation/Model)"
+        raise InputError(Evaluate.TITLE, [Problem(what, one_of(name, paths.names("base_model")))])
+    path = str(path)
+    if naming.is_hub_id(path) and not Path(path).is_dir():
+        return path
+    folder = base_models.ensure_model(path)
+    if problems := preflight.model.check_folder(folder):
+        raise InputError(f"{folder} cannot be evaluated", problems)
+    return str(folder)
+
+
 def read_job(asked: Evaluate) -> Job:
     """The job that the arguments ask for; builds the questions and an embedded model.
 
     Raises:
         InputError: the model, the run or the set is not there, or the sampling makes no sense.
     """
-    if asked.run:
-        run = RunFolder.find(asked.run, asked.runs_dir)
+    run_name = asked.run or (asked.base_model or "").removeprefix(naming.RUN_PREFIX)
+    if run_name != asked.base_model:
+        run = RunFolder.find(run_name, asked.runs_dir)
         model, label, folder = str(ensure_weights(run)), run.stage.algorithm(run.read_settings()), run.path / "eval"
     else:
-        name = str(asked.base_model)
-        file = paths.conf_dir() / "base_model" / f"{name}.yaml"
-        if base_models.is_embedded(name) or Path(name).expanduser().is_dir():
-            model = str(base_models.ensure_model(name))
-        elif "/" in name or not file.is_file() or name == "folder":
-            what = f"{name} is neither a folder nor a model of conf/base_model"
-            raise InputError(Evaluate.TITLE, [Problem(what, one_of(name, paths.names("base_model")))])
-        else:
-            model = str(OmegaConf.load(file).path)  # an id of the hub
+        model = _find_model(str(asked.base_model))
         label, folder = "base", Path(asked.runs_dir) / "eval" / Path(model).name
     template = None
     if asked.chat_template is not None:

@@ -20,11 +20,16 @@ from posttrain_verl.evaluate.engine import Work, generate_answers
 from posttrain_verl.evaluate.result import Answer
 from posttrain_verl.machine import devices
 from posttrain_verl.run import environment
+from posttrain_verl.run.output import first_error
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed, warning, warning_lines
 
 
 class EngineFailed(WorkFailed):
-    """An engine ended before its work did; the message names its log."""
+    """An engine ended before its work did; the message names its error and its log. Without an answer nothing resumes."""
+
+    def __init__(self, message: str, resumes: bool = True):
+        super().__init__(message)
+        self.resumes = resumes
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,15 @@ def stream_answers(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
         else:
             engines = [_engine_process(share, plan, place, out) for place, share in enumerate(shares)]
             streams = [stack.enter_context(engine) for engine in engines]
+        count = 0
         try:
-            yield from merge_streams(streams)
+            for answer in merge_streams(streams):
+                count += 1
+                yield answer
         except EngineFailed as error:
-            raise EngineFailed(f"{error}; the log is {log}") from error
+            out.flush()
+            said = f": {found}" if (found := first_error(log)) else ""
+            raise EngineFailed(f"{error}{said}; the log is {log}", resumes=count > 0) from error
 
 
 def merge_streams(streams: list[Iterator[Answer]]) -> Iterator[Answer]:

@@ -196,6 +196,19 @@ def ensure_weights(run: RunFolder, step: int | None = None) -> Path:
     return out
 
 
+def present_folder(run: RunFolder) -> Path:
+    """Where the weights of the newest checkpoint lie already; else its folder of config and tokenizer alone.
+
+    Raises:
+        InputError: there is no checkpoint.
+    """
+    step = newest_step(run)
+    checkpoint = run.checkpoint(step)
+    exported = (run.path / f"export-{step}", weights_folder(run, step))
+    found = (folder for folder in exported if is_current_export(folder, checkpoint))
+    return checkpoint / HUGGING_FACE if has_folder(checkpoint) else next(found, checkpoint / HUGGING_FACE)
+
+
 def newest_step(run: RunFolder) -> int:
     """The newest step with weights, as shards or as VeRL's Hugging Face folder. Raises InputError: there is none."""
     ready = [step for step in run.checkpoint_steps() if has_folder(run.shards(step))]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
@@ -17,10 +16,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from posttrain_verl import paths
-from posttrain_verl.base_models import built_folder, is_embedded
+from posttrain_verl.base_models import built_folder, is_embedded, naming
 from posttrain_verl.preflight import machine
 from posttrain_verl.terminal.problem import Problem, one_of, warning
 from posttrain_verl.verl import vllm_models
+from posttrain_verl.verl.checkpoints import is_whole_archive
 from posttrain_verl.verl.composed import Composed
 from posttrain_verl.verl.settings import FLASH, VARLEN, ModelSettings, exchanges_parts
 
@@ -46,7 +46,7 @@ def find_model_folder(path: str) -> Path | None:
         return Path(path).expanduser() if Path(path).expanduser().is_dir() else None
     from huggingface_hub import try_to_load_from_cache
 
-    file = _is_repository_id(path) and try_to_load_from_cache(path, "config.json")
+    file = naming.is_hub_id(path) and try_to_load_from_cache(path, "config.json")
     return Path(file).parent if isinstance(file, str) else None
 
 
@@ -84,27 +84,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_repository_id(name: str) -> bool:
-    """Whether a name can be a repository of the hub: `Model` or `Organisation/Model`."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def _check_hub(name: str, composed: Composed) -> list[Problem]:
-    """A snapshot in the cache is enough. Without one the hub must answer and know the model, where it is trained here."""
-    if not _is_repository_id(name):
+    """A whole snapshot in the cache is enough. Without one the hub must answer and know the model, where it is trained here."""
+    if not naming.is_hub_id(name):
         return [Problem(f"{name} is neither a folder nor Organisation/Model of the hub", _HUB_REMEDY)]
-    if find_model_folder(name) is not None:
+    snapshot = find_model_folder(name)
+    lacking = check_folder(snapshot) if snapshot else []
+    if snapshot and not lacking:
         return []
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+    if naming.is_offline():
         what = f"model {name} is not in the cache of the hub, and HF_HUB_OFFLINE forbids to fetch it"
-        return [Problem(what, f"unset HF_HUB_OFFLINE, or first: hf download {name}")]
+        return [*lacking, Problem(what, f"unset HF_HUB_OFFLINE, or first: hf download {name}")]
     if not machine.is_here(composed):
         return []
     import httpx
@@ -118,11 +108,12 @@ def _check_hub(name: str, composed: Composed) -> list[Problem]:
         return [Problem(f"model {name} is gated", remedy)]
     except HfHubHTTPError as error:
         status = error.response.status_code
-        return [Problem(f"the hub does not give out model {name} (HTTP {status})", "check its name, and hf auth login")]
+        what = f"{name} is not a folder here, and the hub does not give out such a model (HTTP {status})"
+        return [Problem(what, "check its name, and hf auth login")]
     except (httpx.HTTPError, OSError) as error:
         what = f"model {name} is not on this machine, and the hub cannot be reached ({error})"
         remedy = f"connect, or copy a snapshot: hf download {name} on another machine; or base_model=/folder"
-        return [Problem(what, remedy)]
+        return [*lacking, Problem(what, remedy)]
     return []
 
 
@@ -142,12 +133,15 @@ def check_folder(folder: Path) -> list[Problem]:
     index = folder / "model.safetensors.index.json"
     shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
     lacking += [f"no {shard}, which its index lists" for shard in sorted(shards) if not (folder / shard).is_file()]
+    cut = sorted(file.name for file in weights if not is_whole(file))
+    lacking += [f"{', '.join(cut)} cut short, or a pointer of Git LFS"] if cut else []
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and not _is_json_object(folder / name):
             lacking.append(f"an unreadable {name}")
     remedy = "give the folder that save_pretrained wrote"
     if (folder.parent / "fsdp_config.json").is_file():  # beside the shards lie config and tokenizer alone
-        remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder"
+        remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder\n"
+        remedy += "or launch base_model=run:NAME, which exports them by itself"
     return [Problem(f"model folder {folder} has {', '.join(lacking)}", remedy)] if lacking else []
 
 
@@ -158,22 +152,46 @@ def _is_json_object(file: Path) -> bool:
         return False
 
 
-_HUB_REMEDY = "a model of the hub is named by posttrain.base_model.path=Organisation/Model base_model=folder"
+_HUB_REMEDY = "a model of the hub is named by base_model=Organisation/Model"
 
 
 def count_parameters(folder: Path | None) -> int | None:
-    """Parameters in a folder's safetensors files, read from their headers; None without folder or such files.
+    """Parameters in a folder's safetensors files, read from their headers; None without folder or such files."""
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if not files:
+        return None
+    return sum(math.prod(entry["shape"]) for file in files for entry in (_read_header(file) or {}).values())
 
-    The header is JSON after eight bytes of its length (https://github.com/huggingface/safetensors#format).
+
+def is_whole(file: Path) -> bool:
+    """Whether a file of weights has all the bytes that its header, or the directory of its archive, speaks of."""
+    with file.open("rb") as stream:
+        begin = stream.read(8)
+    if file.suffix != ".safetensors":  # before version 1.6 torch wrote no archives
+        return is_whole_archive(file) if begin.startswith(b"PK") else not begin.startswith(b"version")
+    header = _read_header(file)
+    if header is None:
+        return False
+    start = len(begin) + int.from_bytes(begin, "little")
+    return file.stat().st_size == start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+
+
+def _read_header(file: Path) -> dict[str, Any] | None:
+    """What the header of a safetensors file says of each tensor; None where it is cut short or is none.
+
+    It is JSON after eight bytes of its length (https://github.com/huggingface/safetensors#format).
     """
-    total = None
-    for file in folder.glob("*.safetensors") if folder else ():
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total = (total or 0) + sum(
-            math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
-        )
-    return total
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > file.stat().st_size:
+            return None
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            return None
+    return (
+        {name: entry for name, entry in header.items() if name != "__metadata__"} if isinstance(header, dict) else None
+    )
 
 
 def _is_folder_path(path: str) -> bool:

@@ -64,6 +64,7 @@ class WorkFailed(Exception):
     """The work failed, and the message says all of the reason: exit code `code`, no traceback."""
 
     code = 1
+    resumes = True  # whether the same command continues where the work ended
 
 
 def render(title: str, problems: Sequence[Problem]) -> str:
@@ -99,7 +100,7 @@ def exit_code(work: Callable[[], int], as_json: bool = False, resume_hint: str =
             print(error, file=sys.stderr)
         return 2
     except WorkFailed as error:
-        print(f"{error}; {resume_hint}" if resume_hint else error, file=sys.stderr)
+        print(f"{error}; {resume_hint}" if resume_hint and error.resumes else error, file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print(f"interrupted: {resume_hint}" if resume_hint else "interrupted", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Stands for `posttrain_verl.evaluate.engine` where no model is needed: answers sums from the question itself.
 
-FAKE_LOG gets a line for each question asked; with FAKE_DIES=N the engine ends with code 3 after N answers, and with
+FAKE_LOG gets a line for each question asked; with FAKE_DIES=N the engine ends with an error and code 3 after N answers, and with
 FAKE_SECONDS=S each answer takes S seconds.
 """
 
@@ -25,6 +25,7 @@ def main() -> int:
         one, two = map(int, re.findall(r"\d+", messages[-1]["content"]))
         for sample in samples:
             if left == 0:
+                print("ValueError: no room for the weights", file=sys.stderr, flush=True)
                 return 3
             left -= 1
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))

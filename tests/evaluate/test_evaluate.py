@@ -56,7 +56,7 @@ def test_a_row_budget_draws_the_same_stratified_sample_for_every_model(evaluate,
     assert (first["n"], first["population"], first["stratified_by"], first["noise"]) == (30, 300, "difficulty", True)
     strata = [item["stratum"] for item in first["items"]]
     assert {name: strata.count(name) for name in "012"} == {"0": 10, "1": 10, "2": 10}
-    (model / "model.safetensors").write_bytes(b"trained")
+    (model / "model.safetensors").write_bytes((3).to_bytes(8, "little") + b"{ }")
     second = evaluate(file, "rows=30")
     assert [item["id"] for item in second["items"]] == [item["id"] for item in first["items"]]
     assert not evaluate(file, "rows=200")["noise"]
@@ -81,14 +81,23 @@ def test_replicas_share_the_questions(evaluate, sums, fake):
 def test_an_engine_that_ends_early_is_told_and_its_answers_are_kept(evaluate, sums, fake, monkeypatch):
     file = sums(30)
     monkeypatch.setenv("FAKE_DIES", "11")
-    with pytest.raises(EngineFailed, match=r"exit code 3; the log is .*base-sums\.log"):
+    said = r"exit code 3: ValueError: no room for the weights; the log is .*base-sums\.log"
+    with pytest.raises(EngineFailed, match=said) as failed:
         evaluate(file)
+    assert failed.value.resumes
     monkeypatch.delenv("FAKE_DIES")
     before = len(fake())
     assert evaluate(file)["metrics"]["accuracy"]["value"] == 1.0
     assert len(fake()) - before == 19
     evaluate(file)
     assert len(fake()) - before == 19, "with every answer there no engine starts"
+
+
+def test_an_engine_that_never_answers_leaves_nothing_to_resume(evaluate, sums, monkeypatch):
+    monkeypatch.setenv("FAKE_DIES", "0")
+    with pytest.raises(EngineFailed, match="no room for the weights") as failed:
+        evaluate(sums(3))
+    assert not failed.value.resumes
 
 
 def test_more_samples_ask_only_for_those_that_are_missing(evaluate, sums, fake):

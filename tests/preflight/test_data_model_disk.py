@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from posttrain_verl import paths, preflight
 from posttrain_verl.compose import compose
@@ -224,6 +226,27 @@ def test_a_model_folder(tmp_path):
     folder = model_folder(tmp_path)
     assert model.check_folder(folder) == []
     assert model.count_parameters(folder) == 3_000_000
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_were_cut_short_are_found_by_their_header(tmp_path, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (folder / file).write_text("{}")
+    weights = {"w": torch.ones(1000)}
+    save_file(weights, folder / name) if name.endswith("safetensors") else torch.save(weights, folder / name)
+    assert model.check_folder(folder) == []
+    whole = (folder / name).read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 4000\n"
+    for broken in (whole[:-10], whole[:5], b"", pointer):
+        if not broken and name.endswith("bin"):
+            continue  # an empty file of the old format is nothing that can be judged
+        (folder / name).write_bytes(broken)
+        assert f"{name} cut short, or a pointer of Git LFS" in whats(model.check_folder(folder))
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert model.check_folder(folder) == []
 
 
 def test_a_model_folder_without_weights(tmp_path, sft):

@@ -1,0 +1,101 @@
+"""What a value of `base_model=` means: an option, a folder, a model of the hub, or what a run trained."""
+
+import json
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants as hub_constants
+from omegaconf import OmegaConf
+
+from posttrain_verl import recipe_verbs, verbs
+from posttrain_verl.base_models import naming
+from posttrain_verl.compose import compose
+from posttrain_verl.export import weights
+from posttrain_verl.run.folder import RunFolder
+
+LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 4096,
+         "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("value", "option", "path"),
+    [
+        ("tiny", "tiny", None),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2_5_7b_instruct", None),
+        ("Org/Some-Model.v2", "folder", "Org/Some-Model.v2"),
+        ("models/mine", "folder", "{here}/models/mine"),
+        ("./models/none", "folder", "{here}/models/none"),
+        ("/no/such/folder", "folder", "/no/such/folder"),
+        ("tinny", "tinny", None),
+        ("mine.yaml", "mine.yaml", None),
+    ],
+)
+def test_what_a_name_means(here, value, option, path):
+    assert naming.read_name(value) == naming.ModelName(option, path and path.format(here=here))
+
+
+def test_the_config_of_a_hub_model_is_fetched_once_and_the_plan_has_its_shape(here, monkeypatch):
+    asked = []
+
+    def download(name, file, **options):
+        asked.append(name)
+        path = here / "config.json"
+        path.write_text(json.dumps(LLAMA))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    composed = compose(["recipe=math_sft", "hardware=8xh100", "base_model=Org/Model-1B"])
+    assert composed.model == "Org/Model-1B" and composed.posttrain.base_model.name == "Model-1B"
+    assert composed.posttrain.base_model.config.hidden_size == 64 and asked == ["Org/Model-1B"]
+    assert compose(
+        ["recipe=math_sft", "hardware=8xh100", "base_model=Qwen/Qwen2.5-7B-Instruct"]
+    ).posttrain.base_model.config
+    assert asked == ["Org/Model-1B"]  # conf/base_model describes that one
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_network_the_cache_of_the_hub_is_enough(here, monkeypatch, offline):
+    def unreachable(name, file, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
+    assert naming.fetch_config("Org/Model-1B") is None
+    snapshot = here / "hub" / "models--Org--Model-1B"
+    (snapshot / "snapshots" / "abc").mkdir(parents=True)
+    (snapshot / "refs").mkdir()
+    (snapshot / "refs" / "main").write_text("abc")
+    (snapshot / "snapshots" / "abc" / "config.json").write_text(json.dumps(LLAMA))
+    assert naming.fetch_config("Org/Model-1B") == LLAMA
+
+
+def test_what_a_run_trained_is_a_model(here, monkeypatch):
+    run = RunFolder.create(here / "runs" / "my_grpo" / "g2")
+    run.write_config(OmegaConf.create({"actor_rollout_ref": {}}))
+    run.write_plan({"stage": "rl"})
+    folder = run.checkpoints / "global_step_9" / "actor" / "huggingface"
+    folder.mkdir(parents=True)
+    for file in ("model.safetensors", "config.json"):
+        (folder / file).write_text("{}")
+    for verb in (verbs.Check, verbs.Launch):
+        asked = verb(arguments=("recipe=math_grpo", "base_model=run:my_grpo/g2"))
+        named = recipe_verbs.name_weights("base_model=run:my_grpo/g2", asked)
+        assert named == [f"base_model={folder}", "posttrain.base_model.name='my_grpo-g2-9'"]
+    assert recipe_verbs.name_weights("base_model=tiny", asked) == ["base_model=tiny"]
+    (folder / "model.safetensors").unlink()
+    (folder.parent / "fsdp_config.json").write_text('{"world_size": 1}')
+    for kind in ("model", "optim", "extra_state"):
+        torch.save({}, folder.parent / f"{kind}_world_size_1_rank_0.pt")
+    monkeypatch.setattr(weights, "_run_export", lambda run, step, checkpoint, out: pytest.fail("check exports nothing"))
+    check = verbs.Check(arguments=("recipe=math_grpo", "base_model=run:g2"))
+    assert recipe_verbs.name_weights("base_model=run:g2", check)[0] == f"base_model={folder}"
