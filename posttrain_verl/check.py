@@ -8,19 +8,19 @@ from typing import Any
 
 from posttrain_verl import preflight, recipe_verbs
 from posttrain_verl.plan import summary
-from posttrain_verl.preflight import capacity, data, training
+from posttrain_verl.preflight import capacity, data, overview, training
 from posttrain_verl.preflight.report import Report
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
-from posttrain_verl.terminal.problem import blocking
+from posttrain_verl.terminal.problem import InputError, blocking
 from posttrain_verl.verbs import Check
 from posttrain_verl.verl.composed import Composed
 
 
-def check_recipe(composed: Composed, json: bool = False, rehearse: bool = False) -> int:
-    """Print the plan of a composed launch and its problems, or rehearse it.
+def check_recipe(composed: Composed, json: bool = False, rehearse: bool = False, changes: bool = False) -> int:
+    """Print the plan of a composed launch and its problems, or rehearse it, and return the exit code: 2 with problems.
 
-    Raises InputError when there are problems. With `json` they are printed instead, and the exit code is 2.
+    With `changes` each setting is shown that the hardware changed.
     """
     if rehearse:
         from posttrain_verl.rehearse import rehearse_recipe  # a check that starts nothing should not pay for it
@@ -30,10 +30,16 @@ def check_recipe(composed: Composed, json: bool = False, rehearse: bool = False)
     if json:
         print(json_format.dumps(_json_facts(composed, report), indent=2))
         return 2 if blocking(report.problems) else 0
-    _print_plan(composed, report)
-    preflight.raise_if_blocked(report.problems, composed)
-    print("\n".join([*report.lines(), f"recipe '{composed.recipe}' can launch"]))
-    return 0
+    out, problems = stdout(), blocking(report.problems)
+    for line in overview.overview_lines(composed, changes):
+        out.print(line, soft_wrap=True, markup=False)
+    if problems:  # before the tables, and on one stream with them
+        print(InputError(f"recipe '{composed.recipe}' cannot launch", report.problems))
+    _print_tables(composed, report)
+    print("\n".join(report.lines(warnings=not problems)))
+    if not problems:
+        print(f"recipe '{composed.recipe}' can launch")
+    return 2 if problems else 0
 
 
 def _json_facts(composed: Composed, report: Report) -> dict[str, Any]:
@@ -68,25 +74,11 @@ def _is_sound(report: Report) -> bool:
     return all(verdicts.get(name) in ("passed", "warned") for name in ("shape", "batch"))
 
 
-def _print_plan(composed: Composed, report: Report) -> None:
-    out, sound, node, settings = stdout(), _is_sound(report), composed.posttrain.hardware, composed.settings
-    devices = ""
-    if sound:
-        memory = f" of {node.memory_gb:g} GB" if node.memory_gb is not None else ""
-        link = f", {node.interconnect}" if node.interconnect else ""
-        devices = f" ({settings.nodes_count} x {settings.gpus_per_node} devices{memory}{link})"
-    lines = [
-        f"recipe {composed.recipe} ({composed.stage.name}): model {composed.model}, mix {composed.posttrain.mix.name}, "
-        f"hardware {node.name}{devices}",
-        *(f"  {change}" for change in composed.changes),
-        *(f"launch will build {file}" for file in _files_to_build(composed)),
-    ]
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
-    if sound:
-        steps = training.count_steps(composed)
-        out.print(summary.batch_in_words(composed), soft_wrap=True, markup=False)
-        out.print(f"{steps} steps" if steps is not None else "steps: unknown until the data is here")
+def _print_tables(composed: Composed, report: Report) -> None:
+    out = stdout()
+    for file in _files_to_build(composed):
+        out.print(f"launch will build {file}", soft_wrap=True, markup=False)
+    if _is_sound(report):
         out.print(summary.show_memory(composed, out.width))
         out.print(capacity.describe_disk(composed), soft_wrap=True, markup=False)
 
@@ -100,7 +92,9 @@ def _files_to_build(composed: Composed) -> list[object]:
 
 def run(asked: Check) -> int:
     """The verb without its command line. Raises InputError."""
-    return recipe_verbs.run(asked, lambda composed: check_recipe(composed, asked.as_json, asked.rehearse))
+    return recipe_verbs.run(
+        asked, lambda composed: check_recipe(composed, asked.as_json, asked.rehearse, asked.changes)
+    )
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ import sys
 
 from posttrain_verl import clusters, recipe_verbs
 from posttrain_verl.machine import interrupts
+from posttrain_verl.preflight import overview
 from posttrain_verl.run import prepare, resume, supervise
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
 from posttrain_verl.verbs import Launch
+from posttrain_verl.verl.composed import Composed
 
 
 def run(asked: Launch) -> int:
@@ -26,7 +28,14 @@ def run(asked: Launch) -> int:
     interrupts.treat_as_ctrl_c()
     if any(argument.startswith("run=") for argument in asked.arguments):
         return resume_run(list(asked.arguments))
-    return recipe_verbs.run(asked, lambda composed: clusters.submit_launch(composed, asked.dry_run))
+
+    def launch(composed: Composed) -> int:
+        if not asked.dry_run:
+            for line in overview.overview_lines(composed, asked.changes):
+                log.info(line)
+        return clusters.submit_launch(composed, asked.dry_run)
+
+    return recipe_verbs.run(asked, launch)
 
 
 def resume_run(arguments: list[str]) -> int:

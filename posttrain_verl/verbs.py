@@ -51,6 +51,7 @@ class RecipeVerb(Verb):
 
     cfg: Literal["job"] | None = option("--cfg", default=None, text="--cfg job prints what VeRL would get, and stops")
     resolve: bool = option("--resolve", text="with --cfg: resolve interpolations")
+    changes: bool = option("--changes", text="show each setting that the hardware changed")
     multirun: bool = option("-m", "--multirun", text="one run for each of the values: -m a=1,2 b=3,4")
 
     @classmethod

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from posttrain_verl.clusters import Cluster
 from posttrain_verl.run import prepare, supervise
-from posttrain_verl.terminal.console import log
 from posttrain_verl.verl.composed import Composed
 
 
 def submit_launch(composed: Composed) -> int:
     """Check the launch, build what is missing, and supervise the run. Raises InputError where it cannot run."""
-    for line in prepare.introduction_lines(composed):
-        log.info(line)
     return supervise.hand_over(prepare.set_up_run(composed), composed.posttrain.detach)
 
 

@@ -48,13 +48,13 @@ class Report:
         """Write `preflight.json` into a run folder."""
         (run_dir / "preflight.json").write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
-    def lines(self) -> list[str]:
+    def lines(self, warnings: bool = True) -> list[str]:
         """Lines for a preflight that found no problem: its warnings, and which checks did not run."""
         aside: dict[tuple[str, str], list[str]] = {}
         for each in self.verdicts:
             if each.verdict in ("skipped", "unseen"):
                 aside.setdefault((each.verdict, each.note), []).append(each.check)
-        return warning_lines(self.problems) + [
+        return (warning_lines(self.problems) if warnings else []) + [
             f"  {v}: {', '.join(names)} ({note})" for (v, note), names in aside.items()
         ]
 

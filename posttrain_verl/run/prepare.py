@@ -21,19 +21,6 @@ from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verl.composed import Composed
 
 
-def introduction_lines(composed: Composed) -> list[str]:
-    """The first lines of a launch: the recipe, the hardware, and each key it changed with the reason."""
-    hardware = composed.posttrain.hardware.name
-    lines = [f"recipe {composed.recipe} ({composed.stage.name}), model {composed.posttrain.base_model.name}, "
-             f"mix {composed.posttrain.mix.name}, hardware {hardware}"]  # fmt: skip
-    if hardware == "cpu":
-        why = composed.machine.reason if composed.machine else "hardware=cpu"
-        lines.append(f"{why}: this runs the real VeRL, vLLM and Ray on the CPU backend. It changed:")
-    elif composed.changes:
-        lines.append(f"hardware={hardware} changed:")
-    return lines + [f"  {change}" for change in composed.changes]
-
-
 def set_up_run(composed: Composed) -> RunFolder:
     """Check a launch, build the model and data that are missing, and return the run folder, complete but for the run.
 

@@ -97,6 +97,7 @@ def exit_code(work: Callable[[], int], as_json: bool = False, resume_hint: str =
             problems = [vars(problem) for problem in error.problems]
             print(json.dumps({"ok": False, "title": error.title, "problems": problems}, indent=2))
         else:
+            sys.stdout.flush()  # what was said before it comes first, also where both go to one file
             print(error, file=sys.stderr)
         return 2
     except WorkFailed as error:

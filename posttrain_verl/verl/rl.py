@@ -141,6 +141,9 @@ class RlSettings(AlgorithmSettings, RewardSettings):
         updates = max(self.train_batch_size // self.actor.mini_batch_size, 1)
         return self._count_batch(self.rollout.answers_per_prompt, updates, "sequence")
 
+    def experiment_keys(self) -> tuple[str, ...]:
+        return *super().experiment_keys(), self.actor.key("mini_batch_size"), self.rollout.key("answers_per_prompt")
+
     def describe_step(self) -> str:
         step = self.batch()
         return (f"{counted(step.prompts, 'prompt')} x {counted(step.rollouts, 'rollout')} = "
@@ -387,6 +390,11 @@ class RlStage(Stage):
         old = Rollout(before).max_model_len
         if old is not None and old == Rollout(config).max_model_len == RlSettings(before).longest_rollout:
             Rollout(config).put("max_model_len", RlSettings(config).longest_rollout)
+
+    def describe_training(self, settings: Settings) -> str:
+        own = RlSettings(settings.tree)
+        critic = f", which trains a critic ({own.override('advantage_estimator')})" if own.trains_critic else ""
+        return f"{self.name.upper()} with {self.algorithm(settings).upper()}{critic}"
 
     def algorithm(self, settings: Settings) -> str:
         estimator = RlSettings(settings.tree).advantage_estimator

@@ -187,6 +187,11 @@ class Settings(View):
                      None if dynamic else model.micro_batch_size or 1, model.token_budget if dynamic else None,
                      self.longest, noun)  # fmt: skip
 
+    def experiment_keys(self) -> tuple[str, ...]:
+        """The keys that say what is learned from what, rather than how the machine does it."""
+        names = ("train_batch_size", "total_steps", "total_epochs", "train_max_samples", "val_max_samples")
+        return *self.keys(*names, *self.length_names), *self.model.keys("lr", "lora_rank")
+
     def describe_step(self) -> str:
         """What one step trains on, e.g. "16 rows a step"."""
         return f"{counted(self.train_batch_size, 'row')} a step"
@@ -422,6 +427,10 @@ class Stage:
     def model_keys(self) -> tuple[str, ...]:
         """The keys that name a model to train, the first that of the run."""
         return tuple(kind.key("path") for kind in self.settings_type.model_types)
+
+    def describe_training(self, settings: Settings) -> str:
+        """The stage and its algorithm for a reader."""
+        return self.name.upper()
 
     def algorithm(self, settings: Settings) -> str:
         """What evaluations call a model that was trained so: "sft", "grpo", "ppo" ..."""

@@ -109,7 +109,7 @@ def test_multirun_returns_the_worst_exit_code(tmp_path):
     done = command("-m", *WORDS, "data.train_batch_size=16,15", "data.micro_batch_size_per_gpu=8", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout.count("can launch") == 1
-    assert "data.micro_batch_size_per_gpu=8 does not divide 15 rows" in done.stderr
+    assert "data.micro_batch_size_per_gpu=8 does not divide 15 rows" in done.stdout
 
 
 def test_multirun_refuses_unknown_options_before_any_job(tmp_path):

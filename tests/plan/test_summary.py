@@ -35,7 +35,7 @@ def test_check_prints_the_plan_and_then_what_is_missing(capsys, tmp_path):
     assert "actor_rollout_ref.model.lora_rank: 0 -> 32 (full fine-tuning needs" in printed.out
     assert "5120 sequences a step; 4 optimizer steps of 256 prompts; 1 GPU holds" in printed.out
     assert "vLLM KV cache" in printed.out and "there is" in printed.out
-    assert "rl_train.parquet is missing" in printed.err
+    assert "rl_train.parquet is missing" in printed.out
 
 
 def test_check_as_json_holds_plan_and_problems(capsys, tmp_path):

@@ -171,9 +171,9 @@ def test_the_checks_know_its_keys_its_columns_and_its_rules(folder):
 def test_the_plan_has_its_batch_and_its_memory(capsys):
     assert command_line.main(Check, check.run, overrides("base_model=qwen2_5_7b_instruct")) == 0
     printed = capsys.readouterr().out
-    assert "recipe toy (toy): model Qwen/Qwen2.5-7B-Instruct" in printed
+    assert "recipe toy (recipes/toy.yaml): TOY\n  model          Qwen/Qwen2.5-7B-Instruct" in printed
     assert "32 pairs = 64 sequences a step; 8 GPUs hold 8192 tokens each, 8 sequences of full length" in printed
-    assert f"{STEPS} steps" in printed
+    assert f"  steps          {STEPS}\n" in printed
     plan = plan_facts(compose(overrides()), None)
     assert plan["stage"] == "toy" and plan["total_steps"] == STEPS
     assert plan["arithmetic"]["effective_batch"] == 64
