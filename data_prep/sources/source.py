@@ -1,5 +1,6 @@
 """What a source declares and yields, and the helpers that its module needs to turn raw rows into items."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from data_prep.schema import ITEM
 
 BATCH_ROWS = 4096  # its arrays stay in the processor's cache
 PROBLEMS_SHOWN = 20
+FLAW_SHOWN = 1000  # characters of a row that cannot be used
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Row = Mapping[str, Any]
 
@@ -103,7 +105,8 @@ def convert_rows(
                 yield _check_item({"id": f"{spec.name}/{number}", **item(row)})
             except BadRow as bad:
                 alike.setdefault(str(bad), []).append(f"source {spec.name}, row {number}")
-                yield {"id": f"{spec.name}/{number}", "question": "", "flaw": "bad_row"}
+                flaw = f"{bad}: {_as_json(row)}".encode(errors="replace").decode()
+                yield {"id": f"{spec.name}/{number}", "question": "", "flaw": flaw}
 
     yield from in_batches(convert())
     if not alike or spec.bad_rows == "drop":
@@ -117,6 +120,11 @@ def convert_rows(
         remedy = "set bad_rows: drop to keep only the good ones"
         problems.append(Problem(f"source {spec.name}", f"{more} more kinds of bad rows", remedy))
     raise DataError(*problems)
+
+
+def _as_json(row: Row) -> str:
+    """The beginning of a row as the source has it."""
+    return json.dumps(row.cells if isinstance(row, RaggedRow) else row, default=str)[:FLAW_SHOWN]
 
 
 def _check_item(item: Row) -> Row:
