@@ -1,6 +1,7 @@
 """The verb `inspect`: rows of a mix, drawn over their range of difficulty, with what the checks flag.
 
-They are shown in the terminal and as one HTML page. `--approve` records in manifest.json who looked, and when.
+They are shown in the terminal and as one HTML page. `--approve` records in manifest.json who looked, and when; on a terminal
+it asks first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from posttrain_verl import base_models
 from posttrain_verl.mixes import choose_mix
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
 from posttrain_verl.verbs import Inspect
 
 
@@ -45,7 +46,7 @@ def chat_template(name: str) -> inspection.Template:
 
 
 def run(asked: Inspect) -> int:
-    """The verb without its command line. Raises InputError."""
+    """The verb without its command line. Raises InputError, and WorkFailed where the user does not approve."""
     choice, console = choose_mix(asked.mix, asked.data_dir, asked.arguments), stdout()
     try:
         manifest = data_prep.read_manifest(choice.folder)
@@ -76,12 +77,41 @@ def run(asked: Inspect) -> int:
     if asked.approve:
         if problems := [Problem(f"{each.where} {each.what}", each.remedy) for each in data_prep.verify(choice.folder)]:
             raise InputError("the data changed since it was built", problems)
-        who, when = asked.who or getpass.getuser(), datetime.now(UTC).isoformat(timespec="seconds")
+        who, when = _ask_approval(seen, asked.who), datetime.now(UTC).isoformat(timespec="seconds")
         manifest["inspected"] = [*manifest["inspected"], {"who": who, "when": when, "rows": len(drawn)}]
         manifests.write_manifest(choice.folder, manifest)
         write_page()
         print(f"approved by {who} at {when}: recorded in {choice.folder / manifests.FILE_NAME}")
     return 0
+
+
+def _ask_approval(seen: str, who: str) -> str:
+    """Who approves the data. A terminal is asked, and for a name unless one is given. A script has decided already: it
+    approves by `--approve` alone, under the login name unless one is given. Raises InputError without any name, and WorkFailed
+    where the answer is not yes."""
+    login = _login_name()
+    if sys.stdin.isatty():
+        try:
+            if _ask(f"{seen}. Approve this data? [y/N] ").lower() not in ("y", "yes"):
+                raise WorkFailed("not approved: nothing is recorded")
+            who = who or _ask(f"Your name{f' [{login}]' if login else ''}: ")
+        except EOFError:
+            raise WorkFailed("not approved: nothing is recorded") from None
+    if not (who or login):
+        raise InputError("the data is not approved", [Problem("there is no name to record", "--who NAME")])
+    return who or login
+
+
+def _ask(question: str) -> str:
+    print(question, end="", file=sys.stderr, flush=True)  # the standard output may be a pipe
+    return input().strip()
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return ""
 
 
 if __name__ == "__main__":
