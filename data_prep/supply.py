@@ -62,7 +62,9 @@ class Supply:
         name, steps = self.split.name, self._count_steps(source, (stage,))
         what = f"asks for {wanted} rows of {source}; {found} unused ones are left ({_describe_steps(steps)})"
         remedy = self._find_remedy(source, steps)
-        if found and not self.split.stages:
+        if name != self.kind.training_split:  # what it leaves is what is trained on
+            remedy += f", or lower splits.{name}.rows"
+        elif found and not self.split.stages:
             fewer = int(found / stage.sources[source] * sum(stage.sources.values()) + 1e-9)
             remedy += f"\nor take what is left: splits.{name}.rows={fewer}"
         return Problem(f"mix.splits.{name}" + (f", stage {stage.name}" if stage.name else ""), what, remedy)

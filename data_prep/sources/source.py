@@ -27,12 +27,12 @@ class BadRow(ValueError):
     """A row that cannot be used; the text says what was seen and what to do. The reader adds source and row number."""
 
 
-class RaggedRow(dict[str, Any]):
-    """A row of a csv with more cells than the header names: an unquoted comma has moved them. `cells` are all of them."""
+class BrokenRow(dict[str, Any]):
+    """A row that its file does not hold as one: `what` says why, and `seen` is what stands there."""
 
-    def __init__(self, names: list[str], cells: list[str]):
-        super().__init__(zip(names, cells, strict=False))
-        self.cells = cells
+    def __init__(self, what: str, seen: Any):
+        super().__init__()
+        self.what, self.seen = what, seen
 
 
 class SourceSpec(Declaration):
@@ -99,9 +99,8 @@ def convert_rows(
     def convert() -> Iterator[Row]:
         for number, row in enumerate(rows, first):
             try:
-                if isinstance(row, RaggedRow):
-                    what = f"has {len(row.cells)} cells, and the header has {len(row)}"
-                    raise BadRow(f"{what}: put a cell with a comma into quotes")
+                if isinstance(row, BrokenRow):
+                    raise BadRow(row.what)
                 yield _check_item({"id": f"{spec.name}/{number}", **item(row)})
             except BadRow as bad:
                 alike.setdefault(str(bad), []).append(f"source {spec.name}, row {number}")
@@ -124,7 +123,7 @@ def convert_rows(
 
 def _as_json(row: Row) -> str:
     """The beginning of a row as the source has it."""
-    return json.dumps(row.cells if isinstance(row, RaggedRow) else row, default=str)[:FLAW_SHOWN]
+    return json.dumps(row.seen if isinstance(row, BrokenRow) else row, default=str)[:FLAW_SHOWN]
 
 
 def _check_item(item: Row) -> Row:

@@ -350,6 +350,10 @@ def test_rows_that_another_split_took_are_said_and_can_be_shared(short, own_mix)
     assert "may_share_with=[rl_val]" not in said, "questions of a validation are not trained on"
     share = re.search(r"splits\.sft_train\.may_share_with=\S+", said).group()
     assert own_mix(ROWS, share, splits=splits)["files"]["sft_train.parquet"]["rows"] == 40
+    said = short(ROWS, splits=wanting(rl_val=70, rl_train=10))["rl_val"]
+    assert "give source own more rows, or lower splits.rl_val.rows" in said, (
+        "taking all of them leaves none to train on"
+    )
     assert "lower splits.rl_val.rows" in short(ROWS, splits=wanting(rl_val=50, rl_train=40))["rl_train"]
 
 
@@ -400,3 +404,21 @@ def test_bad_rows_are_in_dropped_parquet_as_they_are_in_the_source(source, build
         dropped[0]["detail"].endswith(r': {"question": null, "answer": "\ud800"}')
         and "has no column" in dropped[1]["detail"]
     )
+
+
+def test_lines_that_are_not_rows_are_dropped_with_their_text(source, build, tmp_path):
+    own = source("own", ROWS, bad_rows="drop")
+    with open(own["path"], "a") as stream:
+        stream.write('{"question": "cut\n[1]\n')
+    build(sources={"own": own}, splits=RL)
+    details = [row["detail"] for row in pq.read_table(tmp_path / "built" / "dropped.parquet").to_pylist()]
+    assert details[0].startswith("is not JSON") and details[0].endswith(r': "{\"question\": \"cut"')
+    assert details[1] == "is list, not an object: [1]"
+
+
+def test_a_folder_is_named_with_the_files_that_it_holds(source, build, tmp_path):
+    own = source("own", ROWS)
+    with pytest.raises(data_prep.DataError) as caught:
+        build(sources={"own": own | {"path": str(tmp_path)}}, splits=RL)
+    pattern = re.search(r"such as (\S+)", str(caught.value)).group(1)
+    assert build(sources={"own": own | {"path": pattern}}, splits=RL)[0]["sources"]["own"]["rows_in"] == len(ROWS)
