@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from data_prep import manifest, parquet, repeats, splits
 from data_prep.errors import DataError, Problem
 from data_prep.filters import gold
+from data_prep.losses import heavy_losses
 from data_prep.mix import Mix, parse
 from data_prep.parquet import DROPPED
 from data_prep.pool import Pool
@@ -25,13 +27,15 @@ from data_prep.sources import KINDS
 
 log = logging.getLogger(__name__)
 
+FAILED = "failed_build"  # the folder, below that of the mix, of what a failed build dropped
 _BUILDING = ".building-"
 
 
 def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     """Build a mix into `out_dir` and return its manifest. Each step logs one line.
 
-    A build that fails leaves an earlier finished one as it was. Raises DataError with every problem found."""
+    A build that fails leaves an earlier finished one as it was, and the rows that it dropped in the folder FAILED. Raises
+    DataError with every problem found."""
     mix = parse(mix_config)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,11 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
         pool = Pool(scratch / "pool.arrow")
         origins, sets = Reading(mix, pool).run()
         _across_rows(mix, pool)
-        chosen = splits.choose_rows(mix, pool)
+        entries = _source_entries(mix, origins, pool)
+        try:
+            chosen = splits.choose_rows(mix, pool)
+        except DataError as error:
+            raise _explain_failure(error, out_dir, mix, pool, entries) from None
         for name, selection in chosen.items():
             parquet.write_split(scratch / f"{name}.parquet", mix, mix.splits[name], selection, pool)
             log.info(f"{name}: {len(selection.rows)} rows")
@@ -56,9 +64,10 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
             "mix": dict(mix_config),
             "mix_sha256": manifest.config_digest(mix_config),
             "seed": mix.seed,
-            "sources": _source_entries(mix, origins, pool),
+            "sources": entries,
             "overlap": {each.name: each.report() for each in sets},
-            "files": {f"{name}.parquet": _file_entry(mix, pool, each) for name, each in chosen.items()} | {DROPPED: {}},
+            "files": {f"{name}.parquet": _file_entry(mix, pool, name, each) for name, each in chosen.items()}
+            | {DROPPED: {}},
             "tools": {name: version(name) for name in ("pyarrow", "numpy")},
             "inspected": [],
         }
@@ -71,7 +80,21 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
         for file in scratch.iterdir():
             os.replace(file, out_dir / file.name)
         manifest.write_manifest(out_dir, content)
+    for loss in heavy_losses(mix, entries, out_dir / DROPPED):
+        log.warning(f"warning: {loss}")
     return content
+
+
+def _explain_failure(
+    error: DataError, out_dir: Path, mix: Mix, pool: Pool, entries: Mapping[str, Mapping[str, Any]]
+) -> DataError:
+    """The problems of splits that could not be filled, after what dropped most rows of their sources. Keeps these rows."""
+    kept = out_dir / FAILED / DROPPED
+    kept.parent.mkdir(exist_ok=True)
+    parquet.write_dropped(kept, mix, pool)
+    *others, last = [*heavy_losses(mix, entries, kept), *error.problems]
+    remedy = f"{last.remedy}\nThe dropped rows with their reasons: {kept}" if pool.details else last.remedy
+    return DataError(*others, replace(last, remedy=remedy))
 
 
 def _across_rows(mix: Mix, pool: Pool) -> None:
@@ -91,35 +114,45 @@ def _across_rows(mix: Mix, pool: Pool) -> None:
     if mix.filters.near_duplicate:
         repeats.mark_near_duplicates(pool, mix.filters.near_duplicate)
     pool.restore(whole)
-    for number, name in enumerate(mix.sources):
-        if drops := pool.count_drops(number):
-            log.info(f"{name}: dropped " + ", ".join(f"{count} {reason}" for reason, count in drops.items()))
+    for name in mix.sources:
+        if drops := manifest.describe_drops(_count_drops(mix, name, pool)):
+            log.info(f"{name}: dropped {drops}")
+
+
+def _count_drops(mix: Mix, source: str, pool: Pool) -> dict[str, Any]:
+    """The dropped rows of a source by reason: those that no split can use, and the others by the kind of row that they are
+    unfit for."""
+    number, kinds = list(mix.sources).index(source), mix.uses_of(source).kinds
+    unfit = {kind: drops for kind, parts in kinds.items() if (drops := pool.count_drops(number, parts))}
+    return {"drops": pool.count_drops(number)} | ({"unfit": unfit} if unfit else {})
 
 
 def _source_entries(mix: Mix, origins: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
     entries = {}
-    for number, (name, spec) in enumerate(mix.sources.items()):
-        kind, drops = KINDS[spec.kind], pool.count_drops(number)
+    for name, spec in mix.sources.items():
+        kind, drops = KINDS[spec.kind], _count_drops(mix, name, pool)
         entries[name] = {
             "kind": kind.kind, "role": kind.role, "data_source": spec.data_source,
             "licence": kind.licence, "origin": kind.origin,
-            **origins[name], "rows_kept": origins[name]["rows_in"] - sum(drops.values()), "drops": drops,
+            **origins[name], "rows_kept": origins[name]["rows_in"] - sum(drops["drops"].values()), **drops,
         }  # fmt: skip
     return entries
 
 
 def _remove_leftovers(out_dir: Path) -> None:
-    """Remove what builds of this machine left that were killed; one that still runs keeps its own."""
+    """Remove what builds of this machine left that were killed (one that still runs keeps its own), and what the last failed
+    build dropped."""
     for left in out_dir.glob(f"{_BUILDING}{socket.gethostname()}-*"):
         pid = left.name.split("-")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(out_dir / FAILED, ignore_errors=True)
 
 
-def _file_entry(mix: Mix, pool: Pool, selection: splits.Selection) -> dict[str, Any]:
+def _file_entry(mix: Mix, pool: Pool, name: str, selection: splits.Selection) -> dict[str, Any]:
     names = list(mix.sources)
     counts = Counter(names[number] for number in pool.source[selection.rows].tolist())
-    tokens = pool.tokens[selection.rows]
+    tokens = splits.shown_tokens(name, pool)[selection.rows]
     statistics = {}
     if len(tokens):
         statistics = {"total": int(tokens.sum()), "mean": round(float(tokens.mean()), 2), "max": int(tokens.max())}

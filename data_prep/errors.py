@@ -12,7 +12,7 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}\n     {self.remedy}"
+        return "\n     ".join([f"{self.where}: {self.what}", *self.remedy.splitlines()])
 
 
 class DataError(Exception):

@@ -5,6 +5,7 @@ formulas become MathML, which browsers render by themselves.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from rich.text import Text
 
 import reward_fns
 from data_prep import filters
+from data_prep.answer_marks import find_marks
 from data_prep.filters import Case
 from data_prep.fingerprint import mix_bits, row_keys
+from data_prep.manifest import describe_drops
+from data_prep.parquet import DROPPED
 from data_prep.schema import Messages, row_kind, split_names
 
 # Messages to (text, whether the loss counts it, number of tokens) in order.
@@ -36,7 +40,7 @@ LONGEST_MESSAGE = 1200  # characters of one message shown in the terminal
 @dataclass(frozen=True)
 class Card:
     """One row to look at. `beside` is what its kind holds beside the conversation `messages`, by column. `flags` are reasons
-    with details, `reward` the grade of the gold by its own reward (None without a gold, and for code), `rendered` the pieces of
+    with details, `reward` the grade of the gold by its own reward (None without either, and for code), `rendered` the pieces of
     the templated text with whether they are trained on and their tokens."""
 
     split: str
@@ -87,10 +91,14 @@ def make_card(split: str, row: dict[str, Any], template: Template) -> Card:
     messages, gold = kind.conversation(row), kind.gold(row)
     solution = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
     question = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
-    flags = filters.find_reasons(Case(question, gold, solution, row["data_source"], row["ability"]))
+    asked = find_marks("\n".join(turn["content"] for turn in messages if turn["role"] != "assistant"))
+    flags = filters.find_reasons(Case(question, gold, solution, row["data_source"], row["ability"], asked=asked))
     reward = None
     if gold is not None and row["ability"] != "code":
-        reward = reward_fns.grade(row["data_source"], f"\\boxed{{{gold}}}", gold)
+        with suppress(
+            reward_fns.UnknownSource, ValueError
+        ):  # a reward of the user's, and a gold that nobody can grade by
+            reward = reward_fns.grade(row["data_source"], f"\\boxed{{{gold}}}", gold)
     return Card(split, row, messages, kind.beside(row), gold, flags, reward, template(messages))
 
 
@@ -126,10 +134,11 @@ def _text_bytes(turns: pa.Array) -> np.ndarray:
 
 
 def read_dropped(folder: Path, per_reason: int) -> dict[str, list[dict[str, Any]]]:
-    path = folder / "dropped.parquet"
+    """Dropped rows of a build, some of each reason. None where nothing was built."""
+    path = folder / DROPPED
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in pq.read_table(path).to_pylist() if path.is_file() else ():
-        rows.setdefault(row["reason"], []).append(row)
+        rows.setdefault(row["reason"], []).append({"dropped_from": "all", **row})  # older builds do not say
     return {reason: kept[:per_reason] for reason, kept in sorted(rows.items())}
 
 
@@ -139,16 +148,32 @@ def print_cards(
     title = f"mix {manifest['mix'].get('name')}"
     summary = Table("source", "read", "kept", "dropped", title=title, title_justify="left")
     for name, entry in manifest["sources"].items():
-        drops = ", ".join(f"{count} {reason}" for reason, count in entry["drops"].items())
-        summary.add_row(name, str(entry["rows_in"]), str(entry["rows_kept"]), drops or "none")
+        summary.add_row(name, str(entry["rows_in"]), str(entry["rows_kept"]), describe_drops(entry) or "none")
     console.print(summary)
     for card in cards:
         console.print(_card_panel(card))
+    print_dropped(console, dropped)
+
+
+def print_dropped(console: Console, dropped: dict[str, list[dict[str, Any]]]) -> None:
+    """A table for each reason to drop rows."""
     for reason, rows in dropped.items():
-        table = Table("source", "why", "question", title=f"dropped: {reason}", title_justify="left", show_lines=True)
+        table = Table(
+            "source", "from", "why", "question", title=f"dropped: {reason}", title_justify="left", show_lines=True
+        )
         for row in rows:
-            table.add_row(Text(row["source"]), Text(str(row["detail"])), Text(row["question"][:200]))
+            why, question = str(row["detail"])[:200], row["question"][:200]
+            table.add_row(*map(Text, (row["source"], row["dropped_from"], why, question)))
         console.print(table)
+
+
+def _count_dropped(manifest: dict[str, Any], reason: str) -> int:
+    """The rows that a reason dropped from at least one split, as far as the manifest tells."""
+    return sum(
+        entry["drops"].get(reason, 0)
+        + max((drops.get(reason, 0) for drops in entry.get("unfit", {}).values()), default=0)
+        for entry in manifest["sources"].values()
+    )
 
 
 def _card_panel(card: Card) -> Panel:
@@ -191,6 +216,8 @@ def render_page(
         manifest=manifest,
         dropped=dropped,
         lengths=lengths,
+        lost={name: describe_drops(entry) for name, entry in manifest["sources"].items()},
+        counts={reason: _count_dropped(manifest, reason) for reason in dropped},
         tokenizer=tokenizer,
         scripts=[Markup(file.read_text(encoding="utf-8")) for file in FORMULA_SCRIPTS],
     )

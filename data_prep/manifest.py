@@ -50,6 +50,14 @@ def read_manifest(out_dir: Path) -> dict[str, Any]:
     return manifest
 
 
+def describe_drops(entry: Mapping[str, Any]) -> str:
+    """The dropped rows of one source: "3 truncated, 22 false_step (from sft)". Empty if there are none."""
+    said = [f"{count} {reason}" for reason, count in (entry.get("drops") or {}).items()]
+    for kind, drops in (entry.get("unfit") or {}).items():
+        said += [f"{count} {reason} (from {kind})" for reason, count in drops.items()]
+    return ", ".join(said)
+
+
 def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
     """Whether `out_dir` holds a finished build of exactly this mix. Compares sizes, not bytes; `verify` reads all."""
     try:

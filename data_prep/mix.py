@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
 
 from data_prep import declaration
+from data_prep.answer_marks import ENDINGS, MARKS, describe_marks, find_marks
 from data_prep.declaration import (
     OWN_NAME,
     Declaration,
@@ -22,7 +23,7 @@ from data_prep.declaration import (
     wrong,
 )
 from data_prep.errors import DataError
-from data_prep.filters import REASONS
+from data_prep.filters import REASONS, Uses
 from data_prep.schema import TEST, row_kind, split_names, use_of
 from data_prep.sources import KINDS, SourceSpec, rows_read, spec_of, with_defaults
 from reward_fns import UnknownSource
@@ -113,18 +114,34 @@ def _outline(split: Any) -> SplitSpec:
 
 
 class PromptSpec(Declaration):
-    """How a question becomes messages and a solution ends."""
+    """How a question becomes messages and a solution ends. Without `answer` a solution ends as the prompt asks."""
 
     user: Annotated[str, AfterValidator(_ASKS_ONCE)] = "{question}"
     system: str | None = Field(default=None, description="write a text, or null for none")
-    answer: Literal["hashes", "boxed", "tag", "code", "plain"] = "hashes"
+    answer: Literal["hashes", "boxed", "tag", "code", "plain"] | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The marks that the prompt itself names."""
+        return find_marks(f"{self.system or ''}\n{self.user}")
 
     @property
     def mark(self) -> str | None:
         """The mark that the prompt itself asks for, so that an answer counts only with it; None where it asks for none."""
-        asked = f"{self.system or ''}\n{self.user}"
-        marks = {"hashes": "####", "boxed": "\\boxed", "tag": "<answer>"}
-        return self.answer if self.answer in marks and marks[self.answer] in asked else None
+        return self.answer if self.answer in self.asked else None
+
+    def resolved(self, ability: str) -> Self:
+        """The prompt for an ability, with the form of its answers. A gold of code is tests, which no solution ends in."""
+        asked = self.asked[0] if len(self.asked) == 1 else "hashes"
+        form = self.answer or asked
+        return self.model_copy(update={"answer": "code" if ability == "code" and form != "plain" else form})
+
+    @classmethod
+    def contradictions(cls, given: Mapping[Any, Any]) -> Iterator[Found]:
+        form, asked = given.get("answer"), find_marks(f"{given.get('system') or ''}\n{given.get('user')}")
+        if isinstance(form, str) and form in MARKS and asked and form not in asked:
+            what = f"is {form}, so that solutions end in {MARKS[form]}, and the prompt asks for {describe_marks(asked)}"
+            yield ("answer",), wrong(what, f"write answer: {asked[0]}, or ask for {MARKS[form]} in the prompt")
 
 
 class Limits(Declaration):
@@ -139,7 +156,7 @@ class Switches(Declaration, extra="allow"):
     """A switch for each reason to drop a row; `all` is for those that are not named."""
 
     all: StrictBool = True
-    too_long: Limits = Limits()
+    too_long: Annotated[Limits, BeforeValidator(lambda limits: {} if limits is False else limits)] = Limits()
     near_duplicate: Annotated[
         Number, Field(ge=0, le=1), BeforeValidator(lambda least: 0 if least is None or least is False else least)
     ] = Field(default=0.0, description="give a Jaccard similarity between 0 and 1, such as 0.8")
@@ -192,8 +209,15 @@ class Mix(Declaration):
     limit: Positive | None = None
 
     def prompt_for(self, ability: str) -> PromptSpec:
-        """The prompt of an ability, or the mix's default one."""
-        return self.prompts.get(ability) or self.prompts.get("default") or PromptSpec()
+        """The prompt of an ability, or the mix's default one, with the form of its answers."""
+        return (self.prompts.get(ability) or self.prompts.get("default") or PromptSpec()).resolved(ability)
+
+    def uses_of(self, source: str) -> Uses:
+        """What the splits use of a source's rows, by kind of row, and how its solutions are rendered."""
+        prompt = self.prompt_for(self.sources[source].ability)
+        writes_gold = prompt.answer in ENDINGS
+        kinds = [row_kind(name) for name, split in self.splits.items() if source in split.source_names()]
+        return Uses({kind.name: kind.parts(writes_gold) for kind in kinds}, writes_gold, prompt.asked)
 
     def held_out(self) -> tuple[str, ...]:
         """Sources that serve evaluation only: the test split or decontamination, and no training split."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep import schema
+from data_prep.answer_marks import ENDINGS, MARKS
 from data_prep.filters import REASONS
 from data_prep.mix import Mix, PromptSpec, SplitSpec
 from data_prep.pool import Pool
@@ -19,11 +20,12 @@ from data_prep.sources import SourceSpec
 from data_prep.splits import Selection
 
 _MARKED_LINE = r"\n?[ \t]*####[^\n]*\s*$"
-_ENDINGS = {
-    "hashes": ("\n#### ", ""),
-    "boxed": ("\nThe answer is $\\boxed{", "}$."),
-    "tag": ("\n<answer>", "</answer>"),
-}
+# A gold that brings its own mark along, or the whole solution: only the answer is written behind the mark of the ending.
+_MARKED_GOLDS = (
+    (r"(?s)^.*####\s*", ""),
+    (r"^\s*\$?\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}\$?\s*$", r"\1"),
+    (r"^\s*<answer>(.*)</answer>\s*$", r"\1"),
+)
 DROPPED = "dropped.parquet"
 BUCKET_ROWS = 65_536  # most rows sorted in memory at a time, and the size of a Parquet row group
 BUCKET_BYTES = 2**25  # and about the most bytes: long reasoning makes smaller buckets
@@ -37,17 +39,22 @@ def user_messages(questions: pa.Array, prompt: PromptSpec) -> pa.Array:
 def final_solutions(solutions: pa.Array, answers: pa.Array, prompt: PromptSpec) -> pa.Array:
     """Worked solutions ending in the answer format that the mix asks the model for.
 
-    A trailing `#### x` line of the source is replaced. A solution that already boxes or tags its answer is left alone
-    where that is the format; formats `code` and `plain` leave every solution as it is."""
-    if prompt.answer not in _ENDINGS:
+    A trailing `#### x` line of the source is replaced. Left alone are a solution without a gold, one that ends as asked by its
+    own box or tag, and every solution where the format is `code` or `plain`."""
+    if prompt.answer not in ENDINGS:
         return solutions
-    before, after = _ENDINGS[prompt.answer]
+    before, after = ENDINGS[prompt.answer]
+    golds = pc.fill_null(answers, "")
+    for marked, bare in _MARKED_GOLDS:
+        golds = pc.replace_substring_regex(golds, marked, bare)
     body = pc.replace_substring_regex(solutions, _MARKED_LINE, "")
-    ended = pc.binary_join_element_wise(body, before, answers, after, "")
-    if prompt.answer in ("boxed", "tag"):
-        mark = "\\boxed" if prompt.answer == "boxed" else "<answer>"
-        return pc.if_else(pc.match_substring(solutions, mark), solutions, ended)
-    return ended
+    ended = pc.binary_join_element_wise(body, before, golds, after, "")
+    as_it_is = pc.invert(pc.match_substring_regex(golds, r"\S"))
+    if prompt.answer != "hashes":
+        marked_line = pc.match_substring_regex(solutions, _MARKED_LINE)
+        asked_for = pc.match_substring(solutions, MARKS[prompt.answer])
+        as_it_is = pc.or_(as_it_is, pc.and_not(asked_for, marked_line))
+    return pc.if_else(as_it_is, solutions, ended)
 
 
 def build_messages(turns: Sequence[tuple[str, pa.Array]], rows: int) -> pa.Array:
@@ -107,16 +114,22 @@ def write_split(path: Path, mix: Mix, split: SplitSpec, selection: Selection, po
 
 
 def write_dropped(path: Path, mix: Mix, pool: Pool) -> None:
-    """Keep dropped rows aside to be read, with reason and detail: up to 1000 of each reason and source."""
+    """Keep dropped rows aside to be read, with reason, detail and the kinds of rows that lost them (`rl, sft`): up to 1000 of
+    each reason and source."""
     names = list(mix.sources)
-    fields = [("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    uses = [mix.uses_of(name).kinds.items() for name in names]
+    fields = [(name, pa.string()) for name in ("source", "reason", "detail", "dropped_from")]
     target = pa.schema([*fields, *(pa.field(field.name, field.type) for field in schema.ITEM)])
     kept = np.array(sorted(pool.details), dtype=np.int64)
     with pq.ParquetWriter(str(path), target, compression="zstd", version="2.6", store_schema=False) as writer:
         for first, batch in pool.batches():
             rows = kept[(kept >= first) & (kept < first + batch.num_rows)]
-            why = [(names[pool.source[row]], REASONS[pool.reason[row]], pool.details[row]) for row in rows.tolist()]
-            said = [pa.array([each[n] for each in why], pa.string()) for n in range(3)]
+            why = []
+            for row in rows.tolist():
+                source = pool.source[row]
+                lost = [kind for kind, parts in uses[source] if pool.spoiled[row] & (parts | schema.QUESTION)]
+                why.append((names[source], REASONS[pool.reason[row]], pool.details[row], ", ".join(lost)))
+            said = [pa.array([each[n] for each in why], pa.string()) for n in range(4)]
             items = batch.take(pa.array(rows - first)).columns
             writer.write_batch(pa.RecordBatch.from_arrays([*said, *items], schema=target))
 

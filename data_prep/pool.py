@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.filters import REASONS
-from data_prep.schema import ITEM
+from data_prep.schema import ITEM, QUESTION
 
 DETAILS_KEPT = 1000  # dropped rows of one reason and source whose details are kept
 COLUMNS = {
@@ -20,10 +20,12 @@ COLUMNS = {
     "identity": np.uint64,  # hash of what makes the row the same as another one
     "gold": np.uint64,  # hash of the gold
     "difficulty": np.float64,  # NaN where unknown
-    "tokens": np.int32,  # prompt and solution
+    "asked": np.int32,  # tokens of the prompt
+    "solved": np.int32,  # tokens of the solution
     "has_answer": np.bool_,
     "has_solution": np.bool_,
-    "reason": np.int16,  # why the row is dropped (index into REASONS), 0 for a good one
+    "reason": np.int16,  # why a part of the row is spoiled (index into REASONS), 0 for a good one
+    "spoiled": np.uint8,  # the spoiled parts, as bits of schema.PARTS; no split can use a row whose question is
 }
 
 
@@ -35,10 +37,12 @@ class Pool:
     identity: np.ndarray
     gold: np.ndarray
     difficulty: np.ndarray
-    tokens: np.ndarray
+    asked: np.ndarray
+    solved: np.ndarray
     has_answer: np.ndarray
     has_solution: np.ndarray
     reason: np.ndarray
+    spoiled: np.ndarray
 
     def __init__(self, path: Path):
         self.path = path
@@ -67,12 +71,14 @@ class Pool:
     def mark(self, rows: np.ndarray, reason: str, detail: str) -> None:
         """Drop rows of the closed pool."""
         self.reason[rows] = REASONS.index(reason)
+        self.spoiled[rows] |= QUESTION
         for row in rows[:DETAILS_KEPT].tolist():
             self._keep(row, int(self.source[row]), reason, detail)
 
     def restore(self, rows: np.ndarray) -> None:
         """Take back every mark on the rows of a boolean mask."""
         self.reason[rows] = 0
+        self.spoiled[rows] = 0
         self.details = {row: detail for row, detail in self.details.items() if self.reason[row]}
 
     def _keep(self, row: int, source: int, reason: str, detail: str) -> None:
@@ -82,11 +88,13 @@ class Pool:
 
     @property
     def good(self) -> np.ndarray:
-        return self.reason == 0
+        """The rows that some split of their source can use."""
+        return self.spoiled & QUESTION == 0
 
-    def count_drops(self, source: int) -> dict[str, int]:
-        """How many rows of a source are dropped, by reason."""
-        counts = np.bincount(self.reason[self.source == source], minlength=len(REASONS))
+    def count_drops(self, source: int, parts: int = 0) -> dict[str, int]:
+        """How many rows of a source are dropped, by reason: from every split, or only from those that use some of `parts`."""
+        lost = self.good & (self.spoiled & parts != 0) if parts else ~self.good
+        counts = np.bincount(self.reason[lost & (self.source == source)], minlength=len(REASONS))
         return {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if reason and count}
 
     def __len__(self) -> int:

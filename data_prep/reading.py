@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 
 from data_prep import filters, parquet, repeats
 from data_prep.errors import DataError, Problem
-from data_prep.filters import REASONS
+from data_prep.filters import Verdict
 from data_prep.fingerprint import mix_bits, row_keys
 from data_prep.mix import Mix
 from data_prep.pool import Pool
+from data_prep.schema import QUESTION, SOLUTION
 from data_prep.sources import KINDS, SourceSpec
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def token_counter(name: str) -> Callable[[pa.Array], np.ndarray]:
 class _Judged:
     items: pa.RecordBatch
     columns: dict[str, np.ndarray]
-    details: dict[int, str]
+    verdict: Verdict
     overlaps: repeats.Overlaps | None
 
 
@@ -68,7 +69,8 @@ class Reading:
         self.mix, self.pool = mix, pool
         self.filters = filters.choose_filters(mix.filters.named())
         self.count = token_counter(mix.filters.too_long.tokenizer)
-        self.detector = repeats.Detector([], mix.decontaminate.ngrams, mix.decontaminate.drop_from())
+        self.drop_from = mix.decontaminate.drop_from() if mix.filters.named().get("contaminated", True) else None
+        self.detector = repeats.Detector([], mix.decontaminate.ngrams, self.drop_from)
 
     def run(self) -> tuple[dict[str, Any], list[repeats.EvalSet]]:
         """Read everything; returns what makes each source again, and what overlaps with the evaluation sets."""
@@ -78,7 +80,7 @@ class Reading:
             repeats.index_eval_set(name, KINDS[sources[name].kind].open(sources[name]).batches, ngrams)
             for name in self.mix.against()
         ]
-        self.detector = repeats.Detector(sets, ngrams, self.mix.decontaminate.drop_from())
+        self.detector = repeats.Detector(sets, ngrams, self.drop_from)
         origins |= {name: self._read(spec, content=True) for name, spec in sources.items() if name not in held_out}
         self.pool.close()
         return origins, sets
@@ -88,28 +90,29 @@ class Reading:
         rows, limit = 0, self.mix.limit
         batches = _bite_sized(opened.batches, limit and READ_FOR_EACH_ROW * limit)
         for judged in _in_threads(lambda batch: self._judge(spec, batch, content), batches):
-            reason = judged.columns["reason"]
+            verdict, usable = judged.verdict, judged.verdict.may_spoil(QUESTION)
             found = self.detector.record(judged.items, judged.overlaps) if judged.overlaps is not None else {}
             for row, detail in found.items():
-                if reason[row] == 0:
-                    reason[row], judged.details[row] = REASONS.index("contaminated"), detail
-            self.pool.append(judged.items, judged.columns, judged.details)
+                if usable[row]:
+                    verdict.spoil(row, QUESTION, "contaminated", detail)
+            columns = judged.columns | {"reason": verdict.reason, "spoiled": verdict.spoiled}
+            self.pool.append(judged.items, columns, verdict.details)
             rows += judged.items.num_rows
         log.info(f"{spec.name}: {rows} rows read")
         return dict(opened.provenance) | {"rows_in": rows}
 
     def _judge(self, spec: SourceSpec, items: pa.RecordBatch, content: bool) -> _Judged:
         """Everything that a batch says by itself: depends on nothing but its rows, so the order of threads is free."""
-        verdict = filters.judge_batch(items, self.filters if content else (), spec)
-        details = {row: detail for row, detail in enumerate(verdict.detail) if detail}
+        verdict = filters.judge_batch(items, self.filters if content else (), spec, self.mix.uses_of(spec.name))
         prompt, limits = self.mix.prompt_for(spec.ability), self.mix.filters.too_long
         asked = self.count(parquet.user_messages(items["question"], prompt))
         asked = asked + self.count(pa.array([prompt.system or ""]))[0]
         solved = self.count(items["solution"])
-        for name, found, most in (("prompt", asked, limits.prompt), ("solution", solved, limits.solution)):
-            for row in np.flatnonzero((found > most) & (verdict.reason == 0)) if content and most else ():
-                verdict.reason[row] = REASONS.index("too_long")
-                details[int(row)] = f"{found[row]} tokens of {name}, limit {most}"
+        for name, part, found, most in (
+            ("prompt", QUESTION, asked, limits.prompt), ("solution", SOLUTION, solved, limits.solution)
+        ):  # fmt: skip
+            for row in np.flatnonzero((found > most) & verdict.may_spoil(part)).tolist() if content and most else ():
+                verdict.spoil(row, part, "too_long", f"{found[row]} tokens of {name}, limit {most}")
         keys = row_keys(items["question"])
         columns = {
             "source": np.full(items.num_rows, list(self.mix.sources).index(spec.name)),
@@ -117,12 +120,12 @@ class Reading:
             "identity": keys if spec.unique == "question" else mix_bits(keys ^ row_keys(items["solution"])),
             "gold": _gold_keys(items["answer"]),
             "difficulty": items["difficulty"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
-            "tokens": asked + solved,
+            "asked": asked,
+            "solved": solved,
             "has_answer": items["answer"].is_valid().to_numpy(zero_copy_only=False),
             "has_solution": items["solution"].is_valid().to_numpy(zero_copy_only=False),
-            "reason": verdict.reason,
         }
-        return _Judged(items, columns, details, self.detector.check(items) if content else None)
+        return _Judged(items, columns, verdict, self.detector.check(items) if content else None)
 
 
 def _in_threads(work: Callable[[pa.RecordBatch], _Judged], batches: Iterable[pa.RecordBatch]) -> Iterator[_Judged]:

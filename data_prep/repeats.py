@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from data_prep.fingerprint import LOOSE, hash_words
 from data_prep.pool import Pool
+from data_prep.schema import ANSWER
 
 TEXTS = ("question", "solution")
 EXAMPLES = 20  # overlapping spans kept for each evaluation set
@@ -133,7 +134,7 @@ class Detector:
 def mark_conflicts(pool: Pool, same_gold: Callable[[int, str, str], bool]) -> None:
     """Mark every row whose question also stands with another gold: nobody knows which is right. `same_gold` says of a
     source and two golds in different words (`1/2`, `0.5`) whether they mean the same."""
-    rows = np.flatnonzero(pool.good & pool.has_answer)
+    rows = np.flatnonzero(pool.good & pool.has_answer & (pool.spoiled & ANSWER == 0))
     order = rows[np.lexsort((pool.gold[rows], pool.key[rows]))]
     same_question = pool.key[order][1:] == pool.key[order][:-1]
     differ = same_question & (pool.gold[order][1:] != pool.gold[order][:-1])
@@ -151,8 +152,10 @@ def mark_conflicts(pool: Pool, same_gold: Callable[[int, str, str], bool]) -> No
 
 
 def mark_duplicates(pool: Pool) -> None:
-    """Mark all but the first of the rows with the same question (or question and solution, as the source says)."""
+    """Mark all but the first of the rows with the same question (or question and solution, as the source says). One that every
+    split can use counts as earlier than one with a spoiled part."""
     rows = np.flatnonzero(pool.good)
+    rows = rows[np.argsort(pool.spoiled[rows] != 0, kind="stable")]
     first = np.unique(pool.identity[rows], return_index=True)[1]
     later = np.ones(len(rows), dtype=bool)
     later[first] = False

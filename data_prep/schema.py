@@ -35,6 +35,9 @@ EXTRA_INFO = pa.struct(
         ("answer_mark", pa.string()),  # what the prompt asks the answer to stand in (boxed, hashes, tag); null for none
     ]
 )
+# What of an item a flaw can spoil, as bits. Every row shows the question, so a spoiled question spoils the item.
+QUESTION, ANSWER, SOLUTION = 1, 2, 4
+PARTS = {"question": QUESTION, "answer": ANSWER, "solution": SOLUTION}
 GOLD = pa.struct([("style", pa.string()), ("ground_truth", pa.string())])
 EVALUATION = "eval"  # what a source of the test split must serve for
 TEST = "test"  # the split of held-out questions; VeRL does not read it, `evaluate` does
@@ -68,6 +71,12 @@ class RowKind:
     @property
     def validation_split(self) -> str:
         return f"{self.name}_val"
+
+    def parts(self, writes_gold: bool) -> int:
+        """The parts of an item that such a row uses. `writes_gold` says that rendering writes the gold below a solution."""
+        texts = {text for turns in self.turns.values() for _, text in turns}
+        gold = self.is_graded or "answer" in texts or (writes_gold and "solution" in texts)
+        return QUESTION | (ANSWER if gold else 0) | (SOLUTION if "solution" in texts else 0)
 
     @property
     def schema(self) -> pa.Schema:

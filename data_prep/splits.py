@@ -9,9 +9,10 @@ import numpy as np
 
 from data_prep.errors import DataError, Problem
 from data_prep.fingerprint import mix_bits
-from data_prep.mix import Mix, SplitSpec, Stage
+from data_prep.mix import Mix, SplitSpec
 from data_prep.pool import Pool
-from data_prep.schema import TEST, row_kind
+from data_prep.schema import SOLUTION, row_kind
+from data_prep.supply import Supply
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -50,24 +51,28 @@ class Selection:
 def choose_rows(mix: Mix, pool: Pool) -> dict[str, Selection]:
     """Fill every split, held-out ones first. A question belongs to one split only, except where `may_share_with`
     says otherwise. Raises DataError listing every split that asks for more rows than are left."""
-    sources = list(mix.sources)
     order = mix_bits(pool.key ^ mix_bits(np.uint64(mix.seed) + pool.source.astype(np.uint64)))
     rows = split_rows(mix)
     taken: dict[str, np.ndarray] = {}
     chosen: dict[str, Selection] = {}
     problems: list[Problem] = []
     for name, split in mix.splits.items():
-        blocked = [keys for other, keys in taken.items() if other not in split.may_share_with]
-        free = pool.good & np.logical_and.reduce([getattr(pool, f"has_{column}") for column in row_kind(name).needs])
-        if blocked:
-            free &= ~np.isin(pool.key, np.concatenate(blocked))
-        chosen[name] = _within_tokens(_fill_split(split, rows[name], sources, pool, order, free, problems), split, pool)
+        blocked = {other: keys for other, keys in taken.items() if other not in split.may_share_with}
+        supply = Supply(mix, split, pool, blocked)
+        filled, missing = _fill_split(supply, rows[name], order)
+        problems += missing
+        chosen[name] = _within_tokens(filled, split, pool)
         if not len(chosen[name].rows) and not problems:
-            problems.append(_nothing_left(split, sources, pool))
+            problems.append(supply.explain_nothing())
         taken[name] = np.unique(pool.key[chosen[name].rows])
     if problems and not mix.limit:
         raise DataError(*problems)
     return chosen
+
+
+def shown_tokens(split: str, pool: Pool) -> np.ndarray:
+    """The tokens that each row of the pool has in a split, of which some show no solution."""
+    return pool.asked + pool.solved if row_kind(split).parts(False) & SOLUTION else pool.asked
 
 
 def _within_tokens(selection: Selection, split: SplitSpec, pool: Pool) -> Selection:
@@ -77,66 +82,38 @@ def _within_tokens(selection: Selection, split: SplitSpec, pool: Pool) -> Select
     keep = np.zeros(len(selection.rows), dtype=bool)
     for number, share in enumerate(_by_stage(split, split.tokens)):
         mine = np.flatnonzero(selection.stages == number)
-        keep[mine] = np.cumsum(pool.tokens[selection.rows[mine]]) <= share
+        keep[mine] = np.cumsum(shown_tokens(split.name, pool)[selection.rows[mine]]) <= share
     return Selection(selection.rows[keep], selection.stages[keep])
 
 
-def _fill_split(
-    split: SplitSpec,
-    most: int | None,
-    sources: list[str],
-    pool: Pool,
-    order: np.ndarray,
-    free: np.ndarray,
-    problems: list[Problem],
-) -> Selection:
-    rows, stages = [], []
+def _fill_split(supply: Supply, most: int | None, order: np.ndarray) -> tuple[Selection, list[Problem]]:
+    """The rows of every stage, and what is wrong where a source has fewer than a stage asks for."""
+    split, sources, free = supply.split, supply.sources, supply.free
+    rows, stages, problems = [], [], list[Problem]()
     counts = [None] * len(split.curriculum) if most is None else _by_stage(split, most)
-    if row_kind(split.name).once_a_question and split.name != TEST:
-        left = np.flatnonzero(free)
-        free = np.zeros_like(free)
-        free[left[np.unique(pool.key[left], return_index=True)[1]]] = True
     for number, stage in enumerate(split.curriculum):
-        allowed = free
-        if stage.difficulty is not None:
-            low, high = stage.difficulty
-            allowed = free & (pool.difficulty >= low) & (pool.difficulty <= high)
-        candidates = {name: np.flatnonzero(allowed & (pool.source == sources.index(name))) for name in stage.sources}
+        allowed = free & supply.within(stage)
+        candidates = {
+            name: np.flatnonzero(allowed & (supply.pool.source == sources.index(name))) for name in stage.sources
+        }
         asked = counts[number]
         if asked is None or split.rows is None:  # the most rows that keep the weights: the scarcest source limits them
             scale = min(len(candidates[name]) / weight for name, weight in stage.sources.items())
             kept = int(scale * sum(stage.sources.values()) + 1e-9)
-            asked = min(kept, len(pool) if asked is None else asked)
+            asked = min(kept, len(supply.pool) if asked is None else asked)
         wanted = apportion(asked, stage.sources)
         picked = []
         for name, among in candidates.items():
             picked.append(among[np.argsort(order[among], kind="stable")[: wanted[name]]])
             if len(picked[-1]) < wanted[name]:
-                problems.append(_too_few(split, stage, name, wanted[name], len(picked[-1])))
+                problems.append(supply.explain_too_few(stage, name, wanted[name], len(picked[-1])))
         joined = np.concatenate(picked)
         free[joined] = False
         rows.append(joined[np.argsort(order[joined], kind="stable")])
         stages.append(np.full(len(joined), number, dtype=np.int16))
-    return Selection(np.concatenate(rows), np.concatenate(stages))
+    return Selection(np.concatenate(rows), np.concatenate(stages)), problems
 
 
 def _by_stage(split: SplitSpec, total: int) -> list[int]:
     """What each stage has of the rows or tokens of its split."""
     return list(apportion(total, {str(number): stage.share for number, stage in enumerate(split.curriculum)}).values())
-
-
-def _nothing_left(split: SplitSpec, sources: list[str], pool: Pool) -> Problem:
-    read = {name: int((pool.source == sources.index(name)).sum()) for name in sorted(split.source_names())}
-    kept = {name: int((pool.good & (pool.source == sources.index(name))).sum()) for name in read}
-    what = "; ".join(f"{name}: {read[name]} rows read, {kept[name]} pass the filters" for name in read)
-    remedy = "look at the sources, at what other splits take, and at difficulty and tokens of this one"
-    return Problem(f"mix.splits.{split.name}", f"gets no row ({what})", remedy)
-
-
-def _too_few(split: SplitSpec, stage: Stage, source: str, wanted: int, found: int) -> Problem:
-    place = f"mix.splits.{split.name}" + (f", stage {stage.name}" if stage.name else "")
-    return Problem(
-        place,
-        f"asks for {wanted} rows of {source}; {found} unused ones are left after filters and held-out splits",
-        "lower the rows or the weight, widen the difficulty, or give the source more rows",
-    )

@@ -116,6 +116,7 @@ class Inspect(Verb):
     EXAMPLE = "mix=gsm8k rows=5 --approve"
     TAKES = ".*="
     OTHERS = "keys of the mix, as for prep"
+    EXITS = "0 done, 1 not approved, 2 the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
 
     mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
@@ -124,8 +125,8 @@ class Inspect(Verb):
     base_model: str = key("nano_2m", "whose template, tokens and loss mask are shown", names=group("base_model"))
     out: OutFile = key("", "the page", "posttrain.out", shown="DATA/inspection.html")
     data_dir: OutFolder = key("data", "the folder of the data", "posttrain.data_dir")
-    approve: bool = option("--approve", text="record in the manifest that this data was looked at")
-    who: str = option("--who", default="", text="the name to record, instead of the login name")
+    approve: bool = option("--approve", text="record in the manifest that this data was looked at; a terminal is asked")
+    who: str = option("--who", default="", text="the name to record; the default is the login name")
 
     def problems(self) -> Iterator[Problem]:
         if "=" in self.who:

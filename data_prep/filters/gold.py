@@ -5,7 +5,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from data_prep.filters import latex
-from reward_fns import grade
+from reward_fns import UnknownSource, grade, resolve
 from reward_fns.code.problem import BadTests, read_problem
 from reward_fns.math import spellings
 from reward_fns.math.extract import final_answer
@@ -30,6 +30,16 @@ _LONGEST_WORDS = 4
 _REMARK = re.compile(r"(?<=\d) \([A-Za-z][A-Za-z .]*\)$")
 _E_NOTATION = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d{1,2}")
 _MARKED = re.compile(r"####[ \t]*\$?([^\n#]+?)\s*$")
+
+
+@lru_cache(maxsize=256)
+def _judge_of(data_source: str) -> str:
+    """A source whose reward judges rows of `data_source`: mathematics for one that has no reward of ours, as rows of SFT may."""
+    try:
+        resolve(data_source)
+    except UnknownSource:
+        return "math"
+    return data_source
 
 
 def is_empty(answer: str) -> bool:
@@ -60,7 +70,7 @@ def _unreadable_answer(answer: str, data_source: str) -> str | None:
         return broken
     if reason := spellings.unanswerable(answer):
         return reason
-    verdict = grade(data_source, f"\\boxed{{{gold.text}}}", answer)
+    verdict = grade(_judge_of(data_source), f"\\boxed{{{gold.text}}}", answer)
     if not verdict["acc"]:
         return f"the gold scores 0 under the reward of {data_source}"
     return _only_as_spelled(gold.text, answer, data_source)
@@ -71,7 +81,7 @@ def _only_as_spelled(text: str, answer: str, data_source: str) -> str | None:
     plain = _REMARK.sub("", text)
     if _E_NOTATION.fullmatch(plain):
         plain = f"{Decimal(plain):f}"
-    if plain == text or grade(data_source, f"\\boxed{{{plain}}}", answer)["acc"]:
+    if plain == text or grade(_judge_of(data_source), f"\\boxed{{{plain}}}", answer)["acc"]:
         return None
     return f"the reward accepts the gold only as it is spelled: {plain!r} scores 0 for {text[:40]!r}"
 
@@ -80,7 +90,7 @@ def is_same_gold(one: str, other: str, data_source: str) -> bool:
     """Whether two golds mean the same under the reward of `data_source`: `1/2` and `0.5`, `5` and `$5`."""
     if is_empty(one) or is_empty(other):
         return False
-    return any(grade(data_source, f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
+    return any(grade(_judge_of(data_source), f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
 
 
 def _find_malformed(text: str, kind: str) -> str | None:
@@ -108,19 +118,20 @@ def has_final_answer(solution: str) -> bool:
     return bool(_MARKED.search(solution)) or final_answer(solution).where in ("boxed", "hash", "phrase")
 
 
-def no_final_answer(solution: str) -> str | None:
-    """Why a worked solution has no final answer to compare with the gold, or None."""
-    if has_final_answer(solution):
+def no_final_answer(solution: str, answer: str, data_source: str) -> str | None:
+    """Why a worked solution has no final answer, or None: it marks none, and its reward does not find the gold at its end."""
+    if has_final_answer(solution) or grade(_judge_of(data_source), solution, answer, mode="flexible")["acc"]:
         return None
     return f"no final answer in {solution[-40:]!r}"
 
 
 def find_disagreement(solution: str, answer: str, data_source: str) -> str | None:
-    """How the final answer of a worked solution differs from the gold, or None. An undecided verifier proves nothing."""
+    """How the final answer of a worked solution differs from the gold, or None. An undecided verifier proves nothing, and
+    neither does the last number of a solution that marks no final answer."""
     marked = _MARKED.search(solution)
-    if marked and marked.group(1).replace(",", "") == answer:
+    if (marked and marked.group(1).replace(",", "") == answer) or not has_final_answer(solution):
         return None
-    verdict = grade(data_source, solution, answer, mode="flexible")
+    verdict = grade(_judge_of(data_source), solution, answer, mode="flexible")
     if verdict["acc"] or verdict["verifier_error"]:
         return None
     return f"the solution says {verdict['pred']!r}, the gold is {answer[:60]!r}"

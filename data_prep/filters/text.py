@@ -19,6 +19,8 @@ _SENTENCE_END = re.compile(r"[.?!][\"')\]$]*\s+(?=[A-Z\d$\\(])")
 _WORD_AT_END = re.compile(r"(?<![\\$\w])[A-Za-z]{2,}$")
 _FINISHED = re.compile(r"[.?!:)\]}$>\"'`|~%*\u00bb\u201d\u2019\u00b0\u2026\u25a0\u25a1\u220e]$|####[^\n]*$|\\\]$")
 _COMPLETE_STEP = re.compile(r"=\s*\\?\$?-?\d(?:[\d.,/]*\d)?%?(?:\s+[A-Za-z]+){0,4}$")
+_LAST_NUMBER = re.compile(r"\d(?:\s+[A-Za-z]+){1,2}$")
+_AFTER_ANSWER = re.compile(r"%?(?:\s+[A-Za-z]+){0,4}")
 # A question to be completed: "The sum of 3 and 4 equals", "If x+3=5, then the value of x is".
 _BLANK_AT_END = re.compile(
     r"\b(?:equals|(?:is|are) equal to)$"
@@ -58,8 +60,9 @@ def cut_question(question: str) -> str | None:
     return f"the question ends in {tail[-30:]!r}" if stops or not asks else None
 
 
-def cut_solution(solution: str) -> str | None:
-    """How a worked solution breaks off, or None: an open thought or code fence, or an end inside a sentence."""
+def cut_solution(solution: str, answer: str = "") -> str | None:
+    """How a worked solution breaks off, or None: an open thought or code fence, or an end inside a sentence. One whose last
+    words say the gold `answer` has arrived, with or without a full stop."""
     tail = solution.rstrip()
     if not tail:
         return "the solution is empty"
@@ -68,9 +71,16 @@ def cut_solution(solution: str) -> str | None:
     if tail.count("```") % 2:
         return "a code fence that never ends"
     trails_off = tail.endswith(("...", "\u2026")) and not has_final_answer(tail)
-    if trails_off or _DANGLING.search(tail) or _stops_short(tail):
+    if trails_off or _DANGLING.search(tail) or (not _says_last(tail, answer) and _stops_short(tail)):
         return f"the solution ends in {tail[-30:]!r}"
     return None
+
+
+def _says_last(tail: str, answer: str) -> bool:
+    """Whether a text ends in the answer, with at most four words after it: "so 7 apples are left"."""
+    gold = answer.strip().replace(",", "")
+    before, said, after = tail.replace(",", "").rpartition(gold or tail)
+    return bool(gold and said) and not before[-1:].isalnum() and _AFTER_ANSWER.fullmatch(after) is not None
 
 
 def _stops_short(tail: str) -> bool:
@@ -82,6 +92,8 @@ def _stops_short(tail: str) -> bool:
         return not has_final_answer(tail)
     if _FINISHED.search(tail) or tail[-1].isdigit() or _COMPLETE_STEP.search(tail):
         return False
+    if not lines and _LAST_NUMBER.search(last) and not _SENTENCE_END.search(last):
+        return False  # one sentence with its result: nothing says that its writer uses full stops
     if lines and sum(not _FINISHED.search(line) for line in lines) * 2 > len(lines):
         return False  # a writer who uses none
     return len(last.split()) >= 4 or not has_final_answer(tail)

@@ -17,8 +17,8 @@ from data_prep.errors import DataError, Problem
 from data_prep.manifest import file_sha256
 from data_prep.sources.source import (
     BATCH_ROWS,
+    BrokenRow,
     Opened,
-    RaggedRow,
     Row,
     Source,
     SourceSpec,
@@ -46,7 +46,8 @@ def local_files(spec: FileSpec) -> list[Path]:
     """The files that `path` names: one file, or a pattern such as data/part-*.parquet, sorted by name."""
     given = Path(str(spec.path)).expanduser()
     if given.is_dir():
-        raise _source_problem(spec, f"{given} is a folder", f"name its files, such as {given}/*.parquet")
+        endings = sorted({path.suffix for path in given.iterdir()} & set(FORMATS)) or [".parquet"]
+        raise _source_problem(spec, f"{given} is a folder", f"name its files, such as {given}/*{endings[0]}")
     found = [given] if given.is_file() else sorted(path for name in glob(str(given)) if (path := Path(name)).is_file())
     if not found:
         raise _source_problem(spec, f"{given} is not a file", "correct the path of this source")
@@ -165,13 +166,13 @@ def _jsonl_rows(spec: FileSpec, path: Path) -> Iterator[Row]:
     problems = []
     with _open_bytes(spec, path) as stream:
         for place, row, what in _json_entries(stream):
+            what = what or f"is {type(row).__name__}, not an object"
             if isinstance(row, dict):
                 yield row
             elif spec.bad_rows == "drop":
-                yield {}
+                yield BrokenRow(what, row)
             else:
                 where = f"source {spec.name}, {path.name} {place}"
-                what = what or f"is {type(row).__name__}, not an object"
                 problems.append(Problem(where, what, "correct the line, or set bad_rows: drop"))
     if problems:
         raise DataError(*problems[:20])
@@ -193,11 +194,11 @@ def _json_entries(stream: io.BufferedReader) -> Iterator[tuple[str, Any, str]]:
 
 
 def _parse_line(line: bytes) -> tuple[Any, str]:
-    """What a line holds, or None and why that cannot be said."""
+    """What a line holds, or its text and why it holds nothing."""
     try:
         return json.loads(line), ""
     except (ValueError, RecursionError) as error:
-        return None, f"is not JSON ({error})"
+        return line.decode(errors="replace").strip(), f"is not JSON ({error})"
 
 
 def _csv_rows(spec: FileSpec, path: Path) -> Iterator[Row]:
@@ -211,7 +212,8 @@ def _csv_rows(spec: FileSpec, path: Path) -> Iterator[Row]:
                 raise _source_problem(spec, f"{path.name} has two columns named {twice}", "rename one of them")
             for cells in table:
                 if len(cells) > len(names):
-                    yield RaggedRow(names, cells)
+                    what = f"has {len(cells)} cells, and the header has {len(names)}"
+                    yield BrokenRow(f"{what}: put a cell with a comma into quotes", cells)
                 elif cells:
                     yield dict.fromkeys(names) | dict(zip(names, cells, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,5 +1,6 @@
 """What a source declares and yields, and the helpers that its module needs to turn raw rows into items."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from data_prep.schema import ITEM
 
 BATCH_ROWS = 4096  # its arrays stay in the processor's cache
 PROBLEMS_SHOWN = 20
+FLAW_SHOWN = 1000  # characters of a row that cannot be used
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Row = Mapping[str, Any]
 
@@ -25,12 +27,12 @@ class BadRow(ValueError):
     """A row that cannot be used; the text says what was seen and what to do. The reader adds source and row number."""
 
 
-class RaggedRow(dict[str, Any]):
-    """A row of a csv with more cells than the header names: an unquoted comma has moved them. `cells` are all of them."""
+class BrokenRow(dict[str, Any]):
+    """A row that its file does not hold as one: `what` says why, and `seen` is what stands there."""
 
-    def __init__(self, names: list[str], cells: list[str]):
-        super().__init__(zip(names, cells, strict=False))
-        self.cells = cells
+    def __init__(self, what: str, seen: Any):
+        super().__init__()
+        self.what, self.seen = what, seen
 
 
 class SourceSpec(Declaration):
@@ -97,13 +99,13 @@ def convert_rows(
     def convert() -> Iterator[Row]:
         for number, row in enumerate(rows, first):
             try:
-                if isinstance(row, RaggedRow):
-                    what = f"has {len(row.cells)} cells, and the header has {len(row)}"
-                    raise BadRow(f"{what}: put a cell with a comma into quotes")
+                if isinstance(row, BrokenRow):
+                    raise BadRow(row.what)
                 yield _check_item({"id": f"{spec.name}/{number}", **item(row)})
             except BadRow as bad:
                 alike.setdefault(str(bad), []).append(f"source {spec.name}, row {number}")
-                yield {"id": f"{spec.name}/{number}", "question": "", "flaw": "bad_row"}
+                flaw = f"{bad}: {_as_json(row)}".encode(errors="replace").decode()
+                yield {"id": f"{spec.name}/{number}", "question": "", "flaw": flaw}
 
     yield from in_batches(convert())
     if not alike or spec.bad_rows == "drop":
@@ -117,6 +119,11 @@ def convert_rows(
         remedy = "set bad_rows: drop to keep only the good ones"
         problems.append(Problem(f"source {spec.name}", f"{more} more kinds of bad rows", remedy))
     raise DataError(*problems)
+
+
+def _as_json(row: Row) -> str:
+    """The beginning of a row as the source has it."""
+    return json.dumps(row.seen if isinstance(row, BrokenRow) else row, default=str)[:FLAW_SHOWN]
 
 
 def _check_item(item: Row) -> Row:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import types
 
+from data_prep.answer_marks import MARKS, describe_marks
 from posttrain_verl.preflight import model, row_scans, rows
 from posttrain_verl.preflight.row_scans import ANSWERS, Conversations, Hits
 from posttrain_verl.terminal.problem import Problem, warning
@@ -28,6 +29,7 @@ def check_rows(composed: Composed, file: Path) -> Iterator[Problem]:
     chats = [column for column, kind in settings.columns.items() if kind == "chat"]
     for column in chats:
         yield from _check_conversations(composed, file, column)
+        yield from _check_marks(file, column)
     if settings.rollout is None:
         answering = [column for column in chats if ANSWERS in row_scans.scan_conversations(file, column).roles]
         for column in answering or chats[-1:]:  # a stage may keep questions in a column of their own
@@ -94,6 +96,19 @@ def _check_answers(file: Path, column: str) -> Iterator[Problem]:
     if (hits := found.blank_answers).count:
         what = f"the {ANSWERS} says nothing in {_count(hits, file)}: such rows teach to end at once"
         yield Problem(what, DROP, "problem" if hits.count == found.rows else "warning")
+
+
+def _check_marks(file: Path, column: str) -> Iterator[Problem]:
+    """What the prompt asks the answer to stand in, against where the answer stands and what the row says of it."""
+    found = row_scans.scan_marks(file, column, "extra_info" in rows.read_schema(file).names)
+    for names, hits in found.unmet.items():
+        what = f"the prompt asks for {describe_marks(names)}, and the {ANSWERS} uses none in {_count(hits, file)}"
+        yield warning(what, "end these answers as the prompt asks: in a mix, `answer` of its prompts does so")
+    for name, hits in found.odd.items():
+        asks = f"the prompt does not ask for {MARKS[name]}"
+        what = f"extra_info.answer_mark is {name}, and {asks} in {_count(hits, file)}"
+        remedy = "our rewards pay such rows for a marked answer only: ask for the mark in the prompt, or write null"
+        yield warning(what, remedy)
 
 
 def _check_media(composed: Composed, file: Path, kind: pa.DataType, column: str, mark: str) -> Iterator[Problem]:

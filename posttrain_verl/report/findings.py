@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.manifest import describe_drops
 from posttrain_verl import significance
 from posttrain_verl.evaluate.comparison import Comparison, format_interval, format_points
 from posttrain_verl.report.run import Evaluation, Files, JsonObject, Metrics, Run, headline_comparison
@@ -156,7 +157,7 @@ def source_records(manifest: JsonObject) -> list[JsonObject]:
     return [
         {"name": name, "kind": entry.get("kind"), "licence": entry.get("licence"), "read": entry.get("rows_in"),
          "kept": entry.get("rows_kept"),
-         "dropped": ", ".join(f"{count} {reason}" for reason, count in (entry.get("drops") or {}).items())}
+         "dropped": describe_drops(entry)}
         for name, entry in (manifest.get("sources") or {}).items()
     ]  # fmt: skip
 

@@ -292,8 +292,10 @@ def test_gold_is_read_as_its_reward_reads_it():
         assert gold.explain_unreadable(good, "math/own", "math") is None, good
     assert gold.find_disagreement("So it is 5.\n#### 5", "6", "math/own")
     assert gold.find_disagreement("Hence $\\boxed{\\frac{1}{2}}$.", "0.5", "math/own") is None
-    assert gold.no_final_answer("Nothing is said here")
-    assert gold.no_final_answer("The answer is 5.") is None
+    assert gold.no_final_answer("Nothing is said here", "5", "math/own")
+    assert gold.no_final_answer("The answer is 5.", "6", "math/own") is None, "another answer is one, too"
+    assert gold.no_final_answer("This leaves 5 pens.", "5", "math/own") is None, "the reward finds it"
+    assert gold.find_disagreement("This leaves 5 pens of 9.", "5", "math/own") is None, "nothing is marked as final"
 
 
 @pytest.mark.parametrize(

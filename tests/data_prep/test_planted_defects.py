@@ -7,6 +7,7 @@ import pytest
 
 KINDS = 30
 CLEAN = 3000
+KINDS_OF_ROWS = ("rl_train", "sft_train")
 WORDS = [
     "river",
     "window",
@@ -84,7 +85,7 @@ def disagree(row, rng):
 
 
 def no_final(row, rng):
-    body = row["solution"].rsplit("\n", 1)[0]
+    body = row["solution"].split("\n")[0]
     return row | {"solution": body + "\nThis settles the matter completely."}
 
 
@@ -153,9 +154,13 @@ def test_recall_and_precision_by_kind(planted, source, build, tmp_path, capsys):
     columns = {"question": "question", "answer": "answer", "solution": "solution", "id": "id"}
     build(
         sources={"exam": source("exam", exam), "rows": source("rows", numbered, columns=columns)},
+        prompts={"default": {"answer": "plain"}},  # solutions stay as they are: nobody writes the missing answer
         filters={"near_duplicate": 0.7, "too_long": {"prompt": 1000}},
         decontaminate={"against": ["exam"]},
-        splits={"test": {"sources": {"exam": 1}}, "rl_train": {"rows": 500, "sources": {"rows": 1}}},
+        splits={
+            "test": {"sources": {"exam": 1}},
+            **{name: {"rows": 500, "sources": {"rows": 1}} for name in KINDS_OF_ROWS},
+        },
     )
     found = {row["id"]: row["reason"] for row in pq.read_table(tmp_path / "built" / "dropped.parquet").to_pylist()}
     lines, bad = [], []

@@ -42,7 +42,8 @@ def pool_of(sources: list[str], held_out: set[str]) -> Rows:
     every = np.ones(sum(counts), dtype=bool)
     return Rows(
         source=np.repeat([number for number, *_ in parts], counts), key=np.arange(len(every), dtype=np.uint64),
-        difficulty=np.repeat([float(level) for _, level, _ in parts], counts), tokens=np.ones(len(every), dtype=np.int32),
+        difficulty=np.repeat([float(level) for _, level, _ in parts], counts), asked=np.ones(len(every), dtype=np.int32),
+        solved=np.ones(len(every), dtype=np.int32), spoiled=np.zeros(len(every), dtype=np.uint8),
         good=every, has_answer=every, has_solution=every,
     )  # fmt: skip
 

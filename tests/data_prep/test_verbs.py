@@ -11,7 +11,7 @@ import pytest
 from posttrain_verl import inspect as inspect_verb
 from posttrain_verl import prep
 from posttrain_verl.terminal.command_line import read
-from posttrain_verl.terminal.problem import InputError
+from posttrain_verl.terminal.problem import InputError, WorkFailed
 from posttrain_verl.verbs import Inspect, Prep
 
 
@@ -63,6 +63,60 @@ def test_inspect_writes_a_page_and_records_the_approval(words, tmp_path, monkeyp
     entry = json.loads((folder / "manifest.json").read_text())["inspected"][0]
     assert entry["who"] == "Ada" and entry["rows"] == 10
     assert built(words, "--verify") == 0
+
+
+@pytest.fixture
+def shown(words, monkeypatch):
+    """A built mix, and a model that needs no download."""
+    monkeypatch.setattr(inspect_verb, "chat_template", lambda name: lambda messages: [("x", False, 1)])
+    built(words)
+    return words
+
+
+def approve(words, monkeypatch, *answers, options=()):
+    """What `inspect --approve` asks on a terminal whose user gives these answers."""
+    left, asked = list(answers), []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return left.pop(0)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(inspect_verb, "_ask", answer)
+    inspect_verb.run(read(Inspect, [*words, "rows=1", "--approve", *options]))
+    assert not left
+    return asked
+
+
+def test_a_terminal_is_asked_and_the_page_says_who_approved_and_whose_tokens_are_counted(
+    shown, tmp_path, monkeypatch, capsys
+):
+    asked = approve(shown, monkeypatch, "y", "Ada L.")
+    assert "5 rows shown, 0 with flags. Approve" in asked[0] and f"[{inspect_verb._login_name()}]" in asked[1]
+    approve(shown, monkeypatch, "yes", "")
+    assert approve(shown, monkeypatch, "y", options=["--who", "Bob"]) == [asked[0]]
+    folder = tmp_path / "embedded"
+    entries = json.loads((folder / "manifest.json").read_text())["inspected"]
+    assert [each["who"] for each in entries] == ["Ada L.", inspect_verb._login_name(), "Bob"]
+    page = (folder / "inspection.html").read_text()
+    assert f"Ada L., {entries[0]['when']};" in page and "tokens are those of the model nano_2m" in page
+    assert "tokens are those of base_model=nano_2m" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", ["n", "", "why"])
+def test_what_is_not_approved_is_not_recorded(shown, tmp_path, monkeypatch, answer):
+    with pytest.raises(WorkFailed, match="not approved"):
+        approve(shown, monkeypatch, answer)
+    assert json.loads((tmp_path / "embedded" / "manifest.json").read_text())["inspected"] == []
+
+
+def test_without_any_name_nothing_is_approved(shown, monkeypatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(inspect_verb.getpass, "getuser", nobody)
+    with pytest.raises(InputError, match="--who NAME"):
+        approve(shown, monkeypatch, "y", "")
 
 
 def test_verify_finds_any_changed_byte_and_files_too_many(words, tmp_path):
