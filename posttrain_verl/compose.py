@@ -25,7 +25,7 @@ from yaml import YAMLError
 from posttrain_verl import paths
 from posttrain_verl.base_models import naming
 from posttrain_verl.machine import devices
-from posttrain_verl.overrides import OUR_GROUPS, read_overrides
+from posttrain_verl.overrides import OUR_GROUPS, expand_keys, read_overrides
 from posttrain_verl.plan import adapt
 from posttrain_verl.terminal.command_line import obstacle
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -51,6 +51,7 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         InputError: an override that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
             compose. Keys that VeRL does not know compose; `preflight.config_form` reports them.
     """
+    overrides = expand_keys(overrides)
     asked = read_overrides(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
     register_options(

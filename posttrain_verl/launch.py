@@ -14,6 +14,7 @@ import sys
 
 from posttrain_verl import clusters, recipe_verbs
 from posttrain_verl.machine import interrupts
+from posttrain_verl.overrides import expand_keys
 from posttrain_verl.preflight import overview
 from posttrain_verl.run import prepare, resume, supervise
 from posttrain_verl.run.folder import RunFolder
@@ -47,7 +48,7 @@ def resume_run(arguments: list[str]) -> int:
     Raises:
         InputError: there is no such run, or it cannot be resumed.
     """
-    asked = resume.read_request(arguments)
+    asked = resume.read_request(expand_keys(arguments))
     folder = RunFolder.find(asked.run, asked.runs_dir)
     if jobs := clusters.jobs_of(folder.read_status()):
         return jobs.resume(folder, asked)

@@ -75,7 +75,9 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
         )
     for group, name in named:
         if group in OUR_GROUPS and (group, name) not in files and name not in (known := paths.names(group)):
-            problems.append(Problem(f"{group}={name} is unknown", one_of(name, known, f"{group}=")))
+            is_pipeline = group == "recipe" and name in paths.names("pipeline")
+            remedy = f"it is a pipeline: python -m posttrain_verl.pipeline recipe={name}\nor " if is_pipeline else ""
+            problems.append(Problem(f"{group}={name} is unknown", remedy + one_of(name, known, f"{group}=")))
     if problems:
         raise InputError("nothing to launch", problems)
     return Overrides(rewritten, dict(named), keys, files)
@@ -138,6 +140,25 @@ def rewrite_override(given: str) -> list[str]:
     return [f"++{plain}={value}"]
 
 
+SHORT_KEYS = (
+    "run_id",
+    "runs_dir",
+    "data_dir",
+    "detach",
+    "small_batch",
+    "skip",
+    "evals",
+    "require_inspected",
+    "sweep",
+    "at_once",
+)
+
+
+def expand_keys(given: list[str]) -> list[str]:
+    """The overrides with `posttrain.` before the keys of ours that may be typed without it, e.g. `run_id=first`."""
+    return [f"posttrain.{each}" if each.partition("=")[0] in SHORT_KEYS else each for each in given]
+
+
 def as_sweep(override: str) -> str:
     """An option of our groups as a sweep of one.
 
@@ -169,7 +190,11 @@ def _parse_overrides(rewritten: list[str], sweep: bool) -> list[Override]:
     for each in rewritten:
         shown = f"'{each.lstrip('+')}'"
         if "=" not in each and not each.startswith("~"):
-            problems.append(Problem(f"'{each}' is not a key=value", "write key=value"))
+            meant = next(
+                (f"did you mean {group}={each}?" for group in OUR_GROUPS if each in paths.names(group)),
+                "write key=value",
+            )
+            problems.append(Problem(f"'{each}' is not a key=value", meant))
             continue
         try:
             override = parser.parse_override(each)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import compose, preflight, verbs
 from posttrain_verl.base_models import naming
-from posttrain_verl.overrides import quote_value
+from posttrain_verl.overrides import expand_keys, quote_value
 from posttrain_verl.terminal.command_line import fields
 from posttrain_verl.verl.composed import Composed
 
@@ -20,7 +20,8 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
     With `--cfg job` what VeRL would get is printed instead. With `--multirun` Hydra's sweeper composes the jobs, and each runs
     as a command of its own. Raises InputError where the arguments do not compose.
     """
-    arguments = [each for argument in asked.arguments for each in name_weights(argument, asked)]
+    typed = expand_keys(list(asked.arguments))
+    arguments = [each for argument in typed for each in name_weights(argument, asked)]
     if asked.multirun:
         from posttrain_verl import sweep  # clusters, which a single launch on this machine need not import
 

@@ -37,6 +37,8 @@ class OfRuns(Verb):
 class OneRun(OfRuns):
     """What a verb takes that looks at one run."""
 
+    MAIN = "run"
+
     run: str = key("", "a run's folder, RECIPE/ID, ID, or RECIPE for its newest run", names=run_names,
                    remedy="add run=NAME; python -m posttrain_verl.list shows them")  # fmt: skip
 
@@ -57,7 +59,10 @@ class RecipeVerb(Verb):
     @classmethod
     def more_rows(cls) -> list[tuple[str, str, str, str]]:
         shown = {name: ", ".join(paths.names(name)) for name in paths.OUR_GROUPS}
-        shown["base_model"] = f"{len(paths.names('base_model'))} names of conf/base_model, or a folder"
+        shown["base_model"] = (
+            f"{len(paths.names('base_model'))} names of conf/base_model, a folder, or Organisation/Model"
+        )
+        shown["recipe"] = f"{len(paths.names('recipe'))} names of recipes/ (docs/recipes.md), or a yaml file"
         rows = [(f"{name}=", "name", "required" if name == "recipe" else "", text) for name, text in shown.items()]
         own = re.findall(r"^  (\w+): ([^\s{?]+) +# (.*)", (paths.conf_dir() / "launch.yaml").read_text(), re.MULTILINE)
         kinds = {"false": "bool", "[]": "list"}
@@ -95,9 +100,19 @@ class Launch(RecipeVerb):
                 )
 
 
+class Resume(OneRun):
+    """Resume a run from its last whole checkpoint, as `launch run=NAME` does."""
+
+    EXAMPLE = "run=math_grpo trainer.total_training_steps=400"
+    TAKES = ".*="
+    OTHERS = "keys of VeRL and of posttrain.watch that change for the next attempts (docs/runs.md); detach=true"
+    EXITS = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
+
+
 class Prep(Verb):
     """Build the data of a mix into Parquet files and a manifest. A finished build of the same mix is kept."""
 
+    MAIN = "mix"
     EXAMPLE = "mix=gsm8k limit=200"
     TAKES = ".*="
     OTHERS = "keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes all splits together N rows"
@@ -113,6 +128,7 @@ class Prep(Verb):
 class Inspect(Verb):
     """Look at rows of each source and split of a mix, with what the checks flag, in the terminal and as one HTML page."""
 
+    MAIN = "mix"
     EXAMPLE = "mix=gsm8k rows=5 --approve"
     TAKES = ".*="
     OTHERS = "keys of the mix, as for prep"
@@ -262,6 +278,7 @@ class Serve(OfRuns):
 class Pipeline(Verb):
     """Run everything: data, stages of training one after the other, evaluation of each, export and report. It resumes."""
 
+    MAIN = "recipe"
     EXAMPLE = "recipe=math seed=1 evaluate:rows=200"
     TITLE = "no pipeline"
     TAKES = ".*="
@@ -368,6 +385,6 @@ class FirstGpuHour(Verb):
 
 VERBS: dict[str, type[Verb]] = {
     declared.name(): declared
-    for declared in (Check, Launch, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline, List, Status,
-                     Logs, Stop, FirstGpuHour)
+    for declared in (Check, Launch, Resume, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline, List,
+                     Status, Logs, Stop, FirstGpuHour)
 }  # fmt: skip

@@ -74,7 +74,7 @@ WAYS: dict[str, Way] = {
     r"launch recipe=demo_grpo base_model=EXAMPLE": Elsewhere(PIPELINE),
     r"launch recipe=demo_smollm2_(sft|grpo base_model=EXAMPLE)": Nowhere("half an hour on two cores; its smaller twin is demo"),
     r"launch recipe=\w+ hardware=(1x80gb|8xh100|8x8xh100)": Elsewhere("tests/e2e/test_rehearsal.py::test_the_library"),
-    r"launch run=math_grpo(/\S+)?": Elsewhere(RESUME),
+    r"resume run=math_grpo/\S+": Elsewhere(RESUME),
     r"launch -m recipe=math_grpo actor_rollout_ref.actor.optim.lr=1e-6,3e-6( \S+)?": Elsewhere(SWEEP),
     r"launch -m recipe=math_grpo hydra/sweeper=optuna .*": Elsewhere(
         "tests/sweep/test_sweep.py::test_optuna_searches_and_goes_on"

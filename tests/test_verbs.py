@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 from verbs import VERBS, run
 
-from posttrain_verl.terminal.command_line import fields
+from posttrain_verl.terminal.command_line import fields, read
 from posttrain_verl.verbs import VERBS as declarations
 
 NEED_NO_WORD = {"prep", "list", "first_gpu_hour"}  # the embedded mix, the runs of this folder, and an hour of work
@@ -29,6 +29,7 @@ WRONG = {
     "serve": ["posttrain.runs_dir=", "port=99999"],
     "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo id=a/b", "recipe=demo evaluate:foo=1",
                  "recipe=demo foo=1", "recipe=demo plateau=x", "recipe=demo posttrain.runs_dir=/etc/passwd"],
+    "resume": ["run=/etc/passwd", "run=x recipe=math_sft", "run=x --changes"],
     "status": ["run=/etc/passwd", "run=x posttrain.runs_dir="], "logs": ["run=x -n a"], "stop": ["run=.."],
     "list": ["posttrain.runs_dir=nosuch"], "first_gpu_hour": ["out=.", "base_modl=tiny", "mode=shrt", "minutes=0"],
 }  # fmt: skip
@@ -71,3 +72,31 @@ def test_wrong_words(verb, words, tmp_path, monkeypatch, capsys):
 def remedies(said: str) -> list[str]:
     """The lines that say what to do."""
     return [line for line in said.splitlines() if line.startswith("     ")]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("status", "g2", "did you mean run=g2?"),
+        ("prep", "gsm8k", "did you mean mix=gsm8k?"),
+        ("check", "math_grpo", "did you mean recipe=math_grpo?"),
+        ("launch", "recipe=demo", "it is a pipeline: python -m posttrain_verl.pipeline recipe=demo"),
+        ("launch", "recipe=math_grpo mix=gsm", "did you mean mix=gsm8k?"),
+    ],
+)
+def test_what_was_meant_is_named(verb, words, said, tmp_path, monkeypatch, capsys):
+    assert run(verb, words.split(), tmp_path, monkeypatch) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "meant"),
+    [
+        ("status", "--run g2", "run=g2"),
+        ("evaluate", "--base-model=tiny --eval gsm8k", "base_model=tiny eval=gsm8k"),
+        ("evaluate", "base_model=tiny eval=gsm8k --max-tokens 9", "base_model=tiny eval=gsm8k max_tokens=9"),
+        ("check", "--recipe math_grpo --json", "recipe=math_grpo --json"),
+    ],
+)
+def test_a_key_that_is_written_as_a_flag_is_understood(verb, words, meant):
+    assert read(declarations[verb], words.split()) == read(declarations[verb], meant.split())

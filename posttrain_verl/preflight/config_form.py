@@ -20,6 +20,7 @@ from posttrain_verl.compose import our_tree, to_plain_dict, verl_tree, verl_vers
 from posttrain_verl.terminal.problem import Problem, one_of
 from posttrain_verl.verl.allowed_values import allowed_names, allowed_range, imported_packages, refuses_null
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.other_names import key_meant
 from posttrain_verl.verl.renamed import current_key, iterate_leaves
 from posttrain_verl.verl.schema import (
     accepts_value,
@@ -131,7 +132,8 @@ def check_keys(composed: Composed) -> list[Problem]:
     others = {key: value for key, value in config.items() if key not in dead}
     candidates = [path for path in _all_paths(known) if path.split(".")[0] not in dead]
     for path in _unknown_paths(others, known):
-        near, renamed = _nearest_path(path, candidates), current_key(path)
+        near = key_meant(path, composed.settings, candidates) or _nearest_path(path, candidates)
+        renamed = current_key(path)
         remedy = f"VeRL calls it {renamed} now" if renamed != path else f"did you mean {near}?" if near else "remove it"
         problems.append(Problem(f"{path} is not a key of VeRL {verl_version()} and would be ignored", remedy))
     known, ours = {"posttrain": our_tree(composed)}, to_plain_dict(composed.posttrain)

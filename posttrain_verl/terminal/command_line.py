@@ -35,6 +35,7 @@ class Verb:
     TAKES: ClassVar[str] = "(?!)"  # the pattern of these arguments; the default matches none
     ONLY_PRINTS: ClassVar[bool] = False  # then it is not a failure when a reader of the output (`| head`) stops reading
     PROGRESS: ClassVar[Literal["stdout", "stderr"]] = "stdout"  # where lines of progress go
+    MAIN: ClassVar[str] = ""  # the key that an argument without a key is likely meant for
     RESUME: ClassVar[str] = ""  # how work that failed or was interrupted continues
     NAMES: ClassVar[dict[str, Names]] = {}  # how to list the values of keys that are not fields
 
@@ -136,6 +137,7 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     given: dict[str, Any] = {}
     others: list[str] = []
     problems: list[Problem] = []
+    arguments = _flags_as_keys(arguments, {*keys, *declared.names()})
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for each in every:
         if flags := each.metadata["flags"]:
@@ -155,6 +157,9 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
             others.append(argument)
         else:
             nearest = one_of(key if is_option else f"{key}=", known)
+            if declared.MAIN and not equals and not is_option:
+                given.setdefault(declared.MAIN, argument)
+                nearest = f"did you mean {declared.MAIN}={argument}? {nearest}"
             problems.append(Problem(f"'{argument}' is not an option of {declared.name()}", nearest))
     given |= options
     for each in every:
@@ -164,6 +169,21 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     if problems:
         raise InputError(declared.TITLE, problems)
     return asked
+
+
+def _flags_as_keys(arguments: Sequence[str], keys: set[str]) -> list[str]:
+    """The arguments with keys that are written as flags, `--run g2` or `--run=g2`, in the form `run=g2`."""
+    found: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, _ = argument.removeprefix("--").replace("-", "_").partition("=")
+        if not argument.startswith("--") or key not in keys:
+            found.append(argument)
+        elif equals:
+            found.append(f"{key}={argument.partition('=')[2]}")
+        else:
+            found.append(f"{key}={next(rest, '')}")
+    return found
 
 
 def _check(declared: type[Verb], field: DataField[Any], given: dict[str, Any], problems: list[Problem]) -> None:

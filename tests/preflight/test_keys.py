@@ -4,8 +4,9 @@ import functools
 
 import pytest
 
-from posttrain_verl.compose import compose
+from posttrain_verl.compose import compose, verl_tree
 from posttrain_verl.preflight import config_form
+from posttrain_verl.verl.other_names import MEANT, key_meant
 from posttrain_verl.verl.schema import dataclass_fields, is_free_form
 
 CPU = ("hardware=cpu", "base_model=tiny", "mix=embedded")
@@ -114,3 +115,34 @@ def test_fields_of_dataclasses_are_read_without_importing_verl():
 def test_free_form():
     assert is_free_form("actor_rollout_ref.rollout.engine_kwargs.vllm")
     assert not is_free_form("actor_rollout_ref.rollout")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "typed", "meant"),
+    [
+        ("math_grpo", "lr=1", "actor_rollout_ref.actor.optim.lr"),
+        ("math_grpo", "optim.learning_rate=1", "actor_rollout_ref.actor.optim.lr"),
+        ("math_grpo", "critic.optim.learning_rate=1", "critic.optim.lr"),
+        ("math_grpo", "num_generations=8", "actor_rollout_ref.rollout.n"),
+        ("math_grpo", "max_steps=8", "trainer.total_training_steps"),
+        ("math_grpo", "data.max_completion_length=8", "data.max_response_length"),
+        ("math_sft", "lr=1", "optim.lr"),
+        ("math_sft", "optim.learning_rate=1", "optim.lr"),
+        ("math_sft", "max_seq_length=8", "data.max_length"),
+        ("math_sft", "num_train_epochs=8", "trainer.total_epochs"),
+    ],
+)
+def test_keys_of_other_libraries_are_told_by_their_meaning(recipe, typed, meant):
+    assert found(f"recipe={recipe}", typed)[typed.partition("=")[0]] == f"did you mean {meant}?"
+
+
+def test_each_key_that_is_meant_is_one_of_verl():
+    trees = [compose([f"recipe={recipe}", "hardware=8xh100"]) for recipe in ("math_grpo", "math_sft")]
+    known = {path for each in trees for path in config_form._all_paths(verl_tree(each.stage, each.choices))}
+    assert not [name for name in MEANT if not any(key_meant(name, each.settings, known) for each in trees)]
+
+
+def test_our_own_keys_need_no_node(tmp_path):
+    composed = compose(["recipe=math_sft", "hardware=8xh100", "run_id=first", f"runs_dir={tmp_path}"])
+    assert composed.run_dir() == tmp_path / "math_sft" / "first"
+    assert composed.overrides[2:] == ["posttrain.run_id=first", f"posttrain.runs_dir={tmp_path}"]

@@ -9,12 +9,15 @@ import pytest
 from driven import conduct
 from omegaconf import OmegaConf
 
+from posttrain_verl import launch
+from posttrain_verl import resume as resume_verb
 from posttrain_verl.compose import compose
 from posttrain_verl.run import prepare, resume, supervise
 from posttrain_verl.run.folder import DONE, FAILED, RunFolder, Status
+from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.command_line import read
 from posttrain_verl.terminal.problem import InputError
-from posttrain_verl.verbs import Launch
+from posttrain_verl.verbs import Launch, Resume
 
 # Trains to step 6 with a checkpoint at every second step, as VeRL does; `FIRST` dies after step 5 the first time.
 TRAINS = """
@@ -273,3 +276,10 @@ def test_a_run_of_accelerators_needs_some(launched, monkeypatch):
     plan["choices"]["hardware"] = "auto"
     with pytest.raises(InputError, match="the run was launched on cpu, and here"):
         prepare.compose_run(launched, OmegaConf.load(launched.config), plan)
+
+
+def test_the_verb_resume_is_launch_with_a_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(launch, "resume_run", lambda arguments: asked.append(arguments) or 0)
+    assert command_line.main(Resume, resume_verb.run, ["run=g2", "detach=true", "posttrain.runs_dir=there"]) == 0
+    assert asked == [["run=g2", "posttrain.runs_dir=there", "detach=true"]]
