@@ -219,6 +219,11 @@ class Evaluation:
         return self.data["items"]
 
     @property
+    def has_accuracy(self) -> bool:
+        """Whether its grades say what is right; the page shows no other evaluations."""
+        return "accuracy" in self.data["metrics"]
+
+    @property
     def accuracy(self) -> Metric:
         return self.data["metrics"]["accuracy"]
 
@@ -253,7 +258,7 @@ class Evaluation:
 def load_evaluation(path: Path) -> Evaluation:
     """A file of results. Raises InputError: it cannot be read, or lacks what every one has."""
     data = read_result(path)
-    if missing := sorted(Result.__required_keys__ - data.keys()) or sorted({"accuracy"} - data["metrics"].keys()):
+    if missing := sorted(Result.__required_keys__ - data.keys()):
         remedy = "name a file that `python -m posttrain_verl.evaluate` wrote, or evaluate again"
         raise InputError("no evaluation", [Problem(f"{path} lacks {', '.join(missing)}", remedy)])
     return Evaluation(path, data)
@@ -264,7 +269,8 @@ def read_evaluations(files: Files) -> list[Evaluation]:
     found = []
     for path in (files.path / "eval").glob("*.json"):
         try:
-            found.append(load_evaluation(path))
+            each = load_evaluation(path)
+            found += [each] if each.has_accuracy else []
         except InputError as error:
             files.flaws += [problem.what for problem in error.problems]
     ranks = comparison.label_ranks(files.path / "eval")
@@ -285,7 +291,7 @@ def find_base_evaluations(run: Run) -> list[Evaluation]:
         with suppress(InputError):  # other files may lie there
             each = load_evaluation(path)
             last = wanted.get(each.name)
-            if last and each.is_of(model) and each.shares_questions(last):
+            if last and each.has_accuracy and each.is_of(model) and each.shares_questions(last):
                 found[each.name].append((each.data["sampling"] == last.data["sampling"], path.stat().st_mtime, each))
     chosen = [max(several, key=lambda one: one[:2])[2] for several in found.values()]
     return [each.named(comparison.BASE) if each.label in {one.label for one in own} else each for each in chosen]

@@ -13,6 +13,7 @@ from posttrain_verl.report.page import Member, Page, Part
 from posttrain_verl.report.run import Evaluation, Files, Metrics, Run
 from posttrain_verl.run.folder import RUNNING
 from posttrain_verl.sweep.members import override_key, override_value
+from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.metrics import HELD_OUT_ACCURACY
 
 SWEEP, PIPELINE = "sweep.json", PIPELINE_FILE
@@ -76,8 +77,13 @@ class Reader:
         if is_subject(place) and not (place / PIPELINE).is_file():
             one = self.read(place)
             return Rival(one.name, one.own_evaluations, one)
-        paths = comparison.find_results(str(place))
-        return Rival(f"{place.parent.name}/{place.name}", [run.load_evaluation(path) for path in paths])
+        found = [run.load_evaluation(path) for path in comparison.find_results(str(place))]
+        if not (judged := [each for each in found if each.has_accuracy]):
+            problem = Problem(
+                f"{place} holds no evaluation with an accuracy", "compare models by a grader that returns acc"
+            )
+            raise InputError("nothing to compare", [problem])
+        return Rival(f"{place.parent.name}/{place.name}", judged)
 
     def _run_page(self, one: Run, rival: Rival | None) -> Page:
         shown = one.evaluations

@@ -159,6 +159,10 @@ def test_what_holds_no_results_cannot_be_compared_with(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no evaluation"):
         subjects.Reader().page(folder, tmp_path / "empty")
+    path = made_runs.evaluation(tmp_path / "rewards.json", "base", 0.5, n=4)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"mean_reward": {"value": 0.5}}}))
+    with pytest.raises(InputError, match="no evaluation with an accuracy"):
+        subjects.Reader().page(folder, path)
     (tmp_path / "it.json").write_text("{}")
     with pytest.raises(InputError, match="not an evaluation of schema 1"):
         subjects.Reader().page(folder, tmp_path / "it.json")
