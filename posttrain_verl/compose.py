@@ -33,7 +33,7 @@ from posttrain_verl.verl import renamed
 from posttrain_verl.verl.composed import Composed
 from posttrain_verl.verl.schema import read_yaml
 from posttrain_verl.verl.settings import format_value
-from posttrain_verl.verl.stage import Stage, stage_named
+from posttrain_verl.verl.stage import Stage, is_number, stage_named
 
 VERSION_BASE = "1.3"
 LISTS = ("evals", "skip")  # keys below `posttrain` that hold names
@@ -133,7 +133,8 @@ def _check_our_nodes(tree: DictConfig, title: str) -> None:
     """`posttrain` and its groups must hold keys. Raises InputError: a recipe makes one of them null or a value."""
     nodes = {"posttrain": tree.posttrain}
     if OmegaConf.is_dict(tree.posttrain):
-        nodes = {f"posttrain.{group}": tree.posttrain[group] for group in OUR_GROUPS if group != "recipe"}
+        ours = [*(group for group in OUR_GROUPS if group != "recipe"), "reward"]
+        nodes = {f"posttrain.{key}": tree.posttrain[key] for key in ours}
     problems = [
         Problem(f"{key}={format_value(value)} is a value where posttrain_verl has keys", "take it out of the recipe")
         for key, value in nodes.items()
@@ -321,6 +322,11 @@ def _check_our_keys(ours: dict[str, Any], recipe: str) -> None:
         if not isinstance(ours[key], bool):
             what = f"posttrain.{key}={ours[key]} is neither true nor false"
             problems.append(Problem(what, f"posttrain.{key}=true, or leave it out"))
+    right_at = ours["reward"].get("right_at")
+    if right_at is not None and not is_number(right_at):
+        what = f"posttrain.reward.right_at={right_at} is not a number"
+        remedy = "give the score from which on an answer is right, e.g. posttrain.reward.right_at=1.0, or leave it out"
+        problems.append(Problem(what, remedy))
     for key in LISTS:
         if not isinstance(ours[key], list | None):
             problems.append(Problem(f"posttrain.{key}={ours[key]} is not a list", f"posttrain.{key}=[NAME,...]"))

@@ -59,8 +59,8 @@ def name_weights(override: str, asked: verbs.RecipeVerb) -> list[str]:
     return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}"]
 
 
-def page_of_sweep(folder: Path) -> None:
-    """Write the report of a sweep into its folder, as sweep.html."""
+def page_of_sweep(folder: Path) -> Path:
+    """Write the report of a sweep into its folder, as sweep.html, and those of its members that it links."""
     from posttrain_verl.report.__main__ import write_report
 
-    write_report(folder, out=folder / "sweep.html")
+    return write_report(folder, out=folder / "sweep.html")

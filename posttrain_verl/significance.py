@@ -39,6 +39,19 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean of `n` values of any size and its 95 % interval, which is NaN for one value."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
+
+
+@dataclass(frozen=True)
 class Paired:
     """Two models on the same `n` items, the second against the first.
 
@@ -79,6 +92,20 @@ def share(values: Sequence[float]) -> Share:
         effective = float(max(n, mean * (1 - mean) / variance) * few**2)
     low, high = proportion_confint(mean * effective, effective, alpha=ALPHA, method="wilson")
     return Share(mean, max(0.0, float(low)), min(1.0, float(high)), n)
+
+
+def mean_interval(values: Sequence[float]) -> Mean:
+    """The mean of one value of any size for each item, with Student's interval (by scipy).
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if not len(values):
+        raise ValueError("no item was evaluated")
+    given = np.asarray(values, dtype=float)
+    mean, n = float(given.mean()), len(given)
+    half = float(t.ppf(1 - ALPHA / 2, n - 1) * given.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Mean(mean, mean - half, mean + half, n)
 
 
 def are_verdicts(values: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from posttrain_verl import run_verbs, verbs
-from posttrain_verl.run.folder import RUNNING, RunFolder
+from posttrain_verl.run.folder import RUNNING, RunFolder, worked_seconds
 from posttrain_verl.run.output import format_duration, is_whole_line, last_lines, parse_line, step_line
 from posttrain_verl.terminal import command_line
 
@@ -18,18 +18,22 @@ LAST_EVENTS = 5
 def status_lines(folder: RunFolder, now: float) -> list[str]:
     """The state, the last step with its metrics, and the last events."""
     state, status = run_verbs.current_state(folder)
+    attempts = folder.read_attempts(status)
+    worked = format_duration(worked_seconds(attempts, now))
     shown = [f"{folder.path}", f"{state}{f': {status.why}' if status.why else ''}"]
     if state == RUNNING:
         since = format_duration(now - status.started)
+        before = f"; {worked} in all" if len(attempts) > 1 else ""
         shown.append(
-            f"{status.stage or 'starting'}; running for {since} (attempt {status.attempt}, pid {status.supervisor})"
+            f"{status.stage or 'starting'}; running for {since} (attempt {status.attempt}, pid {status.supervisor}){before}"
         )
     elif state == run_verbs.LOST:
         remedy = f"python -m posttrain_verl.launch run={folder.path} resumes the run"
         shown.append(f"its supervisor (pid {status.supervisor}) is gone; {remedy}")
     elif status.ended:
         ago = format_duration(max(0.0, now - status.ended))
-        shown.append(f"ended {ago} ago, after {format_duration(status.ended - status.started)}")
+        count = f" of {len(attempts)} attempts" if len(attempts) > 1 else ""
+        shown.append(f"ended {ago} ago, after {worked}{count}")
     if status.last_step is not None:
         shown.append(f"step {status.last_step}{f' of {status.total_steps}' if status.total_steps else ''}")
         # Two lines, because the last one may be incomplete.

@@ -256,7 +256,9 @@ class Report(OneRun):
     EXAMPLE = "run=math_grpo vs=math_ppo"
     TITLE = "nothing to report"
 
-    vs: str = key("", "a run or pipeline to compare with, paired on the same questions", names=run_names)
+    vs: str = key(
+        "", "a run, pipeline, file or folder of results to compare with, paired on the same questions", names=run_names
+    )
     rollouts: AtLeast0 = key(100_000, "the most rollouts in the page's reader")
     out: OutFile = key("", "the page", "posttrain.out", shown="FOLDER/report.html")
 

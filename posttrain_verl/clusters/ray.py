@@ -78,6 +78,7 @@ def resume_job(folder: RunFolder, asked: ResumeRequest) -> int:
     composed = compose([*json.loads((folder.path / SUBMISSION).read_text())["overrides"], *asked.own])
     preflight.raise_if_blocked(preflight.find_problems(composed, skip=("run_folder",)), composed)
     named = _submit_job(composed, folder_job(folder).client, folder.path.name, asked.own)
+    folder.note_attempt()
     status = Status(RUNNING, started=time.time(), last_step=status.last_step, job=named, attempt=status.attempt + 1)
     folder.write_status(status)
     return _attend_job(folder, status, asked.detach)
@@ -195,6 +196,10 @@ def _conclude_job(running: RayJob, folder: RunFolder, status: Status, state: str
         if running.fetch(fetched.path) and fetched.status.exists():
             there = fetched.read_status()
             status.why, status.last_step = there.why, there.last_step
+            if (
+                there.started and there.ended and running.exit_code() != REFUSED
+            ):  # not the time in a queue, or until somebody asked
+                status.started, status.ended, status.machine = there.started, there.ended, there.machine
             shutil.copytree(place, folder.path, ignore=shutil.ignore_patterns("status.json"), dirs_exist_ok=True)
         # A launch that was refused wrote nothing. The reason in its folder is that of an older attempt.
         if state == FAILED and (not status.why or running.exit_code() == REFUSED):

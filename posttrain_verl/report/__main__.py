@@ -13,8 +13,15 @@ from posttrain_verl.verbs import Report
 
 
 def write_report(folder: Path, other: Path | None = None, out: Path | None = None, limit: int = rollouts.LIMIT) -> Path:
-    target = out or folder / "report.html"
-    page.write_page(subjects.Reader(limit).page(folder, other), target)
+    """Write the page of a folder, which is returned. A sweep links those of its members: what is missing is written first.
+
+    `other` is what `subjects.Reader.page` compares with. Raises InputError: it does not hold anything to compare with.
+    """
+    target, reader = out or folder / page.REPORT, subjects.Reader(limit)
+    for member in subjects.member_folders(folder) if subjects.subject_kind(folder)[0] == "sweep" else []:
+        if subjects.is_subject(member) and page.is_outdated(member):
+            page.write_page(reader.page(member), member / page.REPORT)
+    page.write_page(reader.page(folder, other), target)
     return target
 
 
@@ -30,11 +37,22 @@ def find_subject(name: str, home: Path) -> Path:
     return RunFolder.find(name, home).path
 
 
+def find_rival(name: str, home: Path) -> Path:
+    """What `vs=` names: a file of results, a folder of them, or what `run=` may name too.
+
+    Raises:
+        InputError: nothing or several things are named so.
+    """
+    place = Path(name).expanduser()
+    is_results = place.is_file() or place.suffix == ".json" or (place.is_dir() and not subjects.is_subject(place))
+    return place if is_results else find_subject(name, home)
+
+
 def run(asked: Report) -> int:
     """The verb without its command line. Raises InputError."""
     home = Path(asked.runs_dir)
     folder = find_subject(asked.run, home)
-    other = find_subject(asked.vs, home) if asked.vs else None
+    other = find_rival(asked.vs, home) if asked.vs else None
     began = time.perf_counter()
     out = write_report(folder, other, Path(asked.out) if asked.out else None, asked.rollouts)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")

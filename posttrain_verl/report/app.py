@@ -83,10 +83,14 @@ class Gallery:
 
 
 def page_fingerprint(folder: Path) -> str:
-    """Changes with every file that the page is made of. Of a sweep or pipeline the runs count, too."""
+    """Changes with every file that the page is made of. Of a sweep or pipeline the runs count, too.
+
+    Of a run the evaluations of base models count, which lie beside the runs.
+    """
     facts = sha256()
-    for home in (folder, *subjects.member_folders(folder)):
-        for path in sorted(path for pattern in WATCHED for path in home.glob(pattern)):
+    watched = [(home, pattern) for home in (folder, *subjects.member_folders(folder)) for pattern in WATCHED]
+    for home, pattern in (*watched, *((folder.parent.parent / "eval", each) for each in ("*.json", "*/*.json"))):
+        for path in sorted(home.glob(pattern)):
             known = path.stat()
             facts.update(f"{path} {known.st_mtime_ns} {known.st_size}\n".encode())
     return f'"{facts.hexdigest()[:16]}"'

@@ -46,10 +46,12 @@ def _curve_each(keys: Mapping[str, str]) -> tuple[Curve, ...]:
 
 
 PLOTS = (
-    Plot("Reward", "what the policy is trained on; it must rise, and held-out accuracy with it",
+    Plot("Reward", "what the policy is trained on; it must rise, and what is held out with it",
          (Curve(names.REWARD.key, "score"), Curve(names.PENALIZED_REWARD, "with penalties"))),
-    Plot("Parts of the reward", "a rising score can be a rising bonus: accuracy should carry it", (Curve(names.REWARD_PARTS),)),
-    Plot("Held-out accuracy", "on questions that are not trained on", (Curve(names.VALIDATION_ACCURACY),), percent=True),
+    Plot("Parts of the reward", "a rising score can be a rising bonus: see which part carries it", (Curve(names.REWARD_PARTS),)),
+    Plot("Held-out accuracy", "on questions that are not trained on", (Curve(names.HELD_OUT_ACCURACY),), percent=True),
+    Plot("Held-out reward", "on questions that are not trained on; a reward, which says nothing of right answers",
+         (Curve(names.HELD_OUT_REWARD),)),
     Plot("Loss", "of the next token; held-out loss that rises while training loss falls is overfitting",
          (Curve(names.TRAINING_LOSS.key, "training"), Curve(names.VALIDATION_LOSS.key, "held out"))),
     Plot("Response length", "a jump is often a change of behaviour: reasoning, padding, or loops",

@@ -5,15 +5,16 @@ The first sentence says whether the gain is real. A sweep's members are judged b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep.manifest import describe_drops
 from posttrain_verl import significance
-from posttrain_verl.evaluate.comparison import Comparison, format_interval, format_points
-from posttrain_verl.report.run import Evaluation, Files, JsonObject, Metrics, Run, headline_comparison
+from posttrain_verl.evaluate.comparison import Comparison, comparison_remarks, format_interval, format_points
+from posttrain_verl.report.run import Evaluation, Files, JsonObject, Metrics, Run, Series, headline_comparison
+from posttrain_verl.run.folder import worked_seconds
 from posttrain_verl.sweep import table
 from posttrain_verl.sweep.members import Record
 from posttrain_verl.sweep.table import Row
@@ -45,6 +46,23 @@ def comparison_sentence(found: Comparison, evaluations: Sequence[Evaluation]) ->
     return f"{claim}, {shares[found.second]} against {shares[found.first]} ({change}, {test}, n = {seen.n})."
 
 
+class HeldOut(NamedTuple):
+    """What validations measured: accuracy where the reward says what is right, else the reward."""
+
+    name: str
+    series: Series
+    format: Callable[[float], str]
+
+
+def find_held_out(metrics: Metrics) -> HeldOut | None:
+    """Accuracy if there is any, else reward; the mean over all answers before the best of several. None: no validation."""
+    kinds = (("Held-out accuracy", names.HELD_OUT_ACCURACY, format_percent),
+             ("Held-out reward", names.HELD_OUT_REWARD, "{:.3g}".format))  # fmt: skip
+    found = (HeldOut(name, metrics[key], show) for name, prefix, show in kinds
+             for key in names.means_first(metrics.keys(prefix)))  # fmt: skip
+    return next((each for each in found if len(each.series.finite)), None)
+
+
 def gain_sentences(evaluations: Sequence[Evaluation], compared: Sequence[Comparison], metrics: Metrics) -> list[str]:
     """The verdict, which is about the last model against the first, and a sentence for every other comparison."""
     first = headline_comparison(compared)
@@ -56,11 +74,10 @@ def gain_sentences(evaluations: Sequence[Evaluation], compared: Sequence[Compari
         answers = f"The model {last.label} answers {format_interval(last.accuracy)} of {last.name} right"
         unknown = "whether that is a gain is not known: no other model was evaluated on the same questions"
         return [f"{answers} (n = {last.data['n']}); {unknown}."]
-    for key in metrics.keys(names.VALIDATION_ACCURACY):
-        if len(values := metrics[key].finite) > 1:
-            change = f"from {format_percent(values[0])} to {format_percent(values[-1])}"
-            unproved = "no evaluation with an interval has been made yet, so this does not prove a gain"
-            return [f"Held-out accuracy went {change} while training; {unproved}."]
+    if (held_out := find_held_out(metrics)) and len(values := held_out.series.finite) > 1:
+        change = f"from {held_out.format(values[0])} to {held_out.format(values[-1])}"
+        unproved = "no evaluation with an interval has been made yet, so this does not prove a gain"
+        return [f"{held_out.name} went {change} while training; {unproved}."]
     for metric in names.HEADLINES:
         if ends := metrics[metric.key].ends():
             change = f"went from {ends[0]:.3g} to {ends[1]:.3g}"
@@ -68,12 +85,20 @@ def gain_sentences(evaluations: Sequence[Evaluation], compared: Sequence[Compari
     return ["Nothing has been measured yet."]
 
 
+def remark_sentences(evaluations: Sequence[Evaluation], compared: Sequence[Comparison]) -> list[str]:
+    """What weakens the comparisons: other sampling, or questions that only one model answered."""
+    results = {f"{each.label}@{each.name}#{number}": each.data for number, each in enumerate(evaluations)}
+    remarks = comparison_remarks(results) if compared else []
+    return [f"{remark[0].upper()}{remark[1:]}." for remark in remarks]
+
+
 def end_sentence(run: Run) -> str:
     """How the run ended, or that it still runs."""
     steps = run.last_step
     planned = f" of {run.planned_steps}" if run.planned_steps else ""
     at = f" after step {steps}{planned}" if steps is not None else ""
-    took = f", {format_duration(run.seconds)}" if run.seconds else ""
+    count = len(run.attempts)
+    took = f", {format_duration(run.seconds)}{f' in {count} attempts' if count > 1 else ''}" if run.seconds else ""
     why = str(run.status.get("why") or "")
     stop = next((event for event in reversed(run.events) if event.get("level") == "stop"), None)
     if stop and run.state != "done":
@@ -111,16 +136,32 @@ def headline_tiles(run: Run) -> list[Tile]:
     """The few numbers that a reader wants first."""
     found = [Tile("Steps", _format_count(run.last_step), f"of {run.planned_steps}" if run.planned_steps else "")]
     if run.seconds:
-        found.append(Tile("Time", format_duration(run.seconds)))
+        found.append(Tile("Time", format_duration(run.seconds), describe_attempts(run)))
     for metric in (*names.HEADLINES, *run.own_metrics, names.RESPONSE_LENGTH):
         if ends := run.metrics[metric.key].ends():
             found.append(Tile(metric.name, f"{ends[1]:.3g}", f"from {ends[0]:.3g}"))
-    for key in run.metrics.keys(names.VALIDATION_ACCURACY)[:1]:
-        values = run.metrics[key].finite
-        if len(values):
-            found.append(Tile("Held-out accuracy", format_percent(values[-1]), f"best {format_percent(values.max())}"))
+    if held_out := find_held_out(run.metrics):
+        values = held_out.series.finite
+        found.append(Tile(held_out.name, held_out.format(values[-1]), f"best {held_out.format(values.max())}"))
     warned = sum(event.get("level") in ("warn", "stop") for event in run.events)
     return [*found, Tile("Warnings", str(warned), "of the watch")]
+
+
+def describe_attempts(run: Run) -> str:
+    """Of how many attempts the time is. An older version did not write down those before the last."""
+    known, unknown = len(run.attempts), run.attempts[0].attempt - 1
+    note = f"work of {known} attempts" if known > 1 else ""
+    return f"{note or 'of the last attempt'}, without the first {unknown}" if unknown > 0 else note
+
+
+def attempt_records(run: Run) -> list[JsonObject]:
+    """Each attempt: when it began, how long it worked, its steps, and how it ended. Empty for a run of one attempt."""
+    found = []
+    for each in run.attempts if len(run.attempts) > 1 else []:
+        begin = "the beginning" if each.resumed_from is None else f"step {each.resumed_from}"
+        found.append({"number": each.attempt, "started": each.started, "seconds": worked_seconds([each]), "begin": begin,
+                      "last_step": each.last_step, "state": each.state, "why": each.why})  # fmt: skip
+    return found
 
 
 def plan_rows(run: Run) -> list[PlanRow]:
@@ -188,8 +229,8 @@ def _format_peak(values: Any) -> str:
 Interval = tuple[float, float, float]  # low end, value, high end
 
 
-def sweep_rows(files: Files) -> tuple[list[Row], list[str]]:
-    """The members, the best first, and their names: the overrides that other members do not have."""
+def sweep_rows(files: Files) -> tuple[list[Row], list[list[str]]]:
+    """The members, the best first, and the overrides of each that other members do not have."""
     try:
         record = Record.load(files.path)
     except (ValueError, TypeError, KeyError) as error:
@@ -200,15 +241,19 @@ def sweep_rows(files: Files) -> tuple[list[Row], list[str]]:
     except ValueError as error:  # a validation file that is just being written
         files.flaws.append(f"the members cannot be compared now: {error}")
         found = [Row(member, None) for member in record.members]
-    return found, [short_overrides(record.swept(row.member) or row.member.overrides) for row in found]
+    return found, [record.swept(row.member) or row.member.overrides for row in found]
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, where that does not make two alike."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
 
 
 def short_overrides(overrides: Sequence[str]) -> str:
-    """The overrides with only the last part of their keys, where that does not make two alike."""
+    """The overrides with short keys."""
     pairs = [override.partition("=") for override in overrides]
-    keys = [key.rsplit(".", 1)[-1] for key, _, _ in pairs]
-    if len(set(keys)) < len(keys):
-        return " ".join(overrides)
+    keys = short_keys([key for key, _, _ in pairs])
     return " ".join(f"{key}{equals}{value}" for key, (_, equals, value) in zip(keys, pairs, strict=True))
 
 
@@ -224,14 +269,14 @@ def intervals(found: Sequence[Row]) -> tuple[str, list[Interval | None]]:
     for row in found:
         if not row.result or row.result.measure != best.measure:
             values.append(None)
-        elif share := row.share:
-            values.append((share.low, share.value, share.high))
+        elif interval := row.interval:
+            values.append((interval.low, interval.value, interval.high))
         else:
             values.append((row.result.value,) * 3)
     low, high = min(each[0] for each in values if each), max(each[2] for each in values if each)
     width = (high - low) or 1.0
     drawn = [each and ((each[0] - low) / width, (each[1] - low) / width, (each[2] - low) / width) for each in values]
-    reach = f"{100 * low:.1f} to {100 * high:.1f} %" if found[0].share else f"{low:.4g} to {high:.4g}"
+    reach = f"{100 * low:.1f} to {100 * high:.1f} %" if best.is_accuracy else f"{low:.4g} to {high:.4g}"
     return f"{best.measure}, {reach}", drawn
 
 

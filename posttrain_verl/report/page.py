@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -18,12 +19,14 @@ from markupsafe import Markup
 from data_prep.inspection import FORMULA_SCRIPTS
 from posttrain_verl.evaluate import comparison
 from posttrain_verl.evaluate.comparison import Comparison
-from posttrain_verl.report import findings
+from posttrain_verl.report import facts, findings
+from posttrain_verl.report.facts import Fact
 from posttrain_verl.report.findings import Tile
 from posttrain_verl.report.rollouts import Rollouts
 from posttrain_verl.report.run import MEANINGS, Evaluation, JsonObject, Run, dump_json
 
 ASSETS = Path(__file__).parent / "assets"
+REPORT = "report.html"  # the page of a run in its folder
 STYLES = ("vendor/uPlot.min.css", "style.css")
 _OWN = ("vendor/uPlot.iife.min.js", "blocks.js", "charts.js", "list.js", "reader.js", "live.js")
 SCRIPTS = (*FORMULA_SCRIPTS, *(ASSETS / name for name in _OWN))
@@ -48,13 +51,16 @@ class Member:
     """A run of a sweep or a stage of a pipeline.
 
     `value` is what it is judged by, and `verdict` how that stands to the best. `interval` is where low end, value and high end
-    lie on a line from the worst of the sweep (0) to its best (1).
+    lie on a line from the worst of the sweep (0) to its best (1). `folder` names that of its run in a sweep, and `settings` are
+    its values of the page's `swept` keys.
     """
 
     name: str
     state: str
     seconds: float | None
     run: Run | None
+    folder: str = ""
+    settings: list[str] = field(default_factory=list)
     value: str = ""
     verdict: str = ""
     why: str = ""
@@ -65,7 +71,8 @@ class Member:
 class Page:
     """What the template shows. `sentences[0]` is the verdict; `members` are the runs of a sweep or the stages of a pipeline.
 
-    `scale` is what the line of a sweep's intervals reaches from and to.
+    `facts` say with a heading what was run, `swept` are the keys that a sweep varies, `scale` is what the line of its intervals
+    reaches from and to, and `place` the folder that links begin at.
     """
 
     kind: str
@@ -80,7 +87,10 @@ class Page:
     parts: list[Part] = field(default_factory=list)
     rollouts: Rollouts = field(default_factory=Rollouts)
     flaws: list[str] = field(default_factory=list)
+    facts: list[tuple[str, list[Fact]]] = field(default_factory=list)
+    swept: list[str] = field(default_factory=list)
     scale: str = ""
+    place: Path | None = None
 
     @property
     def name(self) -> str:
@@ -104,6 +114,7 @@ def write_page(page: Page, out: Path) -> None:
     chunks = ((chunk.name, chunk.block) for chunk in page.rollouts.chunks)
     blocks = itertools.chain([("index", page.rollouts.index())], chunks)
     inlined = ((name, Markup(b64encode(block).decode())) for name, block in blocks)
+    page.place = out.parent
     template = jinja_environment().get_template("page.html")
     stream = template.stream(inner="sections.html", title=page.name, page=page, live="", blocks=inlined)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +122,12 @@ def write_page(page: Page, out: Path) -> None:
     with scratch.open("wb") as file:
         stream.dump(file, encoding="utf-8")
     scratch.replace(out)
+
+
+def is_outdated(folder: Path) -> bool:
+    """Whether a run has no page in its folder, or wrote its status since."""
+    made, status = folder / REPORT, folder / "status.json"
+    return not made.is_file() or (status.is_file() and status.stat().st_mtime > made.stat().st_mtime)
 
 
 @cache
@@ -127,11 +144,14 @@ def jinja_environment() -> jinja2.Environment:
         "p_value": findings.format_p_value,
         "duration": findings.format_duration,
         "plan_rows": findings.plan_rows,
+        "attempt_records": findings.attempt_records,
         "check_records": findings.check_records,
         "source_records": findings.source_records,
         "split_records": findings.split_records,
         "data": json_data,
         "glued": glue_figures,
+        "time": facts.format_time,
+        "link": link_to_run,
     }
     environment.globals |= {
         "style": _style_sheet,
@@ -140,6 +160,17 @@ def jinja_environment() -> jinja2.Environment:
         "error_kinds": MEANINGS,
     }
     return environment
+
+
+def link_to_run(run: Run, page: Page, live: str | bool) -> str:
+    """Where the page of a run lies, from the page it is linked on; "" where it has none.
+
+    `serve` has a page for each run under the path of its folder. A file lies in the folder, if it was written.
+    """
+    if not live and not (run.path / REPORT).is_file():
+        return ""
+    way = os.path.relpath(run.path.absolute(), Path(page.folder).absolute() if live else page.place)
+    return quote(f"{way}/" if live else f"{way}/{REPORT}")
 
 
 def json_data(value: Any) -> Markup:

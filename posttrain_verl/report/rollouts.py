@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from posttrain_verl.report.run import Evaluation, JsonObject, dump_json, parse_line
+from posttrain_verl.verl.verdicts import Verdicts
 
 LIMIT = 100_000  # rollouts that a page holds by default
 CHUNK_ROWS = 256
 BATCH_BYTES = 1 << 20  # of the files that are encoded together
 TEXTS = ("input", "output", "gts", "score", "step")  # of VeRL's line; everything else is part of the grade
 ITEM_TEXTS = ("question", "answer", "gold", "score")  # the same of an item of an evaluation
-KINDS = ("right", "wrong", "format", "logic", "knowledge", "verifier", "unanswered")
+KINDS = ("right", "wrong", "format", "logic", "knowledge", "verifier", "unanswered", "scored")
+GRADED = Verdicts(has_acc=True)  # of an evaluation
 
 
 @dataclass
@@ -71,8 +74,13 @@ class Dump:
     size: int
 
 
-def read_rollouts(folder: Path, evaluations: Sequence[Evaluation] = (), limit: int = LIMIT) -> Rollouts:
-    """The rollouts of a run and the answers of its evaluations; whole steps are left out where there are more than `limit`."""
+def read_rollouts(
+    folder: Path, evaluations: Sequence[Evaluation] = (), limit: int = LIMIT, verdicts: Verdicts = GRADED
+) -> Rollouts:
+    """The rollouts of a run and the answers of its evaluations; whole steps are left out where there are more than `limit`.
+
+    `verdicts` says which of the rollouts are right.
+    """
     sets = {"training": _list_dumps(folder / "rollouts"), "held out": _list_dumps(folder / "validation")}
     total = sum(count_rollouts(dump) for found in sets.values() for dump in found)
     stride = 1
@@ -81,7 +89,7 @@ def read_rollouts(folder: Path, evaluations: Sequence[Evaluation] = (), limit: i
     thinned = {name: [*found[:-1:stride], *found[-1:]] for name, found in sets.items()}  # and always the last step
     batches = [(name, batch) for name, found in thinned.items() for batch in _batch_files(found)]
     with ThreadPoolExecutor() as pool:
-        chunks = [chunk for made in pool.map(lambda pair: encode_batch(*pair), batches) for chunk in made]
+        chunks = [chunk for made in pool.map(lambda pair: encode_batch(*pair, verdicts), batches) for chunk in made]
     for each in evaluations:
         records = [
             {"input": _as_text(item.get("question")), "output": item.get("answer"), "gts": item.get("gold"),
@@ -89,7 +97,7 @@ def read_rollouts(folder: Path, evaluations: Sequence[Evaluation] = (), limit: i
             for item in each.items
         ]  # fmt: skip
         name = f"evaluation: {each.label} on {each.name}"
-        chunks += [_make_chunk(name, piece) for piece in _split_pieces(records)]
+        chunks += [_make_chunk(name, piece, GRADED) for piece in _split_pieces(records)]
     return Rollouts(chunks, total + sum(len(each.items) for each in evaluations), stride)
 
 
@@ -99,10 +107,26 @@ def count_rollouts(dump: Dump) -> int:
 
 
 @lru_cache(maxsize=1 << 12)
-def encode_batch(kind: str, batch: tuple[Dump, ...]) -> list[Chunk]:
+def encode_batch(kind: str, batch: tuple[Dump, ...], verdicts: Verdicts) -> list[Chunk]:
     """The chunks of some files. A live page asks again every few seconds, and of most files nothing has changed."""
-    records = [record for dump in batch for line in dump.path.read_bytes().splitlines() if (record := parse_line(line))]
-    return [_make_chunk(kind, piece) for piece in _split_pieces(records)]
+    records = [record for dump in batch for record in _read_records(dump)]
+    return [_make_chunk(kind, piece, verdicts) for piece in _split_pieces(records)]
+
+
+def held_out_accuracies(folder: Path, verdicts: Verdicts) -> dict[int, float]:
+    """The share of right answers in each validation, by its step."""
+    shares = {int(dump.path.stem): _share_right(dump, verdicts) for dump in _list_dumps(folder / "validation")}
+    return {step: share for step, share in shares.items() if share is not None}
+
+
+@lru_cache(maxsize=1 << 12)
+def _share_right(dump: Dump, verdicts: Verdicts) -> float | None:
+    found = [right for record in _read_records(dump) if (right := verdicts.is_right(record)) is not None]
+    return fmean(found) if found else None
+
+
+def _read_records(dump: Dump) -> list[JsonObject]:
+    return [record for line in dump.path.read_bytes().splitlines() if (record := parse_line(line))]
 
 
 def pack_json(value: Any) -> bytes:
@@ -138,7 +162,7 @@ def _split_pieces(records: Sequence[JsonObject]) -> Iterator[Sequence[JsonObject
             start = at
 
 
-def _make_chunk(kind: str, records: Sequence[JsonObject]) -> Chunk:
+def _make_chunk(kind: str, records: Sequence[JsonObject], verdicts: Verdicts) -> Chunk:
     """Prompts and golds that several rollouts share are held once."""
     prompts: dict[str, int] = {}
     golds: dict[str, int] = {}
@@ -151,20 +175,24 @@ def _make_chunk(kind: str, records: Sequence[JsonObject]) -> Chunk:
         texts["g"].append(golds.setdefault(_as_text(record.get("gts")), len(golds)))
         texts["output"].append(output)
         texts["parts"].append({key: value for key, value in record.items() if key not in TEXTS})
-        kind_at = KINDS.index(record_kind(record))
+        kind_at = KINDS.index(record_kind(record, verdicts))
         rows.append((int(record.get("step") or 0), score, kind_at, len(output), prompt))
     return Chunk(kind, rows, pack_json({"prompts": list(prompts), "golds": list(golds), **texts}))
 
 
-def record_kind(record: JsonObject) -> str:
-    """One of KINDS. An evaluation sorted its errors; a rollout has at most its grade, a training rollout only its score."""
+def record_kind(record: JsonObject, verdicts: Verdicts) -> str:
+    """One of KINDS. An evaluation sorted its errors; a rollout has at most its grade, a training rollout only its score.
+
+    `scored` is an answer with a reward that nobody declared right or wrong.
+    """
     if record.get("verifier_error"):
         return "verifier"
     if record.get("error") in KINDS:
         return str(record["error"])
-    if record.get("acc", _read_score(record) or 0) > 0:
+    right = verdicts.is_right(record)
+    if right:
         return "right"
-    return "unanswered" if record.get("answered") == 0 else "wrong"
+    return "unanswered" if record.get("answered") == 0 else "scored" if right is None else "wrong"
 
 
 def _read_score(record: JsonObject) -> float | None:

@@ -6,9 +6,9 @@ Any file may be missing or half written.
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,18 @@ import numpy as np
 import orjson
 import yaml
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from posttrain_verl.evaluate import comparison
 from posttrain_verl.evaluate.comparison import Comparison
 from posttrain_verl.evaluate.result import ERROR_KINDS, Item, Metric, Result, read_result
-from posttrain_verl.terminal.problem import InputError
-from posttrain_verl.verl.metrics import REWARD, VALIDATION_ACCURACY, VALIDATION_LOSS
+from posttrain_verl.run.folder import join_attempts, worked_seconds
+from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verl.metrics import HELD_OUT_ACCURACY, HELD_OUT_REWARD, REWARD, VALIDATION_LOSS, with_held_out
 from posttrain_verl.verl.metrics import Metric as TrainerMetric
 from posttrain_verl.verl.stage import MeasuredLength, Settings, Stage, stage_named
+from posttrain_verl.verl.verdicts import Verdicts, read_verdicts
 
 JsonObject = dict[str, Any]
 
@@ -125,9 +129,13 @@ EMPTY = Series(np.empty(0, np.int64), np.empty(0))
 
 @dataclass
 class Metrics:
-    """The numbers of metrics.jsonl. A step that stands there twice, since the run was resumed, counts as written last."""
+    """The numbers of metrics.jsonl. A step that stands there twice, since the run was resumed, counts as written last.
+
+    `derived` has columns that were not logged but follow from other files of the run.
+    """
 
     columns: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    derived: dict[str, dict[int, float]] = field(default_factory=dict)
     bad_lines: int = 0
     _offset: int = 0
 
@@ -151,13 +159,13 @@ class Metrics:
                     self.bad_lines += 1
                     continue
                 step = int(record.get("step", 0))
-                for key, value in record["data"].items():
+                for key, value in with_held_out(record["data"]).items():
                     if isinstance(value, int | float):
                         self.columns[key][step] = float(value)
         return self
 
     def __getitem__(self, key: str) -> Series:
-        found = self.columns.get(key)
+        found = self.columns.get(key) or self.derived.get(key)
         if not found:
             return EMPTY
         steps = np.fromiter(found.keys(), np.int64, len(found))
@@ -169,7 +177,7 @@ class Metrics:
         return next((self[key] for key in keys if key in self.columns), EMPTY)
 
     def keys(self, prefix: str) -> list[str]:
-        return sorted(key for key in self.columns if key.startswith(prefix))
+        return sorted(key for key in (*self.columns, *self.derived) if key.startswith(prefix))
 
     @property
     def last_step(self) -> int | None:
@@ -211,12 +219,30 @@ class Evaluation:
         return self.data["items"]
 
     @property
+    def has_accuracy(self) -> bool:
+        """Whether its grades say what is right; the page shows no other evaluations."""
+        return "accuracy" in self.data["metrics"]
+
+    @property
     def accuracy(self) -> Metric:
         return self.data["metrics"]["accuracy"]
 
     def named(self, label: str) -> Evaluation:
         """The same under another label, for a page on which several runs have one of this."""
         return Evaluation(self.path, {**self.data, "label": label})
+
+    def is_of(self, model: str) -> bool:
+        """Whether it is of this model, a folder or an id of the hub."""
+        mine = str(self.data["model"])
+        return bool(model) and (
+            mine == model or (Path(mine).is_dir() and Path(mine).resolve() == Path(model).resolve())
+        )
+
+    def shares_questions(self, other: Evaluation) -> bool:
+        """Whether the two answered questions of the same ids, with the same golds."""
+        mine, theirs = ({item["id"]: item["gold"] for item in each.items} for each in (self, other))
+        shared = mine.keys() & theirs.keys()
+        return bool(shared) and all(mine[name] == theirs[name] for name in shared)
 
     def extras(self) -> list[tuple[str, Metric]]:
         """The metrics beside accuracy: shares, and with several samples pass@k and maj@k."""
@@ -229,21 +255,46 @@ class Evaluation:
         return [(kind, self.data["errors"].get(kind, 0)) for kind in ERROR_KINDS]
 
 
+def load_evaluation(path: Path) -> Evaluation:
+    """A file of results. Raises InputError: it cannot be read, or lacks what every one has."""
+    data = read_result(path)
+    if missing := sorted(Result.__required_keys__ - data.keys()):
+        remedy = "name a file that `python -m posttrain_verl.evaluate` wrote, or evaluate again"
+        raise InputError("no evaluation", [Problem(f"{path} lacks {', '.join(missing)}", remedy)])
+    return Evaluation(path, data)
+
+
 def read_evaluations(files: Files) -> list[Evaluation]:
     """The evaluations in the folder's `eval/`, in the order of training (`comparison.label_ranks`), then of making."""
     found = []
     for path in (files.path / "eval").glob("*.json"):
         try:
-            data = read_result(path)
+            each = load_evaluation(path)
+            found += [each] if each.has_accuracy else []
         except InputError as error:
             files.flaws += [problem.what for problem in error.problems]
-            continue
-        if missing := Result.__required_keys__ - data.keys():
-            files.flaws.append(f"{path} lacks {', '.join(sorted(missing))}")
-        elif "accuracy" in data["metrics"]:
-            found.append(Evaluation(path, data))
     ranks = comparison.label_ranks(files.path / "eval")
     return sorted(found, key=lambda one: (ranks.get(one.label, len(ranks)), one.path.stat().st_mtime, one.path.name))
+
+
+def find_base_evaluations(run: Run) -> list[Evaluation]:
+    """The evaluations of the run's base model on the questions that the run was evaluated on: one for each set of them.
+
+    `evaluate base_model=` writes them beside the runs, in eval/MODEL. Of several the one with the same sampling counts, then the
+    newest. A set for which the run's own folder has one needs no other.
+    """
+    home, model, own = run.path.absolute().parent.parent / "eval", str(run.plan.get("model") or ""), run.own_evaluations
+    wanted = {each.name: each for each in own if not any(one.is_of(model) and one.name == each.name for one in own)}
+    paths = [*home.glob("*.json"), *(home / Path(model).name).glob("*.json")] if model and wanted else []
+    found: dict[str, list[tuple[bool, float, Evaluation]]] = defaultdict(list)
+    for path in sorted(set(paths)):
+        with suppress(InputError):  # other files may lie there
+            each = load_evaluation(path)
+            last = wanted.get(each.name)
+            if last and each.has_accuracy and each.is_of(model) and each.shares_questions(last):
+                found[each.name].append((each.data["sampling"] == last.data["sampling"], path.stat().st_mtime, each))
+    chosen = [max(several, key=lambda one: one[:2])[2] for several in found.values()]
+    return [each.named(comparison.BASE) if each.label in {one.label for one in own} else each for each in chosen]
 
 
 def compare_evaluations(evaluations: Sequence[Evaluation], files: Files) -> list[Comparison]:
@@ -262,7 +313,15 @@ def headline_comparison(compared: Sequence[Comparison]) -> Comparison | None:
     return next((each for each in reversed(compared) if each.first == compared[0].first), None)
 
 
-RUN_FILES = ("config.yaml", "plan.json", "preflight.json", "status.json", "metrics.jsonl", "events.jsonl")
+RUN_FILES = (
+    "config.yaml",
+    "plan.json",
+    "preflight.json",
+    "status.json",
+    "attempts.jsonl",
+    "metrics.jsonl",
+    "events.jsonl",
+)
 
 
 @dataclass
@@ -276,10 +335,8 @@ class Run:
         self.config, self.plan = self.files.yaml("config.yaml"), self.files.json("plan.json")
         self.preflight, self.status = self.files.json("preflight.json"), self.files.json("status.json")
         self.events = self.files.lines("events.jsonl")
-        trained = self.option(Settings.key("train_files"))
-        first = trained[0] if isinstance(trained, list) and trained else trained
-        folder = Path(first).expanduser().absolute().parent if isinstance(first, str) else None
-        self.manifest = self.files.json(folder / "manifest.json") if folder else {}
+        self.attempts = join_attempts(self.files.lines("attempts.jsonl"), self.status)
+        self.manifest = self.files.json(self.train_files[0].parent / "manifest.json") if self.train_files else {}
 
     @property
     def path(self) -> Path:
@@ -290,8 +347,21 @@ class Run:
         return f"{self.path.parent.name}/{self.path.name}"
 
     @cached_property
-    def evaluations(self) -> list[Evaluation]:
+    def train_files(self) -> list[Path]:
+        """The files that it trains on, absolute."""
+        trained = self.option(Settings.key("train_files"))
+        named = trained if isinstance(trained, list) else [trained]
+        return [Path(each).expanduser().absolute() for each in named if isinstance(each, str)]
+
+    @cached_property
+    def own_evaluations(self) -> list[Evaluation]:
+        """Those in its folder."""
         return read_evaluations(self.files)
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Its own, after those of its base model that answered the same questions."""
+        return [*find_base_evaluations(self), *self.own_evaluations]
 
     @property
     def state(self) -> str:
@@ -299,9 +369,8 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """From the start to the end, or to now."""
-        started = self.status.get("started")
-        return (self.status.get("ended") or time.time()) - started if started else None
+        """How long its attempts worked together, without the time between them; None where none has started."""
+        return worked_seconds(self.attempts) if self.attempts else None
 
     @property
     def last_step(self) -> int | None:
@@ -327,12 +396,27 @@ class Run:
 
     @property
     def planned_steps(self) -> int | None:
-        wanted = self.option(Settings.key("total_steps"))
+        wanted = self.option(Settings.key("total_steps")) or self.plan.get("total_steps")
         return wanted if isinstance(wanted, int) and wanted > 0 else None
+
+    @cached_property
+    def settings(self) -> Settings | None:
+        """Its config under names of ours; None without a config or a stage that is known here."""
+        return self.stage.settings(OmegaConf.create(self.config)) if self.stage and self.config else None
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """Which of its answers are right, as far as its rewards say so."""
+        reward = self.settings.reward if self.settings else None
+        try:
+            return read_verdicts(self.plan, reward, self.metrics.columns)
+        except OmegaConfBaseException:  # a config with values where VeRL has keys
+            return read_verdicts(self.plan, None, self.metrics.columns)
 
     def results(self) -> dict[str, float]:
         """The last value of what runs are compared by."""
-        keys = [REWARD.key, *self.metrics.keys(VALIDATION_ACCURACY), VALIDATION_LOSS.key]
+        held_out = (key for prefix in (HELD_OUT_ACCURACY, HELD_OUT_REWARD) for key in self.metrics.keys(prefix))
+        keys = [REWARD.key, *held_out, VALIDATION_LOSS.key]
         keys += [metric.key for metric in self.own_metrics]
         return {key: float(values[-1]) for key in keys if len(values := self.metrics[key].finite)}
 

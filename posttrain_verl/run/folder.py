@@ -6,9 +6,11 @@ import glob
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +29,8 @@ class Status:
     `why` says why the run ended, and `rule` names the rule of the watch that ended it. `job` names the run's job on a cluster:
     its `cluster` is a module of `clusters`, and the rest is that module's own. On this machine `supervisor` is the process that
     follows the run. `attempt` counts the starts of the run, and `stage` is what VeRL's trainer does now, an activity
-    of `verl.progress`.
+    of `verl.progress`. `started`, `ended`, `machine` (its host's name) and `resumed_from` (the step of a checkpoint) are those
+    of the last attempt; attempts.jsonl has the ones before it.
     """
 
     state: str
@@ -42,6 +45,45 @@ class Status:
     stage: str = ""
     rule: str = ""
     total_steps: int | None = None
+    machine: str = ""
+    resumed_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run and its end: a line of attempts.jsonl, or the last one as status.json has it.
+
+    Times are seconds since the epoch, and `ended` is None while it runs. `last_step` is the last step that it logged.
+    """
+
+    attempt: int
+    state: str
+    started: float
+    ended: float | None = None
+    resumed_from: int | None = None
+    last_step: int | None = None
+    why: str = ""
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Self | None:
+        """The attempt of a line or a status; None where it never started, or the times are not numbers."""
+        started, ended = record.get("started"), record.get("ended")
+        if not started or not isinstance(started, int | float) or not isinstance(ended, int | float | None):
+            return None
+        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        return cls(**{"attempt": 1, "state": "", **known})
+
+
+def join_attempts(lines: Iterable[Mapping[str, Any]], status: Mapping[str, Any]) -> list[Attempt]:
+    """Every attempt of a run, in order. The status counts unless its attempt has a line already."""
+    found = {each.started: each for line in (status, *lines) if (each := Attempt.read(line))}
+    return sorted(found.values(), key=lambda each: each.started)
+
+
+def worked_seconds(attempts: Iterable[Attempt], now: float | None = None) -> float:
+    """How long attempts worked together, without the time between them; one that runs up to `now`."""
+    now = time.time() if now is None else now
+    return sum(max(0.0, (now if each.ended is None else each.ended) - each.started) for each in attempts)
 
 
 class RunFolder:
@@ -54,6 +96,7 @@ class RunFolder:
         self.status = path / "status.json"
         self.log = path / "log.txt"
         self.metrics = path / "metrics.jsonl"
+        self.attempts = path / "attempts.jsonl"  # the attempts before the last, one JSON a line
         self.events = path / "events.jsonl"  # what the watch saw and did, one JSON a line
         self.activity_file = path / ".activity.json"  # what VeRL's trainer does at the moment; see `verl.progress`
         self.cluster_file = path / ".cluster.json"  # what Ray knows of the run's actors and nodes; see `run.ray_state`
@@ -122,9 +165,44 @@ class RunFolder:
         """Record that the process `pid` now trains; a resumed run has a `last_step` already."""
         total = self.read_plan().get("total_steps") if self.plan.exists() else None
         status = Status(RUNNING, pid, time.time(), last_step=last_step, supervisor=os.getpid(), attempt=attempt,
-                        total_steps=total)  # fmt: skip
+                        total_steps=total, machine=os.uname().nodename, resumed_from=last_step)  # fmt: skip
         self.write_status(status)
         return status
+
+    def next_attempt(self, step: int | None) -> None:
+        """Note the attempt that ended, and make the status that of the next one, which resumes from `step`."""
+        self.note_attempt()
+        status = self.read_status()
+        status.last_step, status.attempt = step, status.attempt + 1
+        self.write_status(status)
+
+    def note_attempt(self) -> None:
+        """Add the attempt of status.json to attempts.jsonl, unless it is there or never started."""
+        status = self.read_status()
+        last = Attempt.read(asdict(status))
+        lines = list(self._read_lines(self.attempts))
+        if last is None or any(line.get("started") == last.started for line in lines):
+            return
+        if last.ended is None:
+            last = replace(last, state=FAILED, ended=self.last_sign_of_life(), why=last.why or "nobody saw it end")
+        write_atomically(self.attempts, "".join(json.dumps(line) + "\n" for line in (*lines, asdict(last))))
+
+    def read_attempts(self, status: Status) -> list[Attempt]:
+        """Every attempt, in order, the last one as `status` has it."""
+        return join_attempts(self._read_lines(self.attempts), asdict(status))
+
+    def last_sign_of_life(self) -> float:
+        """When the run last wrote its log or status, in seconds since the epoch: the end of an attempt that nobody saw."""
+        return max((file.stat().st_mtime for file in (self.status, self.log) if file.exists()), default=time.time())
+
+    @staticmethod
+    def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
+        """The whole lines of a file of JSON objects; none where there is no file."""
+        for line in file.read_bytes().splitlines() if file.exists() else ():
+            with suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    yield found
 
     @property
     def stage(self) -> Stage:

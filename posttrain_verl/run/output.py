@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from posttrain_verl.run.folder import Status
-from posttrain_verl.verl.metrics import LIVE, SHOWN, STEP_SECONDS, STEP_TOKENS, VALIDATION_ACCURACY
+from posttrain_verl.verl.metrics import (
+    HELD_OUT_ACCURACY,
+    HELD_OUT_REWARD,
+    LIVE,
+    SHOWN,
+    STEP_SECONDS,
+    STEP_TOKENS,
+    VALIDATION_CORE,
+    with_held_out,
+)
 
 
 class MetricsTail:
@@ -67,8 +76,9 @@ def metrics_by_step(path: Path) -> dict[int, dict[str, Any]]:
 def step_line(step: int, metrics: dict[str, Any]) -> str:
     """One line for a reader: the step, and its metrics that are in `SHOWN`."""
     named = [(label, metrics.get(key)) for key, label in SHOWN.items()]
-    accuracies = [key for key in metrics if key.startswith(VALIDATION_ACCURACY)]
-    named += [(key.removeprefix(VALIDATION_ACCURACY), metrics[key]) for key in accuracies]
+    validation = (HELD_OUT_ACCURACY, HELD_OUT_REWARD, VALIDATION_CORE)
+    shown = {key: value for key, value in with_held_out(metrics).items() if key.startswith(validation)}
+    named += [(key.removeprefix(VALIDATION_CORE), value) for key, value in shown.items()]
     # VeRL writes NaN as null.
     return f"step {step}: " + ", ".join(f"{label} {value:.4g}" for label, value in named if _is_number(value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ def prepare_data(composed: Composed) -> bool:
     return True
 
 
+def describe_devices(composed: Composed) -> str:
+    """The devices of the launch for a reader, e.g. `8 x NVIDIA H100 80GB HBM3`, `CPU (16 cores)` or `16 devices of 8x8xh100`."""
+    settings, hardware = composed.settings, composed.posttrain.hardware.name
+    if settings.device == "cpu":
+        return f"CPU ({os.cpu_count()} cores)"
+    kinds = {device.name for device in composed.machine.facts.described} if composed.machine else set()
+    count = settings.world_size
+    return f"{count} x {kinds.pop()}" if len(kinds) == 1 else f"{count} devices of {hardware}"
+
+
 def plan_facts(composed: Composed, model: Path | None) -> dict[str, object]:
     """What plan.json holds: what the user asked for, and what the hardware made of it.
 
@@ -134,6 +145,7 @@ def plan_facts(composed: Composed, model: Path | None) -> dict[str, object]:
         "choices": {group: name for group, name in composed.choices.items() if not group.startswith("hydra/")},
         "posttrain": {**to_plain_dict(composed.posttrain), "data_dir": str(composed.data_dir.parent)},
         "hardware": composed.posttrain.hardware.name,
+        "devices": describe_devices(composed),
         "mix": composed.posttrain.mix.name,
         "base_model": composed.posttrain.base_model.name,
         "model": str(model or composed.model),

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,7 +129,7 @@ def clear_run(folder: RunFolder, record: Record) -> str:
         shutil.rmtree(one, ignore_errors=True)
     status = folder.read_status()
     if status.state == RUNNING:
-        status.state, status.why, status.ended = FAILED, LOST_REASON, time.time()
+        status.state, status.why, status.ended = FAILED, LOST_REASON, folder.last_sign_of_life()
         folder.write_status(status)
     close_record(folder)
     return f"{len(alive)} processes, {len(segments)} segments of shared memory, {len(folders)} temporary folders"

@@ -185,9 +185,7 @@ def write_attempt(folder: RunFolder, attempt: Attempt) -> CheckpointChoice:
     elif settings.resume_mode == "auto":  # VeRL would take a checkpoint that was refused
         settings.put("resume_mode", "disable")
     folder.write_config(config)
-    status = folder.read_status()
-    status.last_step, status.attempt = choice.step or None, status.attempt + 1
-    folder.write_status(status)
+    folder.next_attempt(choice.step or None)
     return choice
 
 

@@ -24,7 +24,7 @@ from posttrain_verl.machine import interrupts, processes
 from posttrain_verl.machine.interrupts import Interrupts
 from posttrain_verl.machine.processes import Process, ProcessTree, describe_exit, find_process
 from posttrain_verl.run import environment, ray_state, record, resume
-from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status, worked_seconds
 from posttrain_verl.run.follower import Follower
 from posttrain_verl.run.output import Log
 from posttrain_verl.terminal import console
@@ -287,7 +287,7 @@ def complete_run(folder: RunFolder, step: int) -> Status | None:
     if total is None or step < total:
         return None
     status = folder.read_status()
-    status.state, status.ended, status.why = DONE, status.ended or time.time(), ""
+    status.state, status.why, status.ended = DONE, "", status.ended or folder.last_sign_of_life()
     folder.write_status(status)
     return status
 
@@ -295,8 +295,9 @@ def complete_run(folder: RunFolder, step: int) -> Status | None:
 def closing_line(folder: RunFolder, status: Status) -> str:
     """The last line: how the run ended, and where to look."""
     if status.state == DONE:
-        seconds = (status.ended or 0) - status.started
-        return f"done after {status.last_step} steps in {seconds:.0f} s; checkpoints and metrics in {folder.path}"
+        attempts = folder.read_attempts(status)
+        took = f"{worked_seconds(attempts):.0f} s{f' of {len(attempts)} attempts' if len(attempts) > 1 else ''}"
+        return f"done after {status.last_step} steps in {took}; checkpoints and metrics in {folder.path}"
     return f"{status.state}{f': {status.why}' if status.why else ''}; the log is {folder.log}"
 
 

@@ -22,10 +22,11 @@ from posttrain_verl.run.folder import DONE
 from posttrain_verl.sweep import members, runner, table
 from posttrain_verl.sweep.members import Member, Record, open_record, override_key, override_value
 from posttrain_verl.sweep.runner import MemberRunner
+from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 
 
-def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Callable[[Path], object]) -> int:
+def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Callable[[Path], Path]) -> int:
     """Run the sweep that the arguments ask for, print its table, and return the worst exit code of its members.
 
     `verb` is the module that each member runs, and `write_page` draws the sweep in a folder. `posttrain.sweep=<id>` resumes a
@@ -59,7 +60,7 @@ def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Cal
     finally:
         if record.members:
             table.conclude_sweep(record)
-            write_page(record.folder)
+            log.info(f"the page of the sweep: {write_page(record.folder)}")
     return max((member.code or 0 for member in record.members), default=0)
 
 

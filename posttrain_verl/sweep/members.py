@@ -1,7 +1,7 @@
 """The members of a sweep: what the sweep was asked for, how each member ended, and what each member measured.
 
-The first two lie in `<runs_dir>/multirun/<id>/sweep.json`. A member measures its accuracy on the validation set, or else a loss
-or reward.
+The first two lie in `<runs_dir>/multirun/<id>/sweep.json`. A member measures its accuracy on the validation set, or the reward
+there where nothing says what is right, or else a loss or reward of training.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -21,10 +22,12 @@ from posttrain_verl.paths import write_atomically
 from posttrain_verl.run.folder import DONE, RUNNING, RunFolder, Status
 from posttrain_verl.run.output import MetricsTail
 from posttrain_verl.terminal.problem import InputError, Problem
-from posttrain_verl.verl.metrics import HEADLINES
+from posttrain_verl.verl.metrics import HEADLINES, with_held_out
+from posttrain_verl.verl.verdicts import Verdicts, read_verdicts
 
 WAITING = "waiting"
 SWEEP_FILE = "sweep.json"
+ACCURACY, REWARD = "accuracy", "held-out reward"  # what a validation measures
 
 
 @dataclass
@@ -152,7 +155,7 @@ def override_value(overrides: Iterable[str], key: str) -> str | None:
 class Result:
     """`value` of `measure` after `step`, and whether more of it is better.
 
-    Where there was a validation, `items` holds the accuracy on each question.
+    Where there was a validation, `items` holds the accuracy on each question, or the reward.
     """
 
     measure: str
@@ -160,6 +163,10 @@ class Result:
     step: int
     items: dict[str, float] = field(default_factory=dict)
     rises: bool = True
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.measure == ACCURACY
 
     @property
     def goodness(self) -> float:
@@ -173,20 +180,30 @@ def read_result(folder: Path) -> Result | None:
     It comes from the rollouts of the last validation, else from the metrics. VeRL writes one JSON line for each answer to
     validation/<step>.jsonl.
     """
-    steps = [int(file.stem) for file in folder.glob("validation/*.jsonl") if file.stem.isdigit()]
-    answers: dict[str, list[float]] = {}
-    for line in (folder / f"validation/{max(steps)}.jsonl").read_text().splitlines() if steps else ():
-        answer = json.loads(line)
-        answers.setdefault(str(answer["input"]), []).append(float(answer.get("acc", answer["score"]) >= 1.0))
-    if answers:
-        items = {question: fmean(verdicts) for question, verdicts in answers.items()}
-        return Result("accuracy", fmean(items.values()), max(steps), items)
-    run = RunFolder(folder)
-    headlines = dict.fromkeys((*([run.stage.headline] if run.plan.exists() else []), *HEADLINES))
-    last: dict[str, tuple[float, int]] = {}
+    run, last = RunFolder(folder), dict[str, tuple[float, int]]()
     for step, metrics in MetricsTail(run.metrics).read():
         # VeRL writes null for a number that is not finite.
-        found = {metric.key: metrics.get(metric.key) for metric in headlines}
-        last |= {key: (float(value), step) for key, value in found.items() if value is not None}
+        last |= {key: (value, step) for key, value in with_held_out(metrics).items() if value is not None}
+    has_plan = run.plan.exists() and run.config.exists()
+    verdicts = (
+        read_verdicts(run.read_plan(), run.read_settings().reward, last) if has_plan else read_verdicts({}, None, last)
+    )
+    steps = [int(file.stem) for file in folder.glob("validation/*.jsonl") if file.stem.isdigit()]
+    if steps and (found := _judge_validation(folder / f"validation/{max(steps)}.jsonl", verdicts)):
+        return found
+    headlines = dict.fromkeys((*([run.stage.headline] if run.plan.exists() else []), *HEADLINES))
     return next((Result(metric.key, *last[metric.key], rises=metric.rises) for metric in headlines if metric.key in last),
                 None)  # fmt: skip
+
+
+def _judge_validation(file: Path, verdicts: Verdicts) -> Result | None:
+    """The accuracy of a validation, or the mean reward where an answer is not known to be right or wrong."""
+    answers: dict[str, list[dict[str, Any]]] = {}
+    for line in file.read_text().splitlines():
+        answer = json.loads(line)
+        answers.setdefault(str(answer["input"]), []).append(answer)
+    rights = {question: [verdicts.is_right(each) for each in group] for question, group in answers.items()}
+    is_judged = not any(right is None for group in rights.values() for right in group)
+    items = {question: fmean(bool(right) for right in rights[question]) if is_judged
+             else fmean(float(each["score"]) for each in group) for question, group in answers.items()}  # fmt: skip
+    return Result(ACCURACY if is_judged else REWARD, fmean(items.values()), int(file.stem), items) if items else None

@@ -71,7 +71,8 @@ class MemberRunner:
         if self._interrupted:
             return
         log.info(f"member {member.number}: {self._member_name(member)}")
-        member.state, started = RUNNING, time.time()
+        earlier = member.seconds if member.goes_on else 0.0
+        member.state, started = RUNNING, time.monotonic()
         self._record.save()
         arguments = [*member.overrides, f"posttrain.run_id={self._record.run_id(member)}", *self._record.flags]
         if member.goes_on:  # from its newest whole checkpoint
@@ -84,7 +85,7 @@ class MemberRunner:
             self._processes[member.number] = process
             code = process.wait()
         member.code = code if code >= 0 else 128 - code  # as a shell reports a signal
-        member.seconds = time.time() - started
+        member.seconds = earlier + time.monotonic() - started
         member.state, member.why = _final_state(member)
         self._record.save()
         log.info(f"member {member.number} {member.state} after {member.seconds:.0f} s {member.why}".rstrip())

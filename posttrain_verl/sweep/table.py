@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import ttest_ind
 from statsmodels.stats.proportion import proportions_ztest
 
 from posttrain_verl import significance
 from posttrain_verl.run.folder import DONE
-from posttrain_verl.significance import Share
+from posttrain_verl.significance import Mean, Share
 from posttrain_verl.sweep import members
 from posttrain_verl.sweep.members import Member, Record, Result
 from posttrain_verl.terminal.console import stdout
@@ -28,9 +29,12 @@ class Row:
     is_best: bool = False
 
     @property
-    def share(self) -> Share | None:
-        """The accuracy with its interval; None for a loss or reward."""
-        return significance.share(list(self.result.items.values())) if self.result and self.result.items else None
+    def interval(self) -> Share | Mean | None:
+        """The accuracy or held-out reward with its interval; None for what has one number a run."""
+        if not self.result or not self.result.items:
+            return None
+        values = list(self.result.items.values())
+        return significance.share(values) if self.result.is_accuracy else significance.mean_interval(values)
 
     @property
     def verdict(self) -> str:
@@ -42,7 +46,7 @@ class Row:
 
     @property
     def value(self) -> str:
-        return "-" if self.result is None else str(self.share or f"{self.result.value:.4g}")
+        return "-" if self.result is None else str(self.interval or f"{self.result.value:.4g}")
 
 
 def rank_members(record: Record) -> list[Row]:
@@ -52,17 +56,25 @@ def rank_members(record: Record) -> list[Row]:
     best = found[0][1]
     if best is None:
         return [Row(member, None) for member, _ in found]
-    tests = {m.number: _p_value(best, result) for m, result in found[1:] if best.items and result and result.items}
+    same = [(member, result) for member, result in found[1:] if result and result.measure == best.measure]
+    tests = {member.number: _p_value(best, result) for member, result in same if best.items and result.items}
     corrected = dict(zip(tests, significance.holm(list(tests.values())), strict=True))
     first = Row(found[0][0], best, is_best=True)
     return [first, *(Row(member, result, corrected.get(member.number)) for member, result in found[1:])]
 
 
 def _p_value(best: Result, other: Result) -> float:
-    """The p of no difference: paired on the same questions, else of two proportions (z test, by statsmodels)."""
+    """The p of no difference: paired on the same questions, else of two proportions (z test, by statsmodels) or of two means
+    (Welch's test, by scipy)."""
     if best.items.keys() == other.items.keys():
         p = significance.paired(best.items, other.items).p
         return 0.0 if math.isnan(p) else p  # the same difference on every question
+    if not best.is_accuracy:
+        one, two = list(best.items.values()), list(other.items.values())
+        if len(set(one)) == len(set(two)) == 1:  # no variance
+            return float(one[0] == two[0])
+        p = float(ttest_ind(one, two, equal_var=False).pvalue)
+        return 1.0 if math.isnan(p) else p  # one question
     right = [sum(result.items.values()) for result in (best, other)]
     sizes = [len(result.items) for result in (best, other)]
     if sum(right) in (0, sum(sizes)):  # no variance: all wrong or all right on both
@@ -85,7 +97,8 @@ def conclude_sweep(record: Record, console: Console | None = None) -> None:
     remarks = []
     if any(row.p is not None for row in found):
         remarks = [
-            "95 % Wilson intervals; tests paired on the same questions, corrected for the number of members (Holm).",
+            f"95 % intervals ({'Wilson' if found[0].result and found[0].result.is_accuracy else 'Student'}); tests paired on the "
+            "same questions, corrected for the number of members (Holm).",
             "The best of several is flattered by chance: confirm it on questions it was not chosen on.",
         ]
     elif any(row.result for row in found):

@@ -7,7 +7,10 @@ below; the report, the watch and the live line read those.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ LIVE = (REWARD, TRAINING_LOSS, RESPONSE_LENGTH)  # on the line that changes
 
 PENALIZED_REWARD = "critic/rewards/mean"
 REWARD_PARTS = "reward/"  # ours, of `replay_buffer`
+ACCURACY_PART, SCORE_PART = "reward/acc/mean", "reward/score/mean"
 VERIFIER_ERRORS = "reward/verifier_error/mean"
 ADVANTAGE_MOST, ADVANTAGE_LEAST = "critic/advantages/max", "critic/advantages/min"
-VALIDATION_ACCURACY = "val-core/"
+VALIDATION_CORE = "val-core/"  # of each source what VeRL judges a validation by
+HELD_OUT_ACCURACY, HELD_OUT_REWARD = (
+    "held-out accuracy/",
+    "held-out reward/",
+)  # names of ours for it; see `with_held_out`
 VALIDATIONS = ("val-", "val/")
 
 LOSSES = ("actor/loss", "actor/pg_loss", "critic/vf_loss", TRAINING_LOSS.key, VALIDATION_LOSS.key)
@@ -79,6 +87,36 @@ SHOWN = {  # of a step, in this order
     GRADIENT_NORMS["model"]: "grad",
     TIME_OF_STEP: "s/step",
 }
+
+
+_HELD_OUT = re.compile(rf"{VALIDATION_CORE}(?P<source>.+)/(?P<part>acc|reward)/(?P<figure>(?:mean|best|maj)@.+)")
+
+
+def with_held_out(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of one line of metrics.jsonl, with those of a validation named for what they are.
+
+    `val-core/<source>/<part>/<figure>` becomes `held-out accuracy/<source>/<figure>` where the grades have an `acc` of their own,
+    else `held-out reward/<source>/<figure>`. VeRL's reward managers log a plain number as `acc`, too (verl 0.9.1,
+    experimental/reward_loop/reward_manager). Of a grade with parts they log each part, so `score` stands beside its `acc`.
+    """
+    found = {}
+    for key, value in data.items():
+        parsed = _HELD_OUT.fullmatch(key) if key.startswith(VALIDATION_CORE) else None
+        if parsed:
+            has_acc = parsed["part"] == "acc" and _grades_with_parts(parsed["source"], data)
+            key = f"{HELD_OUT_ACCURACY if has_acc else HELD_OUT_REWARD}{parsed['source']}/{parsed['figure']}"
+        if not (key == ACCURACY_PART and SCORE_PART not in data):
+            found[key] = value
+    return found
+
+
+def _grades_with_parts(source: str, data: Mapping[str, Any]) -> bool:
+    return any(key.startswith(f"val-aux/{source}/score/") for key in data)
+
+
+def means_first(keys: Iterable[str]) -> list[str]:
+    """The keys in order, those of a mean over all answers before those of the best answer or of the majority."""
+    return sorted(keys, key=lambda key: ("/mean@" not in key, key))
 
 
 def part_seconds(part: str) -> str:

@@ -79,9 +79,12 @@ def rollout_grades(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
 
 
 def part_means(grades: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each numeric part over the grades that have it, as `reward/<part>/mean`."""
+    """The mean of each numeric part over the grades that have it, as `reward/<part>/mean`.
+
+    A reward that returned a plain number has no parts, and VeRL calls that number `acc`.
+    """
     parts: dict[str, list[float]] = {}
-    for grade in grades:
+    for grade in (grade for grade in grades if "score" in grade):
         for key, value in grade.items():
             if isinstance(value, int | float):
                 parts.setdefault(key, []).append(float(value))

@@ -398,7 +398,7 @@ class RlStage(Stage):
 
     def algorithm(self, settings: Settings) -> str:
         estimator = RlSettings(settings.tree).advantage_estimator
-        return "ppo" if estimator == "gae" else str(estimator)
+        return "ppo" if estimator == "gae" else str(estimator or self.name)
 
     def file_keys(self) -> tuple[str, ...]:
         return *super().file_keys(), RlSettings.key("reward_path")

@@ -274,6 +274,7 @@ class Critic(PpoModel):
 
 
 OUR_REWARDS = "pkg://reward_fns"
+MORE_THAN_NOTHING = 1e-6  # a score above 0, for numbers that VeRL keeps as float32
 
 
 class RewardSettings(View):
@@ -287,6 +288,10 @@ class RewardSettings(View):
     manager_source = Setting[str]("reward.reward_manager.source")
     manager_arguments = Setting[DictConfig | None]("reward.reward_kwargs")
     overlong_buffer = Setting[int | None]("reward.reward_kwargs.overlong_buffer_cfg.len")
+    overlong_penalty = Setting[bool | None]("reward.reward_kwargs.overlong_buffer_cfg.enable")
+    overlong_factor = Setting[float | None]("reward.reward_kwargs.overlong_buffer_cfg.penalty_factor")
+    shaping = Setting[DictConfig | None]("reward.custom_reward_function.reward_kwargs.shaping")
+    partial = Setting[bool | None]("reward.custom_reward_function.reward_kwargs.partial")
     reward_model = Setting[DictConfig]("reward.reward_model")
     reward_model_path = Setting[str | None]("reward.reward_model.model_path")
     source_column = Setting[str]("data.reward_fn_key")
@@ -296,6 +301,18 @@ class RewardSettings(View):
     def arguments_of_manager(self) -> tuple[str, ...]:
         """The names that VeRL 0.9.1's manager reads of `manager_arguments`."""
         return ("overlong_buffer_cfg", "max_resp_len") if self.manager_name == "dapo" else ()
+
+    @property
+    def right_at(self) -> float | None:
+        """The score from which on an answer is right, where the reward implies one: ours, whose verdict is 1 or 0.
+
+        DAPO's penalty takes at most its factor from either. A right answer keeps more than 0, unless it fills the whole limit.
+        """
+        if self.reward_path != OUR_REWARDS or self.shaping:
+            return None
+        if not (self.arguments_of_manager and self.overlong_penalty):
+            return 1.0
+        return None if self.partial or (self.overlong_factor or 1.0) > 1 else MORE_THAN_NOTHING
 
 
 class Scorer(View):

@@ -74,6 +74,17 @@ def test_how_a_job_ends(folder, job, code, state, why, step):
     assert folder.log.read_text() == job.left.get("log.txt", "step 1: loss 2\n")
 
 
+def test_a_job_worked_as_long_as_its_run_there(folder, monkeypatch):
+    """Neither the time in a queue nor the time until somebody asks counts."""
+    left = ended("done")
+    left["status.json"] = json.dumps(
+        json.loads(left["status.json"]) | {"started": 1000.0, "ended": 1090.0, "machine": "n1"}
+    )
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("done", 0, left))
+    status = ray.refresh_status(folder)
+    assert (status.started, status.ended, status.machine) == (1000.0, 1090.0, "n1")
+
+
 def test_losing_the_head_ends_the_launch_and_not_the_run(folder, told):
     lost = Stub("running", None, {}, ("step 1: loss 2", ConnectionError("http://h:1 has been silent for 60 s")))
     assert ray._follow_job(lost, folder, folder.read_status()) == 1

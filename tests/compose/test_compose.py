@@ -12,6 +12,7 @@ from omegaconf.errors import ValidationError
 from posttrain_verl import compose as composing
 from posttrain_verl import paths
 from posttrain_verl.compose import compose, verl_tree
+from posttrain_verl.run.prepare import plan_facts
 from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verl.schema import generated_tree
 from posttrain_verl.verl.stage import stage_named
@@ -184,3 +185,23 @@ def test_a_recipe_on_another_recipe_is_told_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "recipes/mine.yaml").write_text("defaults: [{/recipe: demo_grpo}, _self_]\n")
     with pytest.raises(InputError, match="the defaults of recipe mine include a recipe"):
         compose(["recipe=mine", "hardware=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("posttrain.reward.right_at=most", "posttrain.reward.right_at=most is not a number"),
+        ("posttrain.reward.right_at=true", "posttrain.reward.right_at=True is not a number"),
+        ("posttrain.reward=1", "posttrain.reward=1 is a value where posttrain_verl has keys"),
+    ],
+)
+def test_the_score_that_is_right_is_a_number(word, problem):
+    with pytest.raises(InputError) as caught:
+        compose(["recipe=demo_grpo", *CPU, word])
+    assert [each.what for each in caught.value.problems] == [problem]
+
+
+def test_the_plan_of_a_run_holds_the_score_that_is_right():
+    composed = compose(["recipe=demo_grpo", *CPU, "posttrain.reward.right_at=0.5"])
+    facts = plan_facts(composed, None)
+    assert facts["posttrain"]["reward"]["right_at"] == 0.5 and str(facts["devices"]).startswith("CPU (")

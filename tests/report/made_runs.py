@@ -32,6 +32,7 @@ def metrics(steps: int, rng: np.random.Generator, every: int) -> list[dict]:
             "critic/score/max": 1.0,
             "critic/score/min": 0.0,
             "critic/rewards/mean": score[i] - kl[i],
+            "reward/score/mean": score[i],
             "reward/acc/mean": score[i],
             "reward/format/mean": min(1.0, score[i] + 0.2),
             "reward/answered/mean": min(1.0, score[i] + 0.25),
@@ -61,6 +62,7 @@ def metrics(steps: int, rng: np.random.Generator, every: int) -> list[dict]:
             **{f"critic/advantages/part_{k}": float(k) for k in range(40)},
         }
         if step % every == 0 or step == steps:
+            data[f"val-aux/{SOURCE}/score/mean@1"] = float(score[i])  # a grade with parts, as ours
             data[f"val-core/{SOURCE}/acc/mean@1"] = float(np.clip(score[i] - 0.05 + rng.normal(0, 0.01), 0, 1))
             data["timing_s/testing"] = 20.0
             data["timing_s/step"] += 20.0
@@ -125,6 +127,8 @@ def grpo(folder: Path, steps=120, prompts=2, answers=8, every=10, state="done", 
             },
             "trainer": {"total_training_steps": steps, "nnodes": 1},
             "algorithm": {"adv_estimator": "grpo"},
+            "actor_rollout_ref": {"actor": {"optim": {"lr": 1e-6}}, "rollout": {"n": 5, "temperature": 1.0}},
+            "reward": {"custom_reward_function": {"path": "pkg://reward_fns", "name": "compute_score"}},
         },
     )
     write(
@@ -134,6 +138,7 @@ def grpo(folder: Path, steps=120, prompts=2, answers=8, every=10, state="done", 
             "stage": "rl",
             "overrides": ["recipe=math_grpo", "trainer.nnodes=1"],
             "hardware": "8xh100",
+            "devices": "8 x NVIDIA H100",
             "mix": "math",
             "model": "Qwen/Qwen2.5-7B-Instruct",
             "memory": MEMORY,
@@ -175,6 +180,7 @@ def grpo(folder: Path, steps=120, prompts=2, answers=8, every=10, state="done", 
             "ended": ended,
             "last_step": steps,
             "why": "the loss is not finite" if state == "failed" else "",
+            "machine": "node-1",
         },
     )
     write_lines(
@@ -200,6 +206,24 @@ def grpo(folder: Path, steps=120, prompts=2, answers=8, every=10, state="done", 
             },
         ],
     )
+    return folder
+
+
+def plain_reward(folder: Path, right_at: float | None = None) -> Path:
+    """Two steps of a run whose reward returns a number, which VeRL logs and dumps under the name `acc`, too."""
+    lines = []
+    for step, scores in ((1, (0.1, 0.1, 0.1, 0.1)), (2, (0.1, 0.1, 0.1, 0.8999999761581421))):
+        mean = round(sum(scores) / len(scores), 6)
+        keys = ("critic/score/mean", "reward/acc/mean", "val-core/gsm8k/acc/mean@1", "val-aux/gsm8k/reward/mean@1")
+        lines.append({"step": step, "data": dict.fromkeys(keys, mean)})
+        answer = {"input": "1+1", "output": "2", "gts": "2", "step": step}
+        write_lines(folder / "rollouts" / f"{step}.jsonl", [answer | {"score": score} for score in scores])
+        graded = [answer | {"score": score, "reward": score, "acc": score} for score in scores]
+        write_lines(folder / "validation" / f"{step}.jsonl", graded)
+    write_lines(folder / "metrics.jsonl", lines)
+    write(folder / "config.yaml", {"reward": {"custom_reward_function": {"path": "mine.py", "name": "score"}}})
+    write(folder / "plan.json", {"recipe": "mine", "stage": "rl", "posttrain": {"reward": {"right_at": right_at}}})
+    write(folder / "status.json", {"state": "done", "started": START, "ended": START + 60, "last_step": 2})
     return folder
 
 

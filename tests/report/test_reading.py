@@ -11,6 +11,7 @@ from posttrain_verl.report import figures, rollouts, subjects
 from posttrain_verl.report.page import write_page
 from posttrain_verl.report.rollouts import Dump
 from posttrain_verl.report.run import Evaluation, Metrics
+from posttrain_verl.verl.verdicts import Verdicts
 
 
 def metrics(*records, tail=""):
@@ -84,20 +85,28 @@ def test_numbers_keep_five_digits():
     ]
 
 
+OURS = Verdicts(has_acc=True, right_at=1.0)
+
+
 @pytest.mark.parametrize(
-    ("record", "kind"),
+    ("record", "verdicts", "kind"),
     [
-        ({"score": 1.0}, "right"),
-        ({"score": 0.0}, "wrong"),
-        ({"score": 0.4, "acc": 0.0}, "wrong"),
-        ({"score": 0.0, "acc": 0.0, "answered": 0.0}, "unanswered"),
-        ({"score": 0.0, "acc": 0.0, "verifier_error": 1.0, "answered": 0.0}, "verifier"),
-        ({"score": 0.0, "acc": 0.0, "error": "logic", "answered": 1.0}, "logic"),
-        ({"score": 1.0, "acc": 1.0, "error": None}, "right"),
+        ({"score": 1.0}, OURS, "right"),
+        ({"score": 0.5}, OURS, "wrong"),
+        ({"score": 0.4, "acc": 0.0}, OURS, "wrong"),
+        ({"score": 0.0, "acc": 0.0, "answered": 0.0}, OURS, "unanswered"),
+        ({"score": 0.0, "acc": 0.0, "verifier_error": 1.0, "answered": 0.0}, OURS, "verifier"),
+        ({"score": 0.0, "acc": 0.0, "error": "logic", "answered": 1.0}, OURS, "logic"),
+        ({"score": 1.0, "acc": 1.0, "error": None}, OURS, "right"),
+        ({"score": 0.1}, Verdicts(), "scored"),
+        ({"score": 1.0, "acc": 1.0}, Verdicts(), "scored"),  # VeRL's name for a plain number
+        ({"score": 0.3, "acc": 0.0}, Verdicts(right_at=0.25), "right"),
+        ({"score": 0.8999999761581421}, Verdicts(right_at=0.9), "right"),  # as VeRL dumps 0.9
+        ({"output": "without a score"}, Verdicts(right_at=0.9), "scored"),
     ],
 )
-def test_the_kind_of_a_rollout(record, kind):
-    assert rollouts.record_kind(record) == kind
+def test_the_kind_of_a_rollout(record, verdicts, kind):
+    assert rollouts.record_kind(record, verdicts) == kind
 
 
 def unpacked(block):
@@ -160,7 +169,7 @@ def test_a_file_is_known_by_its_content(tmp_path):
     path = tmp_path / "1.jsonl"
     path.write_text('{"input": "a", "output": "b"}\n\n{"half')
     dump = Dump(path, path.stat().st_mtime_ns, path.stat().st_size)
-    assert [len(chunk.rows) for chunk in rollouts.encode_batch("training", (dump,))] == [1]
+    assert [len(chunk.rows) for chunk in rollouts.encode_batch("training", (dump,), OURS)] == [1]
 
 
 def test_answers_of_an_evaluation_are_rollouts_too(tmp_path):

@@ -29,6 +29,25 @@ def test_a_folder_and_an_out_file(made, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
+@pytest.mark.parametrize("form", ["math_grpo/b", "results.json", "results", "{}/math_grpo/b"])
+def test_vs_takes_what_compare_takes(made, tmp_path, form, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = made_runs.grpo(made.parent / "b", steps=4, prompts=1)
+    made_runs.evaluation(made / "eval" / "grpo-gsm8k.json", "new", 0.6)
+    for path in (other / "eval" / "e.json", tmp_path / "results.json", tmp_path / "results" / "e.json"):
+        made_runs.evaluation(path, "old", 0.4, seed=2)
+    home = made.parents[1]
+    words = [f"run={made}", f"vs={form.format(home)}", f"posttrain.runs_dir={home}"]
+    assert report.run(read(Report, words)) == 0
+    assert "The gain is real: new of math_grpo/a is better than old of" in (made / "report.html").read_text()
+
+
+@pytest.mark.parametrize("form", ["nothing.json", "nothing"])
+def test_a_vs_that_is_not_there(made, form):
+    with pytest.raises(InputError):
+        report.run(read(Report, [f"run={made}", f"vs={form}", f"posttrain.runs_dir={made.parents[1]}"]))
+
+
 def test_mistakes_are_shown_together():
     with pytest.raises(InputError) as caught:
         report.run(read(Report, ["rnu=a", "rollouts=many"]))

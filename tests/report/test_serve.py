@@ -62,6 +62,14 @@ def test_pages_blocks_and_versions(home):
         assert len(chunk["output"]) == index["sizes"][0] and max(index["step"]) == 6
 
 
+def test_a_sweep_links_the_pages_of_its_members(home):
+    made_runs.sweep(home)
+    with serving(home) as port:
+        _, _, text = get(port, "/run/multirun/20260801-120000/")
+        assert b'href="../../math_grpo/20260801-120000-0/"' in text
+        assert get(port, "/run/math_grpo/20260801-120000-0/")[0] == 200
+
+
 @pytest.mark.parametrize(
     "path",
     ["/run/math_grpo/b/", "/run/../secret/", "/run/%2e%2e/secret/", "/run/math_grpo/a/block/nothing", "/run//etc/"],

@@ -1,14 +1,20 @@
 """The first sentence says what the numbers allow: planted differences are found or called noise."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import made_runs
 import pytest
 from scipy.stats import binomtest
 
-from posttrain_verl.report import findings, run, subjects
+from posttrain_verl.report import findings, rollouts, run, subjects
+from posttrain_verl.report.__main__ import write_report
+from posttrain_verl.report.facts import format_time
+from posttrain_verl.report.page import write_page
 from posttrain_verl.report.run import Evaluation, Files
+from posttrain_verl.terminal.problem import InputError
 
 
 def answered(label, *right, name="gsm8k", samples=1):
@@ -93,6 +99,161 @@ def test_against_another_run(tmp_path):
     assert page.parts[0].heading == "Against math_grpo/b" and len(page.parts[0].figures[0]["curves"]) == 2
 
 
+BASE_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # of made_runs.grpo
+
+
+def base_evaluation(home, **arguments):
+    """What `evaluate base_model=` leaves beside the runs."""
+    path = made_runs.evaluation(home / "eval" / "Qwen2.5-7B-Instruct" / "base-gsm8k.json", "base", 0.4, **arguments)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": BASE_MODEL}))
+    return path
+
+
+def test_the_evaluation_of_the_base_model_is_found(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1)
+    made_runs.evaluation(folder / "eval" / "e.json", "grpo", 0.6, seed=1)
+    base = base_evaluation(tmp_path)
+    page = subjects.Reader().page(folder)
+    assert [each.label for each in page.evaluations] == ["base", "grpo"]
+    assert page.sentences[0].startswith("The gain is real: grpo is better than base on gsm8k")
+    base.write_text(json.dumps(json.loads(base.read_text()) | {"sampling": {"temperature": 1.0, "k": 1}}))
+    assert "The evaluations on gsm8k were sampled differently" in subjects.Reader().page(folder).sentences[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "Qwen/Qwen2.5-7B"}, {"eval": "math_500"}, {"schema": 0}, {"items": []}, {"metrics": {}}]
+)
+def test_evaluations_of_other_models_or_questions_are_not_taken_for_it(tmp_path, change):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1)
+    made_runs.evaluation(folder / "eval" / "e.json", "grpo", 0.6, seed=1)
+    base = base_evaluation(tmp_path)
+    base.write_text(json.dumps(json.loads(base.read_text()) | change))
+    assert [each.label for each in subjects.Reader().page(folder).evaluations] == ["grpo"]
+
+
+def test_of_several_of_the_base_model_the_one_sampled_alike_counts(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1)
+    made_runs.evaluation(folder / "eval" / "e.json", "grpo", 0.6, seed=1)
+    alike = base_evaluation(tmp_path)
+    other = json.loads(alike.read_text()) | {"sampling": {"temperature": 1.0, "k": 1}, "label": "warm"}
+    (alike.parent / "warm-gsm8k.json").write_text(json.dumps(other))  # the newer one
+    assert [each.label for each in subjects.Reader().page(folder).evaluations] == ["base", "grpo"]
+
+
+@pytest.mark.parametrize("place", ["e.json", "", "eval"])
+def test_what_compare_takes_is_what_it_is_compared_with(tmp_path, place):
+    """A file of results, a folder of them, and a folder that has them in its eval/."""
+    folder = made_runs.grpo(tmp_path / "runs" / "math_grpo" / "b", steps=5, prompts=1)
+    made_runs.evaluation(folder / "eval" / "e.json", "new", 0.6, seed=1)
+    made_runs.evaluation(tmp_path / "results" / "eval" / "e.json", "old", 0.4, seed=2)
+    other = {"e.json": tmp_path / "results/eval/e.json", "eval": tmp_path / "results/eval", "": tmp_path / "results"}[
+        place
+    ]
+    page = subjects.Reader().page(folder, other)
+    assert page.sentences[0].startswith("The gain is real: new of math_grpo/b is better than old of ")
+    assert [part.heading for part in page.parts] == ["math_grpo/b"], "there are no curves to compare with"
+
+
+def test_what_holds_no_results_cannot_be_compared_with(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "b", steps=5, prompts=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no evaluation"):
+        subjects.Reader().page(folder, tmp_path / "empty")
+    path = made_runs.evaluation(tmp_path / "rewards.json", "base", 0.5, n=4)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"mean_reward": {"value": 0.5}}}))
+    with pytest.raises(InputError, match="no evaluation with an accuracy"):
+        subjects.Reader().page(folder, path)
+    (tmp_path / "it.json").write_text("{}")
+    with pytest.raises(InputError, match="not an evaluation of schema 1"):
+        subjects.Reader().page(folder, tmp_path / "it.json")
+
+
+def test_evaluations_of_other_questions_are_said_not_to_be_compared(tmp_path):
+    folder, other = (made_runs.grpo(tmp_path / "math_grpo" / name, steps=5, prompts=1) for name in "ab")
+    made_runs.evaluation(folder / "eval" / "e.json", "new", 0.6)
+    path = made_runs.evaluation(other / "eval" / "e.json", "old", 0.4)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eval": "svamp"}))
+    said = "there are math_grpo/a on gsm8k and math_grpo/b on svamp"
+    assert said in subjects.Reader().page(folder, other).flaws[0]
+
+
+def test_all_attempts_count(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=20, prompts=1)
+    status = json.loads((folder / "status.json").read_text())
+    before = {"attempt": 1, "state": "failed", "started": status["started"] - 90_000, "ended": status["started"] - 86_400,
+              "resumed_from": None, "last_step": 9, "why": "no memory"}  # fmt: skip
+    (folder / "attempts.jsonl").write_text(json.dumps(before) + "\n")
+    (folder / "status.json").write_text(json.dumps(status | {"attempt": 2, "resumed_from": 8}))
+    page = subjects.Reader().page(folder)
+    assert (
+        page.sentences[-1] == "The run ended as planned after step 20 of 20, 1 h 16 min in 2 attempts."
+    )  # 3600 + 960 s
+    assert next(tile for tile in page.tiles if tile.name == "Time") == ("Time", "1 h 16 min", "work of 2 attempts")
+    first, last = findings.attempt_records(page.parts[0].run)
+    assert (first["seconds"], first["begin"], first["last_step"], first["why"]) == (
+        3600,
+        "the beginning",
+        9,
+        "no memory",
+    )
+    assert (last["seconds"], last["begin"], last["state"]) == (960, "step 8", "done")
+    write_page(page, tmp_path / "report.html")
+    assert 'id="attempts-1"' in (tmp_path / "report.html").read_text()
+
+
+def test_of_a_run_that_an_older_version_resumed_the_last_attempt_is_known(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=20, prompts=1)
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"attempt": 3}))
+    page = subjects.Reader().page(folder)
+    assert next(tile for tile in page.tiles if tile.name == "Time").note == "of the last attempt, without the first 2"
+    assert findings.attempt_records(page.parts[0].run) == []
+
+
+def test_the_head_says_what_was_run(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1)
+    [(heading, facts)] = subjects.Reader().page(folder).facts
+    assert heading == "" and dict(facts) == {
+        "Base model": "Qwen/Qwen2.5-7B-Instruct", "Algorithm": "grpo", "Data": "math, 16,384 rows",
+        "Started": format_time(made_runs.START), "Machine": "node-1, 8 x NVIDIA H100", "Learning rate": "1e-06",
+        "Batch": "1024 prompts x 5 rollouts = 5120 sequences a step", "Steps": "5",
+        "Lengths": "prompt 512, response 1,024 tokens", "Rollouts": "5 a prompt, temperature 1"}  # fmt: skip
+
+
+def kinds(page):
+    return {rollouts.KINDS[row[2]] for chunk in page.rollouts.chunks for row in chunk.rows}
+
+
+def test_a_plain_reward_is_no_accuracy(tmp_path):
+    """VeRL logs a number as `acc`. Nothing on the page calls an answer right, or a reward an accuracy."""
+    folder = made_runs.plain_reward(tmp_path / "math_grpo" / "a")
+    page = subjects.Reader().page(folder)
+    assert page.sentences[0].startswith("Held-out reward went from 0.1 to 0.3 while training")
+    assert {"Held-out reward", "Reward"} <= {figure["title"] for figure in page.figures}
+    assert not {"Held-out accuracy", "Parts of the reward"} & {figure["title"] for figure in page.figures}
+    assert kinds(page) == {"scored"}
+    assert list(page.parts[0].run.results()) == ["critic/score/mean", "held-out reward/gsm8k/mean@1"]
+    write_page(page, tmp_path / "report.html")
+    body = (tmp_path / "report.html").read_text()
+    assert "accuracy" not in body[body.index("<main") : body.index("</main>")].lower()
+
+
+def test_a_config_with_values_where_verl_has_keys_costs_no_more_than_what_it_says(tmp_path):
+    folder = made_runs.plain_reward(tmp_path / "math_grpo" / "a")
+    (folder / "config.yaml").write_text("reward: {custom_reward_function: '${nowhere}'}\nactor_rollout_ref: 3\n")
+    page = subjects.Reader().page(folder)
+    assert page.sentences[0].startswith("Held-out reward") and dict(page.facts[0][1]).keys() == {"Algorithm", "Started"}
+
+
+def test_a_score_that_is_declared_right_makes_an_accuracy(tmp_path):
+    folder = made_runs.plain_reward(tmp_path / "math_grpo" / "a", right_at=0.9)
+    page = subjects.Reader().page(folder)
+    assert page.sentences[0].startswith("Held-out accuracy went from 0.0 % to 25.0 % while training")
+    assert kinds(page) == {"right", "wrong"}
+    again = subjects.Reader()
+    assert again.page(folder).sentences == again.page(folder).sentences == page.sentences
+
+
 def test_it_says_what_ended_the_run(tmp_path):
     folder = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1, state="failed")
     assert "failed after step 5 of 5" in sentences(folder)[-1] and "the loss is not finite" in sentences(folder)[-1]
@@ -118,6 +279,30 @@ def test_a_pipeline_and_a_sweep_have_pages(tmp_path):
     assert [member.state for member in page.members] == ["done"] * 3 + ["failed"] and page.members[0].verdict == "best"
     labels = {figure["title"]: [curve["label"] for curve in figure["curves"]] for figure in page.figures}
     assert sorted(labels["Held-out accuracy"]) == sorted(labels["Reward"]) == ["lr=1e-5", "lr=1e-6", "lr=3e-6"]
+
+
+def test_the_table_of_a_sweep_has_a_column_for_what_differs_and_links_its_runs(tmp_path):
+    folder = made_runs.sweep(tmp_path)
+    page = subjects.Reader().page(folder)
+    assert page.swept == ["lr"]
+    rates = {each.folder.removeprefix("20260801-120000-"): each.settings for each in page.members}
+    assert rates == {"0": ["1e-6"], "1": ["3e-6"], "2": ["1e-5"], "3": ["1"]}
+    assert ("Base model", "Qwen/Qwen2.5-7B-Instruct") in page.facts[0][1], "which all members share"
+    out = write_report(folder)
+    links = re.findall(r'<a href="([^"]+)">', out.read_text().partition("<main")[2].partition("</main>")[0])
+    assert len(links) == 3 and all((folder / link).resolve().name == "report.html" for link in links)
+    assert all((folder / link).is_file() for link in links)
+
+
+def test_only_pages_of_members_that_are_missing_or_old_are_written(tmp_path):
+    folder = made_runs.sweep(tmp_path)
+    write_report(folder)
+    first, second = (tmp_path / "math_grpo" / f"20260801-120000-{number}" for number in (0, 1))
+    (first / "report.html").write_text("of the user")
+    (second / "report.html").write_text("old")
+    os.utime(second / "report.html", (1, 1))
+    write_report(folder)
+    assert (first / "report.html").read_text() == "of the user" and (second / "report.html").read_text() != "old"
 
 
 def test_the_rollouts_of_a_pipeline_are_those_of_its_last_stage_that_samples(tmp_path):

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from omegaconf import OmegaConf
 
+from posttrain_verl.machine.processes import Process
 from posttrain_verl.paths import write_atomically
-from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.run import record
+from posttrain_verl.run.folder import RunFolder, Status, worked_seconds
 from posttrain_verl.terminal.problem import InputError
 
 
@@ -25,7 +27,8 @@ def test_what_is_written_is_read(tmp_path):
     status = folder.started(17)
     assert OmegaConf.load(folder.config).path == 4
     assert folder.read_plan() == {"stage": "rl"}
-    assert folder.read_status() == status == Status("running", pid=17, started=status.started, supervisor=os.getpid())
+    expected = Status("running", pid=17, started=status.started, supervisor=os.getpid(), machine=os.uname().nodename)
+    assert folder.read_status() == status == expected
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "plan.json", "status.json"]
 
 
@@ -52,6 +55,45 @@ def test_status_is_plain_json(tmp_path):
     folder.write_status(Status("failed", why="no memory", last_step=3))
     found = json.loads((tmp_path / "status.json").read_text())
     assert (found["state"], found["why"], found["last_step"]) == ("failed", "no memory", 3)
+
+
+def test_the_time_of_all_attempts_is_their_work_and_not_the_time_between(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_status(Status("failed", started=100.0, ended=130.0, last_step=9, why="no memory"))
+    folder.next_attempt(8)
+    folder.next_attempt(8)  # one that did not start
+    status = folder.read_status()
+    assert (status.attempt, status.last_step) == (3, 8) and len(folder.read_attempts(status)) == 1
+    folder.write_status(Status("running", started=5000.0, attempt=3, resumed_from=8, last_step=10))
+    first, last = folder.read_attempts(folder.read_status())
+    assert (first.attempt, first.last_step, first.why, last.resumed_from) == (1, 9, "no memory", 8)
+    assert worked_seconds([first, last], now=5012.0) == 42
+    assert worked_seconds([first], now=9999.0) == 30
+
+
+def test_an_attempt_that_nobody_saw_end_ended_when_it_last_wrote(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_status(Status("running", started=100.0, last_step=9))
+    folder.log.write_text("the last line")
+    for file in (folder.status, folder.log):
+        os.utime(file, (160, 160))
+    folder.next_attempt(8)
+    [attempt] = folder.read_attempts(folder.read_status())
+    assert (attempt.state, attempt.ended, attempt.why) == ("failed", 160.0, "nobody saw it end")
+
+
+def test_a_run_whose_supervisor_was_killed_worked_until_it_last_wrote(tmp_path):
+    folder = RunFolder.create(tmp_path / "it")
+    folder.write_status(Status("running", started=100.0, last_step=9))
+    os.utime(folder.status, (160, 160))
+    record.clear_run(folder, record.Record(os.uname().nodename, "another boot", Process(1, 1)))
+    assert (folder.read_status().state, folder.read_status().ended) == ("failed", 160.0)
+
+
+def test_broken_lines_of_attempts_are_left_out(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.attempts.write_text('{"started": "x"}\n[1]\n{"star')
+    assert folder.read_attempts(Status("done", started=3.0, ended=4.0))[0].ended == 4.0
 
 
 def test_a_run_is_found_by_its_names(tmp_path):

@@ -103,3 +103,11 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
 )
 def test_the_last_line(tmp_path, status, line):
     assert supervise.closing_line(RunFolder(tmp_path), status) == line.format(tmp_path)
+
+
+def test_the_last_line_of_a_resumed_run_counts_all_attempts(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_status(Status("failed", started=100.0, ended=130.0))
+    folder.next_attempt(4)
+    status = Status("done", started=9000.0, ended=9012.0, last_step=8, attempt=2)
+    assert supervise.closing_line(folder, status).startswith("done after 8 steps in 42 s of 2 attempts;")

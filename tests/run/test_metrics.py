@@ -25,7 +25,9 @@ def test_only_whole_lines_are_read_and_each_once(tmp_path):
 
 def test_the_line_of_a_step_names_what_was_measured():
     metrics = {"critic/score/mean": 0.123456, "timing_s/step": 2, "val-core/gsm8k/acc/mean@1": 0.5, "other": 3}
-    assert step_line(7, metrics) == "step 7: reward 0.1235, s/step 2, gsm8k/acc/mean@1 0.5"
+    assert step_line(7, metrics) == "step 7: reward 0.1235, s/step 2, held-out reward/gsm8k/mean@1 0.5"
+    graded = metrics | {"val-aux/gsm8k/score/mean@1": 0.5}
+    assert step_line(7, graded) == "step 7: reward 0.1235, s/step 2, held-out accuracy/gsm8k/mean@1 0.5"
 
 
 def test_the_live_line():

@@ -100,8 +100,12 @@ def test_a_run_that_saved_its_last_step_is_complete(training):
     folder = training(KILLED)
     plan = folder.read_plan() | {"total_steps": 4}
     folder.write_plan(plan)
+    folder.write_status(Status(FAILED, started=100.0, ended=130.0, last_step=4))
+    folder.next_attempt(4)
     assert supervise.complete_run(folder, 3) is None
-    assert supervise.complete_run(folder, 4).state == folder.read_status().state == DONE
+    status = supervise.complete_run(folder, 4)
+    assert status.state == folder.read_status().state == DONE
+    assert "in 30 s;" in supervise.closing_line(folder, status), "the time until somebody resumed it is not work"
 
 
 @pytest.mark.parametrize(

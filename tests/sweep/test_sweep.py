@@ -17,7 +17,7 @@ from posttrain_verl.terminal.problem import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_one_member_for_each_combination(run, record, tmp_path):
+def test_one_member_for_each_combination(run, record, tmp_path, told):
     assert run("optim.lr=0.2,0.4", "data.train_batch_size=8,16") == 0
     said = record()
     assert [member["state"] for member in said["members"]] == ["done"] * 4
@@ -25,6 +25,8 @@ def test_one_member_for_each_combination(run, record, tmp_path):
     words = json.loads((tmp_path / "runs/math_sft/s-3/words.jsonl").read_text())
     assert {"recipe=math_sft", "++optim.lr=0.4", "++data.train_batch_size=16", "posttrain.run_id=s-3"} <= set(words)
     assert (tmp_path / "runs/multirun/s/sweep.html").stat().st_size > 1000
+    assert told[-1] == f"the page of the sweep: {tmp_path}/runs/multirun/s/sweep.html"
+    assert (tmp_path / "runs/math_sft/s-3/report.html").is_file(), "which the page links"
 
 
 def test_the_words_of_the_process_stay_those_of_its_caller(run, monkeypatch):

@@ -18,15 +18,28 @@ def record(tmp_path):
     return Record(tmp_path / "runs/multirun/s", "verb", [])
 
 
+GRADED = {
+    "val-core/gsm8k/acc/mean@1": 0.5,
+    "val-aux/gsm8k/score/mean@1": 0.5,
+}  # of a reward that returns a grade with parts
+PLAIN = {"val-core/gsm8k/acc/mean@1": 0.5, "val-aux/gsm8k/reward/mean@1": 0.5}  # of one that returns a number
+
+
+def validation(folder, lines, metrics, step=1):
+    """A validation as VeRL leaves it."""
+    (folder / "validation").mkdir(parents=True, exist_ok=True)
+    (folder / f"validation/{step}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": step, "data": metrics}) + "\n")
+
+
 def member(record, number, right=None, items=200, **metrics):
     """A member of the sweep with a validation in which `right` of `items` are right, or with metrics."""
     folder = record.folder.parents[1] / "r" / f"s-{number}"
     folder.mkdir(parents=True)
     if right is not None:
-        (folder / "validation").mkdir()
         for step, correct in ((2, 0), (10, right)):
             lines = [{"input": f"q{i}", "acc": float(i < correct), "score": 0.5} for i in range(items)]
-            (folder / f"validation/{step}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            validation(folder, lines, GRADED, step)
     if metrics:
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 3, "data": metrics}) + "\n")
     record.members.append(Member(number, ["recipe=r", f"++lr={number}"], str(folder), state="done", code=0))
@@ -83,10 +96,41 @@ def test_a_sweep_that_measured_nothing_has_a_table(record):
 
 
 def test_answers_to_one_question_are_one_item(tmp_path):
-    (tmp_path / "validation").mkdir()
-    lines = [{"input": "q", "score": 1.0}, {"input": "q", "score": 0.5}]
-    (tmp_path / "validation/1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    validation(tmp_path, [{"input": "q", "score": 1.0, "acc": 1.0}, {"input": "q", "score": 0.5, "acc": 0.0}], GRADED)
     assert members.read_result(tmp_path).items == {"q": 0.5}
+
+
+def rewarded(record, number, rewards, right_at=None):
+    """A member whose reward is a plain number, which VeRL dumps as `acc`, too."""
+    folder = record.folder.parents[1] / "r" / f"s-{number}"
+    validation(folder, [{"input": f"q{i}", "score": each, "acc": each} for i, each in enumerate(rewards)], PLAIN)
+    (folder / "config.yaml").write_text("{}")
+    (folder / "plan.json").write_text(json.dumps({"stage": "rl", "posttrain": {"reward": {"right_at": right_at}}}))
+    record.members.append(Member(number, ["recipe=r", f"++lr={number}"], str(folder), state="done", code=0))
+
+
+def test_a_reward_without_a_verdict_is_compared_as_a_reward(record):
+    rewarded(record, 0, [0.1 * (i % 3) for i in range(60)])
+    rewarded(record, 1, [0.1 * (i % 3) + 0.5 + 0.01 * (i % 2) for i in range(60)])
+    rewarded(record, 2, [0.1 * (i % 3) + 0.5 for i in range(59)])  # other questions
+    found = table.rank_members(record)
+    assert [row.member.number for row in found] == [1, 2, 0] and found[0].result.measure == "held-out reward"
+    assert found[0].value == "0.605 [0.5837, 0.6263]"  # 0.605 -+ 2.001 x 0.08249 / sqrt(60), Student's t
+    assert [row.verdict.split(" (")[0] for row in found] == ["best", "noise", "worse"]
+    said = printed(record)
+    assert "Student" in said and "%" not in said.replace("95 %", "")
+
+
+def test_a_score_that_is_declared_right_makes_an_accuracy(record):
+    rewarded(record, 0, [0.9] * 50 + [0.1] * 50, right_at=0.9)
+    [row] = table.rank_members(record)
+    assert row.result.measure == "accuracy" and row.value == "50.0 % [40.4, 59.6]"
+
+
+def test_members_with_other_measures_are_not_tested_against_each_other(record):
+    rewarded(record, 0, [0.9, 0.8, 0.7])
+    rewarded(record, 1, [0.9, 0.1, 0.1], right_at=0.9)
+    assert [row.p for row in table.rank_members(record)] == [None, None]
 
 
 def test_the_words_are_those_that_differ(record):

@@ -3,6 +3,15 @@
 import pytest
 
 
+def test_a_reward_that_is_a_number_has_no_parts():
+    pytest.importorskip("verl.trainer.ppo.v1.replay_buffer")
+    from posttrain_verl.verl.replay_buffer import part_means
+
+    graded = [{"score": 1.0, "acc": 1.0, "pred": "2"}, {"score": 0.0, "acc": 0.0}]
+    assert part_means(graded) == {"reward/score/mean": 0.5, "reward/acc/mean": 0.5}
+    assert part_means([{"acc": 0.1}, {}]) == {}  # as VeRL keeps a number
+
+
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 def test_an_asynchronous_mode_gets_the_buffer_that_knows_how_old_a_rollout_is(mode):
     verls = pytest.importorskip("verl.trainer.ppo.v1.replay_buffer")
