@@ -6,25 +6,48 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.table import Column, Table
 
 from posttrain_verl import run_verbs
-from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.run.output import format_duration
+from posttrain_verl.run.folder import RunFolder, worked_seconds
+from posttrain_verl.run.output import format_duration, last_records, parse_line
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
 from posttrain_verl.verbs import List
+from posttrain_verl.verl.metrics import HEADLINES
+
+LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
 def runs_table(folders: list[RunFolder], now: float) -> Table:
-    shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "started", "why", box=None)
+    """A row a run. The overrides are those that say what is special about the run, and `why` is cut to its column."""
+    why = Column("why", no_wrap=True, overflow="ellipsis")
+    shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "measured", "worked", "started", "model",
+                  "overrides", why, box=None)  # fmt: skip
     for folder in folders:
         state, status = run_verbs.current_state(folder, ask=False)
+        plan = folder.read_plan() if folder.plan.exists() else {}
         step = f"{status.last_step or 0}{f'/{status.total_steps}' if status.total_steps else ''}"
         began = f"{format_duration(now - status.started)} ago" if status.started else ""
-        shown.add_row(f"{folder.path.parent.name}/{folder.path.name}", state, step, began, status.why)
+        worked = format_duration(worked_seconds(folder.read_attempts(status), now)) if status.started else ""
+        own = [
+            each
+            for each in plan.get("overrides", ())
+            if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster="))
+        ]
+        shown.add_row(f"{folder.path.parent.name}/{folder.path.name}", state, step, _measured(folder), worked, began,
+                      str(plan.get("base_model", "")), " ".join(own), status.why.partition("\n")[0])  # fmt: skip
     return shown
+
+
+def _measured(folder: RunFolder) -> str:
+    """The last value of what says how the run goes, e.g. "reward 0.52"."""
+    found: dict[str, Any] = {}
+    for _, measured in map(parse_line, last_records(folder.metrics, LAST_LINES)):
+        found |= {key: value for key, value in measured.items() if isinstance(value, int | float)}
+    return next((f"{metric.short} {found[metric.key]:.4g}" for metric in HEADLINES if metric.key in found), "")
 
 
 def run(asked: List) -> int:

@@ -1,4 +1,4 @@
-"""The verb `logs`: the last lines of a run's log, and what follows them."""
+"""The verb `logs`: what happened in a run, a line a step, or its raw log, and what follows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import sys
 
 from posttrain_verl import clusters, run_verbs
+from posttrain_verl.run.digest import Digest, follow_digest
 from posttrain_verl.run.folder import RUNNING, RunFolder
 from posttrain_verl.run.output import follow_log, last_lines
 from posttrain_verl.terminal import command_line
@@ -25,13 +26,18 @@ def run(asked: Logs) -> int:
     if not folder.log.exists():
         print(f"{folder.log} does not exist yet", file=sys.stderr)
         return 1
-    for line in last_lines(folder.log, asked.lines):
-        print(line)
-    if asked.follow:
-        has_ended = (run_verbs.current_state(folder)[0] != RUNNING for _ in itertools.count())
-        for line in follow_log(folder.log, has_ended):
-            print(line, flush=True)
-        state, status = run_verbs.current_state(folder)
+    has_ended = (run_verbs.current_state(folder)[0] != RUNNING for _ in itertools.count())
+    if asked.raw:
+        shown, coming = last_lines(folder.log, asked.lines), follow_log(folder.log, has_ended)
+    else:
+        digest = Digest(folder)
+        shown, coming = digest.read()[-asked.lines :], follow_digest(digest, has_ended)
+    for line in itertools.chain(shown, coming if asked.follow else ()):
+        print(line, flush=True)
+    state, status = run_verbs.current_state(folder)
+    if not asked.raw and not shown and not asked.follow:
+        print(f"no step yet{f' ({status.stage})' if status.stage else ''}; raw=true shows the log", file=sys.stderr)
+    if asked.follow or (state != RUNNING and not asked.raw):
         print(f"{state}{f': {status.why}' if status.why else ''}", file=sys.stderr)
     return 0
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from posttrain_verl import run_verbs, verbs
-from posttrain_verl.run.folder import RUNNING, RunFolder, worked_seconds
-from posttrain_verl.run.output import format_duration, is_whole_line, last_lines, parse_line, step_line
+from posttrain_verl.run.digest import event_line
+from posttrain_verl.run.folder import RUNNING, RunFolder, Status, worked_seconds
+from posttrain_verl.run.output import format_duration, last_records, parse_line, step_line, tokens_per_second
 from posttrain_verl.terminal import command_line
+from posttrain_verl.verl.metrics import STEP_SECONDS
 
 LAST_EVENTS = 5
+LAST_STEPS = 10  # by which the speed is measured
 
 
 def status_lines(folder: RunFolder, now: float) -> list[str]:
@@ -35,18 +39,22 @@ def status_lines(folder: RunFolder, now: float) -> list[str]:
         count = f" of {len(attempts)} attempts" if len(attempts) > 1 else ""
         shown.append(f"ended {ago} ago, after {worked}{count}")
     if status.last_step is not None:
-        shown.append(f"step {status.last_step}{f' of {status.total_steps}' if status.total_steps else ''}")
-        # Two lines, because the last one may be incomplete.
-        shown += [step_line(*parse_line(line)) for line in _last_records(folder.metrics, 2)[-1:]]
-    for event in map(json.loads, _last_records(folder.events, LAST_EVENTS)):
-        shown.append(f"{event['level']}: {event['rule']} at step {event['step']}: {event['saw']}")
-    return shown
+        records = [parse_line(line) for line in last_records(folder.metrics, LAST_STEPS)]
+        shown.append(_progress(status, records))
+        shown += [step_line(*record) for record in records[-1:]]
+    return shown + [event_line(json.loads(line)) for line in last_records(folder.events, LAST_EVENTS)]
 
 
-def _last_records(file: Path, count: int) -> list[bytes]:
-    """The whole ones among the last lines of a file."""
-    lines = last_lines(file, count) if file.exists() else []
-    return [line for line in (f"{text}\n".encode() for text in lines) if is_whole_line(line)]
+def _progress(status: Status, records: list[tuple[int, dict[str, Any]]]) -> str:
+    """The step of how many, and of a run that trains its speed and when it will be done, by the last steps."""
+    seconds = [measured[STEP_SECONDS] for _, measured in records if measured.get(STEP_SECONDS)]
+    pace = fmean(seconds) if seconds else None
+    parts = [f"step {status.last_step}{f' of {status.total_steps}' if status.total_steps else ''}"]
+    speeds = [speed for _, measured in records if (speed := tokens_per_second(measured, pace))]
+    parts += [f"{speeds[-1]:.0f} tokens/s"] if speeds else []
+    if pace and status.state == RUNNING and status.total_steps and status.last_step is not None:
+        parts.append(f"ETA {format_duration(pace * (status.total_steps - status.last_step))}")
+    return ", ".join(parts)
 
 
 def run(asked: verbs.Status) -> int:

@@ -103,7 +103,7 @@ class Launch(RecipeVerb):
 class Resume(OneRun):
     """Resume a run from its last whole checkpoint, as `launch run=NAME` does."""
 
-    EXAMPLE = "run=math_grpo trainer.total_training_steps=400"
+    EXAMPLE = "run=math_grpo/20260801-101500"
     TAKES = ".*="
     OTHERS = "keys of VeRL and of posttrain.watch that change for the next attempts (docs/runs.md); detach=true"
     EXITS = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
@@ -341,12 +341,13 @@ class Status(OneRun):
 
 
 class Logs(OneRun):
-    """Print the last lines of a run's log."""
+    """Print what happened in a run, a line a step with the warnings, or the last lines of its raw log."""
 
     ONLY_PRINTS = True
     EXAMPLE = "run=math_grpo -f"
     EXITS = "0 done, 1 there is no log yet, 2 the input is wrong, 130 interrupted"
 
+    raw: bool = key(False, "the log itself: all that VeRL and Ray print")
     follow: bool = option("-f", "--follow", text="continue with what is written, until the run ends")
     lines: int = option("-n", "--lines", default=50, text="so many of the last lines")
 

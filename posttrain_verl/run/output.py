@@ -171,6 +171,12 @@ def last_lines(log: Path, count: int) -> list[str]:
     return data.decode(errors="replace").splitlines()[-count:]
 
 
+def last_records(file: Path, count: int) -> list[bytes]:
+    """The whole ones among the last lines of a file of JSON objects; none where there is no file."""
+    lines = last_lines(file, count) if file.exists() else []
+    return [line for line in (f"{text}\n".encode() for text in lines) if is_whole_line(line)]
+
+
 def follow_log(log: Path, done: Iterator[bool]) -> Iterator[str]:
     """The lines that are written from now on, until `done` yields true and all of them are read."""
     file = log.open(errors="replace")

@@ -133,11 +133,12 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     """The verb with its arguments. Raises InputError with every problem of the arguments."""
     every = fields(declared)
     keys = {key_of(each): each.name for each in every if not each.metadata["flags"]}
+    short = {each.name: each.name for each in every if "." in key_of(each)}  # runs_dir for posttrain.runs_dir
     known = [*(f"{key}=" for key in keys), *(flag for each in every for flag in each.metadata["flags"])]
     given: dict[str, Any] = {}
     others: list[str] = []
     problems: list[Problem] = []
-    arguments = _flags_as_keys(arguments, {*keys, *declared.names()})
+    arguments = _flags_as_keys(arguments, {*keys, *short, *declared.names()})
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for each in every:
         if flags := each.metadata["flags"]:
@@ -151,8 +152,8 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     for argument in rest:
         key, equals, value = argument.partition("=")
         is_option = argument.startswith("-")
-        if equals and key in keys:
-            given[keys[key]] = value
+        if equals and (name := keys.get(key) or short.get(key)):
+            given[name] = value
         elif not is_option and re.match(declared.TAKES, argument):
             others.append(argument)
         else:

@@ -335,9 +335,10 @@ def test_a_detached_run_goes_on_alone_and_is_followed(prepared, told):
     assert "posttrain_verl.logs -f run=" in " ".join(told)
     assert os.getsid(folder.read_status().supervisor) == folder.read_status().supervisor
     command = [sys.executable, "-m", "posttrain_verl.logs", "-f", f"run={folder.path}"]
+    raw = subprocess.run([*command, "raw=true"], capture_output=True, text=True, timeout=30)
+    assert raw.stdout.splitlines() == ["up", "end"] and raw.stderr.strip() == "done"
     followed = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert followed.stdout.splitlines() == ["up", "end"]
-    assert followed.stderr.strip() == "done"
+    assert followed.stdout.splitlines() == ["step 1: loss 1"] and followed.stderr.strip() == "done"
     assert "done after 1 steps" in (folder.path / supervise.DETACHED_OUTPUT).read_text()
 
 
