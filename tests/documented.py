@@ -51,7 +51,7 @@ WAYS: dict[str, Way] = {
     # What looks at what there is.
     r"list": Here(0, "math_grpo/20260801-120000"),
     r"status run=math_grpo": Here(0, "done"),
-    r"logs run=math_grpo": Here(0, "the last line"),
+    r"logs run=math_grpo": Here(0, "step 4: reward"),
     r"stop run=math_grpo": Here(0, "20260801-120000"),
     r"report run=math_grpo": Here(0, "math_grpo/20260801-120000/report.html"),
     r"report run=math_grpo/\d+-\d+ vs=math_grpo/\d+-\d+": Here(0, "math_grpo/20260801-120000/report.html"),
