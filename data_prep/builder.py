@@ -22,17 +22,23 @@ from data_prep.pool import Pool
 from data_prep.reading import Reading
 from data_prep.schema import split_names
 from data_prep.sources import KINDS
+from reward_fns.own import SIGNATURE, OwnReward, RewardError
 
 log = logging.getLogger(__name__)
 
 _BUILDING = ".building-"
 
 
-def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
+def build(
+    mix_config: Mapping[str, Any], out_dir: Path, reward: OwnReward | None = None, any_source: bool = False
+) -> dict[str, Any]:
     """Build a mix into `out_dir` and return its manifest. Each step logs one line.
 
-    A build that fails leaves an earlier finished one as it was. Raises DataError with every problem found."""
-    mix = parse(mix_config)
+    Golds are graded by our graders, or by `reward`, under which rows may be of any source. With `any_source` nobody grades those
+    of unknown sources. A build that fails leaves an earlier finished one as it was. Raises DataError with every problem found."""
+    mix = parse(mix_config, any_source or reward is not None)
+    if reward:
+        _require_callable(reward)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out_dir)
@@ -43,7 +49,7 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out_dir) as folder:  # on the file system of the result
         scratch = Path(folder)
         pool = Pool(scratch / "pool.arrow")
-        origins, sets = Reading(mix, pool).run()
+        origins, sets = Reading(mix, pool, reward).run()
         _across_rows(mix, pool)
         chosen = splits.choose_rows(mix, pool)
         for name, selection in chosen.items():
@@ -61,6 +67,7 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
             "files": {f"{name}.parquet": _file_entry(mix, pool, each) for name, each in chosen.items()} | {DROPPED: {}},
             "tools": {name: version(name) for name in ("pyarrow", "numpy")},
             "inspected": [],
+            **({"reward": manifest.describe_reward(reward)} if reward else {}),
         }
         for name, entry in content["files"].items():
             entry |= {"bytes": (scratch / name).stat().st_size, "sha256": manifest.file_sha256(scratch / name)}
@@ -72,6 +79,13 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
             os.replace(file, out_dir / file.name)
         manifest.write_manifest(out_dir, content)
     return content
+
+
+def _require_callable(reward: OwnReward) -> None:
+    try:
+        reward.check_signature()
+    except RewardError as error:
+        raise DataError(Problem(f"reward={reward.word}", str(error), f"VeRL calls it with {SIGNATURE}")) from None
 
 
 def _across_rows(mix: Mix, pool: Pool) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import paths
+from posttrain_verl import own_reward, paths
 from posttrain_verl.machine import devices
 from posttrain_verl.overrides import OUR_GROUPS, read_overrides
 from posttrain_verl.plan import adapt
@@ -230,6 +230,7 @@ def register_recipes(wanted: list[str]) -> None:
             unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}")
             raise InputError(f"recipe '{name}' does not compose", [unreadable]) from error
         node = _under_current_names(node) if renamed.RENAMED else node
+        own_reward.place_beside(node, file)
         ConfigStore.instance().store(group="recipe", name=name, node=node, package="_global_")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import data_prep
 from data_prep import inspection
 from data_prep import manifest as manifests
-from posttrain_verl import base_models
+from posttrain_verl import base_models, own_reward
 from posttrain_verl.mixes import choose_mix
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
@@ -44,14 +44,15 @@ def chat_template(name: str) -> inspection.Template:
 
 def run(asked: Inspect) -> int:
     """The verb without its command line. Raises InputError."""
-    choice = choose_mix(asked.mix, asked.data_dir, asked.arguments)
+    reward = own_reward.read_reward(asked.reward, asked.arguments)
+    choice = choose_mix(asked.mix, asked.data_dir, own_reward.other_arguments(asked.arguments), any_source=True)
     try:
         manifest = data_prep.read_manifest(choice.folder)
     except data_prep.DataError as error:
         remedy = f"build it: python -m posttrain_verl.prep mix={choice.config['name']}"
         found = [Problem(f"{problem.where} {problem.what}", remedy) for problem in error.problems]
         raise InputError("there is nothing to look at", found) from None
-    drawn = inspection.draw_cards(choice.folder, asked.rows, asked.seed, chat_template(asked.base_model))
+    drawn = inspection.draw_cards(choice.folder, asked.rows, asked.seed, chat_template(asked.base_model), reward)
     target = Path(asked.out or choice.folder / "inspection.html").expanduser()
     dropped = inspection.read_dropped(choice.folder, per_reason=20)
     console = stdout()

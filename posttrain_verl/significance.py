@@ -81,6 +81,20 @@ def share(values: Sequence[float]) -> Share:
     return Share(mean, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
+def mean_with_interval(values: Sequence[float]) -> Share:
+    """The mean of one value of any size for each item, with the interval of Student's t; nan for a single item.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if not len(values):
+        raise ValueError("no item was evaluated")
+    given = np.asarray(values, dtype=float)
+    mean, n = float(given.mean()), len(given)
+    half = float(t.ppf(1 - ALPHA / 2, n - 1) * given.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Share(mean, mean - half, mean + half, n)
+
+
 def are_verdicts(values: np.ndarray) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 

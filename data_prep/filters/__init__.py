@@ -5,7 +5,7 @@ pattern, or None for all rows), so that Python looks only at rows that could hav
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.filters import arithmetic, gold, latex, text
+from data_prep.filters.case import Case
 from data_prep.sources import SourceSpec
-
-
-@dataclass(frozen=True)
-class Case:
-    """One item as filters see it; `solution` and `answer` may be None."""
-
-    question: str
-    answer: str | None
-    solution: str | None
-    data_source: str
-    ability: str
 
 
 @dataclass(frozen=True)
@@ -109,10 +99,15 @@ class Verdict:
     detail: list[str | None]
 
 
-def choose_filters(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
-    """The filters that a mix switches on; `all: false` switches off what is not named."""
+def choose_filters(switches: Mapping[str, Any], own: Callable[[Case], str | None] | None = None) -> tuple[Filter, ...]:
+    """The filters that a mix switches on; `all: false` switches off what is not named.
+
+    `own` says why a reward of the user's own cannot grade against a gold, in place of our graders."""
     default = switches.get("all", True)
-    return tuple(each for each in FILTERS if switches.get(each.reason, default))
+    chosen = (each for each in FILTERS if switches.get(each.reason, default))
+    return tuple(
+        replace(each, check=own, suspect=None) if own and each.reason == "unreadable_gold" else each for each in chosen
+    )
 
 
 def find_reasons(case: Case) -> dict[str, str]:

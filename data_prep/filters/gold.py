@@ -5,7 +5,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from data_prep.filters import latex
-from reward_fns import grade
+from reward_fns import UnknownSource, grade, resolve
 from reward_fns.code.problem import BadTests, read_problem
 from reward_fns.math import spellings
 from reward_fns.math.extract import final_answer
@@ -37,9 +37,18 @@ def is_empty(answer: str) -> bool:
     return not _NOTHING.sub("", answer) and answer.count("{") == answer.count("}")
 
 
+def has_grader(data_source: str) -> bool:
+    """Whether one of our graders is for this source. A reward of the user's own may be for any other."""
+    try:
+        resolve(data_source)
+    except UnknownSource:
+        return False
+    return True
+
+
 def explain_unreadable(answer: str, data_source: str, ability: str) -> str | None:
-    """Why the reward of `data_source` cannot grade against this gold, or None."""
-    if _PLAIN.fullmatch(answer):
+    """Why the reward of `data_source` cannot grade against this gold, or None, also where none of ours is for it."""
+    if _PLAIN.fullmatch(answer) or not has_grader(data_source):
         return None
     if ability != "code":
         return _unreadable_answer(answer, data_source)
@@ -78,7 +87,7 @@ def _only_as_spelled(text: str, answer: str, data_source: str) -> str | None:
 
 def is_same_gold(one: str, other: str, data_source: str) -> bool:
     """Whether two golds mean the same under the reward of `data_source`: `1/2` and `0.5`, `5` and `$5`."""
-    if is_empty(one) or is_empty(other):
+    if is_empty(one) or is_empty(other) or not has_grader(data_source):
         return False
     return any(grade(data_source, f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
 
@@ -118,7 +127,7 @@ def no_final_answer(solution: str) -> str | None:
 def find_disagreement(solution: str, answer: str, data_source: str) -> str | None:
     """How the final answer of a worked solution differs from the gold, or None. An undecided verifier proves nothing."""
     marked = _MARKED.search(solution)
-    if marked and marked.group(1).replace(",", "") == answer:
+    if (marked and marked.group(1).replace(",", "") == answer) or not has_grader(data_source):
         return None
     verdict = grade(data_source, solution, answer, mode="flexible")
     if verdict["acc"] or verdict["verifier_error"]:

@@ -18,6 +18,7 @@ from posttrain_verl.clusters import Cluster, remote_launch
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.settings import RewardSettings
 from posttrain_verl.verl.stage import logical_cpus
 
 HOME = "/posttrain"  # the current folder of the launch; its recipes/ holds a recipe that the image may lack
@@ -61,10 +62,12 @@ class _Plain(yaml.SafeDumper):
 
 
 def build_manifests(composed: Composed, run_id: str) -> list[dict[str, Any]]:
-    """The recipe as a ConfigMap, and the RayJob that mounts it."""
+    """The recipe, and the file of a reward of the user's own, as a ConfigMap, and the RayJob that mounts it."""
     metadata = {"name": rayjob_name(composed.recipe, run_id), "namespace": composed.posttrain.cluster.namespace}
     recipe = next(file for folder in paths.recipe_folders() if (file := folder / f"{composed.recipe}.yaml").is_file())
     recipes = {recipe.name: recipe.read_text()}
+    if reward := remote_launch.reward_file(composed):
+        recipes[reward.name] = reward.read_text()
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": recipes},
         {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": _rayjob_spec(composed, run_id)},
@@ -83,6 +86,8 @@ def rayjob_name(recipe: str, run_id: str) -> str:
 def _rayjob_spec(composed: Composed, run_id: str) -> dict[str, Any]:
     cluster, (nodes, devices) = composed.posttrain.cluster, remote_launch.node_devices(composed)
     replaced = {f"posttrain.{key}": remote_launch.hydra_value(cluster[key]) for key in ("runs_dir", "data_dir")}
+    if reward := remote_launch.reward_file(composed):
+        replaced[RewardSettings.key("reward_path")] = remote_launch.hydra_value(f"{HOME}/recipes/{reward.name}")
     launch = remote_launch.launch_command(cluster.python, remote_launch.remote_overrides(composed, run_id, replaced))
     name = rayjob_name(composed.recipe, run_id)
     started = {"num-gpus": str(devices), "num-cpus": str(logical_cpus(devices))}

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -81,8 +81,12 @@ FEWEST = 200  # items; with fewer an interval of 95 % is wider than 7 points to 
 ERROR_KINDS = ("format", "logic", "knowledge", "verifier")
 
 
+ACCURACY, MEAN_REWARD = "accuracy", "reward"
+
+
 class Metric(TypedDict):
-    """A share from 0 to 1, its 95 % interval, and the number of items (not of samples) that it is of."""
+    """A mean with its 95 % interval, and the number of items (not of samples) that it is of. All but the reward are shares
+    from 0 to 1."""
 
     value: float
     low: float
@@ -103,7 +107,8 @@ class SamplingFields(TypedDict):
 class Item(TypedDict):
     """One answer. `id` names the question and is the same in every evaluation of it, `sample` counts from 0 to k - 1.
 
-    `score` to `pred` are the grade (docs/rewards.md). `strict_acc` is 1 for a right answer that stands in a box, after
+    `score` to `pred` are the grade (docs/rewards.md). A reward of the user's own gives its score, and of the rest
+    what it knows. `strict_acc` is 1 for a right answer that stands in a box, after
     `####`, or in a closed code fence, `flexible_acc` for one that stands anywhere. `error` is None for a right answer,
     else one of ERROR_KINDS, and `evidence` what decided that.
     """
@@ -118,13 +123,13 @@ class Item(TypedDict):
     truncated: bool
     tokens: int
     score: float
-    acc: float
-    format: float
-    answered: float
-    verifier_error: float
-    pred: str
-    strict_acc: float
-    flexible_acc: float
+    acc: NotRequired[float]
+    format: NotRequired[float]
+    answered: NotRequired[float]
+    verifier_error: NotRequired[float]
+    pred: NotRequired[str]
+    strict_acc: NotRequired[float]
+    flexible_acc: NotRequired[float]
     error: str | None
     evidence: str
 
@@ -133,7 +138,8 @@ class Result(TypedDict):
     """A whole evaluation. `n` of `population` questions were used; `noise` is true below FEWEST.
 
     `metrics` has accuracy, strict_accuracy, flexible_accuracy, format, truncated, unanswered and verifier_error, and with
-    k > 1 pass@1 to pass@k and, for math, maj@k. `errors` counts the wrong answers of each kind.
+    k > 1 pass@1 to pass@k and, for math, maj@k. `errors` counts the wrong answers of each kind. Where a `reward` of the user's
+    own graded, `metrics` has the mean reward and truncated, and accuracy and pass@k only where the reward gives `acc`.
     """
 
     schema: int
@@ -149,6 +155,18 @@ class Result(TypedDict):
     metrics: dict[str, Metric]
     errors: dict[str, int]
     items: list[Item]
+    reward: NotRequired[str]
+
+
+def headline(result: Result) -> tuple[str, Metric]:
+    """The figure that an evaluation is about, with its name: accuracy, or the mean reward where nobody says what is right."""
+    name = ACCURACY if ACCURACY in result["metrics"] else MEAN_REWARD
+    return name, result["metrics"][name]
+
+
+def item_value(item: Item, figure: str) -> float:
+    """What an answer counts in a figure, accuracy or the mean reward."""
+    return item["acc"] if figure == ACCURACY else item["score"]
 
 
 def write_result(result: Result, path: Path) -> None:
