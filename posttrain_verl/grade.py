@@ -261,7 +261,7 @@ def run(asked: Grade) -> int:
         asked.arguments
     )
     of_run, source = reward_of_run(file)
-    own = own_reward.read_reward(asked.reward, asked.arguments) or (None if asked.reward or reward_options else of_run)
+    own = own_reward.read_reward(asked.reward, asked.arguments, of_run, ours_take_arguments=True)
     if own:
         require_callable(own, asked)
         if not asked.reward:

@@ -29,15 +29,16 @@ TEMPLATES = {
 }
 
 
-def write_template(kind: str, name: str) -> Path:
-    """Write the template of a kind under a name, below the current folder. Raises InputError where there is such a file."""
+def write_template(kind: str, name: str, out: str = "") -> Path:
+    """Write the template of a kind under a name, to `out` or to its place below the current folder. Raises InputError where there
+    is such a file."""
     template = TEMPLATES[kind]
-    file = Path(template.place.replace("NAME", name))
+    file = Path(out or template.place.replace("NAME", name)).expanduser()
     text = (FOLDER / template.source).read_text(encoding="utf-8")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(fill_in(text, name, file))
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(fill_in(text, name, file))
     except FileExistsError:
         problem = Problem(f"{file} is there already", f"give another name: posttrain new {kind} NAME")
         raise InputError(f"no new {kind}", [problem]) from None
@@ -51,7 +52,7 @@ def fill_in(text: str, name: str, file: Path) -> str:
 def run(asked: New) -> int:
     """The verb without its command line. Raises InputError."""
     kind, name = asked.kind, asked.file_name
-    file = write_template(kind, name)
+    file = write_template(kind, name, asked.out)
     print(f"{file}: read its comments, change it, and then: {fill_in(TEMPLATES[kind].next, name, file)}")
     return 0
 

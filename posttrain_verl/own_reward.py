@@ -28,22 +28,28 @@ REMEDY = "reward=FILE.py:NAME, or reward=pkg://MODULE:NAME; posttrain new reward
 KEPT_FOLDER = "reward"  # of a run folder: the file as it was at the launch
 
 
-def read_reward(word: str, arguments: Sequence[str] = ()) -> OwnReward | None:
-    """The reward that `reward=` names, with those of `arguments` that are its own (`reward_kwargs.NAME=VALUE`).
+def read_reward(
+    word: str, arguments: Sequence[str] = (), default: OwnReward | None = None, ours_take_arguments: bool = False
+) -> OwnReward | None:
+    """The reward that `reward=` names, else the `default`, with its own of the `arguments` (`reward_kwargs.NAME=VALUE`).
 
-    Without `reward=`, and for our own rewards, there is none. Raises InputError: there is no such file, or the word names none.
+    Our own rewards are None. Raises InputError: there is no such file, the word names none, or arguments stand beside our rewards
+    where these take none.
     """
-    if not word:
-        return None
+    given, title = read_arguments(arguments), "there is no such reward"
     try:
-        found = own.parse_word(word, read_arguments(arguments))
+        found = own.parse_word(word) if word else default
     except ValueError as error:
-        raise InputError("there is no such reward", [Problem(str(error), REMEDY)]) from None
-    if found.path == OUR_REWARDS:
+        raise InputError(title, [Problem(str(error), REMEDY)]) from None
+    if word and found and found.file and not found.file.is_file():
+        raise InputError(title, [Problem(f"reward={word}: {found.file} is not a file", REMEDY)])
+    if found is None or found.path == OUR_REWARDS:
+        if given and not ours_take_arguments:
+            raise InputError(
+                title, [Problem(f"{ARGUMENTS}{next(iter(given))} has no reward to go to", f"add {REMEDY}")]
+            )
         return None
-    if found.file and not found.file.is_file():
-        raise InputError("there is no such reward", [Problem(f"reward={word}: {found.file} is not a file", REMEDY)])
-    return found
+    return replace(found, arguments={**found.arguments, **given})
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class RecipeVerb(Verb):
     """What a verb takes that composes a recipe: any key of VeRL, our groups, and the keys of conf/launch.yaml."""
 
     TAKES: ClassVar[str] = ""
-    OTHERS: ClassVar[str] = "any key of VeRL, and keys of posttrain.* (docs/config.md)"
+    OTHERS: ClassVar[str] = "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE"
     EXITS: ClassVar[str] = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
     NAMES: ClassVar[dict[str, Names]] = {name: group(name) for name in paths.OUR_GROUPS}
 
@@ -78,8 +78,7 @@ class RecipeVerb(Verb):
         shown = {name: ", ".join(paths.names(name)) for name in paths.OUR_GROUPS}
         shown["base_model"] = f"{len(paths.names('base_model'))} names of conf/base_model, or a folder"
         rows = [(f"{name}=", "name", "required" if name == "recipe" else "", text) for name, text in shown.items()]
-        rows += [("reward=", "text", "our graders", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME"),
-                 ("reward_kwargs.", "text", "", "NAME=VALUE: an argument of the reward")]  # fmt: skip
+        rows.append(("reward=", "text", "ours", "your own: FILE.py:NAME, or pkg://MODULE:NAME"))
         own = re.findall(r"^  (\w+): ([^\s{?]+) +# (.*)", (paths.conf_dir() / "launch.yaml").read_text(), re.MULTILINE)
         kinds = {"false": "bool", "[]": "list"}
         return rows + [(f"posttrain.{name}=", kinds.get(default, "text"), default, text) for name, default, text in own]
@@ -188,6 +187,8 @@ class New(Verb):
     OTHERS = "KIND [NAME]: reward (NAME.py), recipe (recipes/NAME.yaml), mix (conf/mix/NAME.yaml); NAME is my_KIND without one"
     EXITS = "0 done, 2 the input is wrong"
     KINDS: ClassVar[tuple[str, ...]] = ("reward", "recipe", "mix")
+
+    out: OutFile = key("", "the file, in place of that of its kind and name", "posttrain.out", shown="by kind and name")
 
     @property
     def kind(self) -> str:

@@ -29,6 +29,7 @@ WRONG = {
     "serve": ["posttrain.runs_dir=", "port=99999"],
     "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo id=a/b", "recipe=demo evaluate:foo=1",
                  "recipe=demo foo=1", "recipe=demo plateau=x", "recipe=demo posttrain.runs_dir=/etc/passwd"],
+    "new": ["reward a b", "mix ../x", "recipe r posttrain.out=."],
     "status": ["run=/etc/passwd", "run=x posttrain.runs_dir="], "logs": ["run=x -n a"], "stop": ["run=.."],
     "list": ["posttrain.runs_dir=nosuch"], "first_gpu_hour": ["out=.", "base_modl=tiny", "mode=shrt", "minutes=0"],
 }  # fmt: skip

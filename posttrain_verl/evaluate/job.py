@@ -248,9 +248,12 @@ class Job:
 
 def choose_reward(asked: Evaluate, run: RunFolder | None) -> OwnReward | None:
     """The reward that `reward=` names, else that of the run, as it was when the run was launched. Raises InputError."""
-    if asked.reward or run is None:
-        return own_reward.read_reward(asked.reward, asked.arguments)
-    return own_reward.kept_by_run(own_reward.of_settings(run.read_settings()), run.path)
+    kept = (
+        None
+        if asked.reward or not run
+        else own_reward.kept_by_run(own_reward.of_settings(run.read_settings()), run.path)
+    )
+    return own_reward.read_reward(asked.reward, asked.arguments, default=kept)
 
 
 def is_graded_by_set(chosen: EvalSet) -> bool:

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, Self, TypedDict
 
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -104,7 +104,19 @@ class SamplingFields(TypedDict):
     seed: int
 
 
-class Item(TypedDict):
+class Verdict(TypedDict, total=False):
+    """What our graders say of an answer beside its score. A reward of the user's own says what it knows of it."""
+
+    acc: float
+    format: float
+    answered: float
+    verifier_error: float
+    pred: str
+    strict_acc: float
+    flexible_acc: float
+
+
+class Item(Verdict):
     """One answer. `id` names the question and is the same in every evaluation of it, `sample` counts from 0 to k - 1.
 
     `score` to `pred` are the grade (docs/rewards.md). A reward of the user's own gives its score, and of the rest
@@ -123,18 +135,17 @@ class Item(TypedDict):
     truncated: bool
     tokens: int
     score: float
-    acc: NotRequired[float]
-    format: NotRequired[float]
-    answered: NotRequired[float]
-    verifier_error: NotRequired[float]
-    pred: NotRequired[str]
-    strict_acc: NotRequired[float]
-    flexible_acc: NotRequired[float]
     error: str | None
     evidence: str
 
 
-class Result(TypedDict):
+class GradedBy(TypedDict, total=False):
+    """The reward of the user's own that graded, with a digest of its file and arguments."""
+
+    reward: str
+
+
+class Result(GradedBy):
     """A whole evaluation. `n` of `population` questions were used; `noise` is true below FEWEST.
 
     `metrics` has accuracy, strict_accuracy, flexible_accuracy, format, truncated, unanswered and verifier_error, and with
@@ -155,7 +166,6 @@ class Result(TypedDict):
     metrics: dict[str, Metric]
     errors: dict[str, int]
     items: list[Item]
-    reward: NotRequired[str]
 
 
 def headline(result: Result) -> tuple[str, Metric]:

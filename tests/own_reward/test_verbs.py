@@ -112,6 +112,12 @@ def test_grade_sums_what_the_reward_returns_and_names_what_fails(here, reward_fi
     said = json.loads(capsys.readouterr().out)
     assert said["sources"] == {"my/x": {"rows": 2, "score": 1 / 6 + 1, "length": 7}}
     assert "ZeroDivisionError: division by zero (other_reward.py, line 2)" in said["ungraded"][0]["reason"]
+    ours = rows_of(here / "ours.jsonl")
+    ours.write_text(ours.read_text().replace("my/x", "gsm8k"))
+    assert run(grade, Grade, str(ours), "reward_kwargs.mode=strict", "--json") == 0, (
+        "which is mode=strict of our graders"
+    )
+    assert json.loads(capsys.readouterr().out)["sources"]["gsm8k"]["acc"] == 1
     assert run(grade, Grade, str(file), WORD, "mode=strict") == 2
     assert "'mode=strict' is an option of our graders" in capsys.readouterr().err
 
@@ -227,7 +233,10 @@ def test_which_reward_grades_an_evaluation(folder, here, rows):
         return job.choose_reward(read(Evaluate, [*arguments, "eval=gsm8k"]), folder if "run=1" in arguments else None)
 
     assert chosen("run=1").word == f"{here}/my_reward.py:score"
+    assert chosen("run=1", "reward_kwargs.partial=0.3").arguments == {"partial": 0.3}
     assert chosen("base_model=tiny") is None
+    with pytest.raises(InputError, match=r"reward_kwargs\.partial has no reward to go to"):
+        chosen("base_model=tiny", "reward_kwargs.partial=0.3")
     assert chosen("base_model=tiny", WORD, "reward_kwargs.partial=0.5").arguments == {"partial": 0.5}
     ours, own = (
         job.EvalSet("gsm8k", rows(4, lambda row: row | {"data_source": "openai/gsm8k"}, "ours")),
