@@ -250,7 +250,7 @@ def _misuses(
             yield (*place, name), wrong(what, "take it out of this split")
 
 
-def _ungraded(given: Mapping[Any, Any]) -> Iterator[Problem]:
+def _ungraded_sources(given: Mapping[Any, Any]) -> Iterator[Problem]:
     """Sources of graded splits that none of our graders is for."""
     sources = _entries(given, "sources")
     graded = [
@@ -271,7 +271,7 @@ def parse(config: Mapping[str, Any], any_source: bool = False) -> Mix:
     """Check a mix configuration. With `any_source` rows may be of sources that none of our graders is for.
 
     Raises DataError with every problem in it."""
-    ungraded = [] if any_source else list(_ungraded(config))
+    ungraded = [] if any_source else list(_ungraded_sources(config))
     try:
         mix = Mix.model_validate(dict(config))
     except ValidationError as error:

@@ -17,7 +17,7 @@ AtLeast1 = Annotated[int, Ge(1)]
 AtLeast0 = Annotated[int, Ge(0)]
 
 
-def _reward(value: str) -> tuple[str, str] | None:
+def _reward_flaw(value: str) -> tuple[str, str] | None:
     """What is wrong with a value of `reward=`, and the remedy."""
     from reward_fns import own  # most verbs take none
 
@@ -29,7 +29,7 @@ def _reward(value: str) -> tuple[str, str] | None:
     return None if file is None or file.is_file() else (f": {file} is not a file", remedy)
 
 
-Reward = Annotated[str, _reward]
+Reward = Annotated[str, _reward_flaw]
 
 
 def reward_key() -> Any:

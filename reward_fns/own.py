@@ -86,7 +86,7 @@ class OwnReward:
             place = f"{Path(error.filename or self.path).name}, line {error.lineno}"
             raise RewardError("syntax", f"{type(error).__name__}: {error.msg} ({place})", error) from error
         except (Exception, SystemExit) as error:
-            raise RewardError("load", _describe(error, self), error) from error
+            raise RewardError("load", _describe_error(error, self), error) from error
         found = getattr(module, self.name, None)
         if not callable(found):
             names = [
@@ -126,10 +126,10 @@ class OwnReward:
         try:
             returned = function(**{**row, **self.arguments})
             if self.is_awaited:
-                returned = _await(returned)
+                returned = _await_result(returned)
         except (Exception, SystemExit) as error:
             self.check_signature()
-            raise RewardError("raised", _describe(error, self), error) from error
+            raise RewardError("raised", _describe_error(error, self), error) from error
         return read_result(returned)
 
 
@@ -182,7 +182,7 @@ def _load_module(path: str) -> ModuleType:
     return module
 
 
-def _describe(error: BaseException, reward: OwnReward) -> str:
+def _describe_error(error: BaseException, reward: OwnReward) -> str:
     """An exception in one line, with the last line of the user's file that it passed."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(reward.file)]
@@ -200,7 +200,7 @@ def _event_loop() -> Any:
     return loop
 
 
-def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _await_result(coroutine: Coroutine[Any, Any, Any]) -> Any:
     import asyncio
 
     return asyncio.run_coroutine_threadsafe(coroutine, _event_loop()).result()

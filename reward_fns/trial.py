@@ -139,7 +139,7 @@ def _read_trial(results: Path, printed: str, code: int, request: Request) -> Tri
     doing = "a call" if begun is not None else "loading the file"
     if "Timeout (" in printed:
         seconds = LOAD_SECONDS if begun is None else request.call_seconds
-        where = _standing(printed, request.reward)
+        where = _describe_place(printed, request.reward)
         trial.faults.append(Fault("hangs", f"{doing} did not end within {seconds:g} s{where}", call=begun))
     else:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -148,7 +148,7 @@ def _read_trial(results: Path, printed: str, code: int, request: Request) -> Tri
     return trial
 
 
-def _standing(printed: str, reward: OwnReward) -> str:
+def _describe_place(printed: str, reward: OwnReward) -> str:
     """Where a process stood when its time was over, e.g. ": it stands in score, line 12"; "" where that is not known."""
     frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', printed.partition("Timeout (")[2])
     own = [(line, name) for file, line, name in frames if reward.file and file == str(reward.file)]
@@ -160,7 +160,7 @@ def main() -> None:
     request: Request = pickle.load(sys.stdin.buffer)
     with open(sys.argv[1], "w", encoding="utf-8", buffering=1) as file:
         _work_through(request, file)
-        _say(file, "end")
+        _write_event(file, "end")
     os._exit(0)
 
 
@@ -168,25 +168,25 @@ def _work_through(request: Request, file: IO[str]) -> None:
     reward = request.reward
     faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True, file=2)
     try:
-        _say(file, "loaded", awaited=reward.is_awaited)
+        _write_event(file, "loaded", awaited=reward.is_awaited)
         reward.check_signature(request.more)
     except RewardError as error:
-        _say(file, "fault", **asdict(_fault_of(error, None)))
+        _write_event(file, "fault", **asdict(_fault_of(error, None)))
         return
     until = time.monotonic() + ALL_CALLS_SECONDS
     for number, case in enumerate(() if request.more else request.cases):
         if time.monotonic() > until:
             return
-        _say(file, "begins", call=number)
+        _write_event(file, "begins", call=number)
         faulthandler.dump_traceback_later(request.call_seconds, exit=True, file=2)
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             parts = reward.grade(case.source, case.response, case.gold, case.facts)
         except RewardError as error:
-            _say(file, "fault", **asdict(_fault_of(error, number)))
+            _write_event(file, "fault", **asdict(_fault_of(error, number)))
             continue
         seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        _say(file, "call", call=number, score=parts["score"], keys=sorted(map(str, parts)), **seconds)
+        _write_event(file, "call", call=number, score=parts["score"], keys=sorted(map(str, parts)), **seconds)
 
 
 def _fault_of(error: RewardError, call: int | None) -> Fault:
@@ -202,7 +202,7 @@ def _is_of_network(error: BaseException) -> bool:
     )
 
 
-def _say(file: IO[str], event: str, /, **facts: Any) -> None:
+def _write_event(file: IO[str], event: str, /, **facts: Any) -> None:
     file.write(json.dumps({"is": event, **facts}) + "\n")
 
 

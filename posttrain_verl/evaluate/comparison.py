@@ -194,9 +194,10 @@ def comparison_remarks(results: Mapping[str, Result]) -> list[str]:
         ways = {str({k: v for k, v in result["sampling"].items() if k != "seed"}) for result in group}
         if len(ways) > 1:
             remarks.append(f"the evaluations on {name} were sampled differently: {'; '.join(sorted(ways))}")
-        graders = {result.get("reward", "our graders") for result in group}
+        named = [result.get("reward", "our graders") for result in group]
+        graders = {each.rpartition(" ")[2]: each for each in named}  # by the digest, since a copy may have another name
         if len(graders) > 1:
-            remarks.append(f"the evaluations on {name} were graded differently: {'; '.join(sorted(graders))}")
+            remarks.append(f"the evaluations on {name} were graded differently: {'; '.join(sorted(graders.values()))}")
         ids = [{item["id"] for item in result["items"]} for result in group]
         if apart := len(set().union(*ids) - ids[0].intersection(*ids)):
             left_out = "were not answered in every evaluation, and are left out of its pairs"

@@ -53,7 +53,7 @@ def check_own_reward(composed: Composed, reward: OwnReward) -> Iterator[Problem]
     more = dict.fromkeys(REWARD_MODEL_ARGUMENTS) if model else {}
     cases = [] if more else sample_cases(composed, settings.source_column)
     seen = _try_once(Request(reward, tuple(cases), more, trial.CALL_SECONDS))
-    yield from judge_faults(seen, reward, cases, forgives=_forgives(composed, settings))
+    yield from judge_faults(seen, reward, cases, forgives=_excuse_of(composed, settings))
     yield from judge_scores(seen, reward, cases)
     if settings.manager_name == "remote" and seen.awaited:
         what = f"{reward.shown} is async, and the reward manager remote takes plain functions alone"
@@ -105,7 +105,7 @@ def is_answer(gold: Any) -> bool:
     return isinstance(gold, str | int | float) and bool(text := str(gold).strip()) and not text.startswith(("{", "["))
 
 
-def _forgives(composed: Composed, settings: RewardSettings) -> str:
+def _excuse_of(composed: Composed, settings: RewardSettings) -> str:
     """Why an exception or a wrong score here need not be one where the run trains; "" where it is."""
     if not machine.is_here(composed):
         return "the run trains elsewhere"

@@ -155,7 +155,7 @@ def test_what_an_exception_here_does_not_prove(key, value, why, monkeypatch):
     config = base().verl.copy()
     OmegaConf.update(config, key, value, force_add=True)
     composed = replace(base(), verl=config)
-    assert own_reward._forgives(composed, composed.settings.reward) == why
+    assert own_reward._excuse_of(composed, composed.settings.reward) == why
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,9 @@ def test_rewards_are_compared_as_rewards():
     assert headline(base)[0] == "reward"
     remarks = comparison.comparison_remarks({"a": base | {"reward": "r 1"}, "b": trained | {"reward": "r 2"}})
     assert remarks == ["the evaluations on mine were graded differently: r 1; r 2"]
+    assert (
+        comparison.comparison_remarks({"a": base | {"reward": "r 1"}, "b": trained | {"reward": "copy_of_r 1"}}) == []
+    )
 
 
 def test_a_reward_and_an_accuracy_are_not_compared():
