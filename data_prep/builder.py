@@ -24,6 +24,7 @@ from data_prep.pool import Pool
 from data_prep.reading import Reading
 from data_prep.schema import split_names
 from data_prep.sources import KINDS
+from reward_fns.own import SIGNATURE, OwnReward, RewardError
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,17 @@ FAILED = "failed_build"  # the folder, below that of the mix, of what a failed b
 _BUILDING = ".building-"
 
 
-def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
+def build(
+    mix_config: Mapping[str, Any], out_dir: Path, reward: OwnReward | None = None, any_source: bool = False
+) -> dict[str, Any]:
     """Build a mix into `out_dir` and return its manifest. Each step logs one line.
 
-    A build that fails leaves an earlier finished one as it was, and the rows that it dropped in the folder FAILED. Raises
-    DataError with every problem found."""
-    mix = parse(mix_config)
+    Golds are graded by our graders, or by `reward`, under which rows may be of any source. With `any_source` nobody grades those
+    of unknown sources. A build that fails leaves an earlier finished one as it was, and the rows that it dropped in the folder
+    FAILED. Raises DataError with every problem found."""
+    mix = parse(mix_config, any_source or reward is not None)
+    if reward:
+        _require_callable(reward)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out_dir)
@@ -47,7 +53,7 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out_dir) as folder:  # on the file system of the result
         scratch = Path(folder)
         pool = Pool(scratch / "pool.arrow")
-        origins, sets = Reading(mix, pool).run()
+        origins, sets = Reading(mix, pool, reward).run()
         _across_rows(mix, pool)
         entries = _source_entries(mix, origins, pool)
         try:
@@ -70,6 +76,7 @@ def build(mix_config: Mapping[str, Any], out_dir: Path) -> dict[str, Any]:
             | {DROPPED: {}},
             "tools": {name: version(name) for name in ("pyarrow", "numpy")},
             "inspected": [],
+            **({"reward": manifest.describe_reward(reward)} if reward else {}),
         }
         for name, entry in content["files"].items():
             entry |= {"bytes": (scratch / name).stat().st_size, "sha256": manifest.file_sha256(scratch / name)}
@@ -95,6 +102,13 @@ def _explain_failure(
     *others, last = [*heavy_losses(mix, entries, kept), *error.problems]
     remedy = f"{last.remedy}\nThe dropped rows with their reasons: {kept}" if pool.details else last.remedy
     return DataError(*others, replace(last, remedy=remedy))
+
+
+def _require_callable(reward: OwnReward) -> None:
+    try:
+        reward.check_signature()
+    except RewardError as error:
+        raise DataError(Problem(f"reward={reward.word}", str(error), f"VeRL calls it with {SIGNATURE}")) from None
 
 
 def _across_rows(mix: Mix, pool: Pool) -> None:

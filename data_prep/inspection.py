@@ -5,7 +5,6 @@ formulas become MathML, which browsers render by themselves.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from rich.text import Text
 import reward_fns
 from data_prep import filters
 from data_prep.answer_marks import find_marks
-from data_prep.filters import Case
+from data_prep.filters.case import Case
+from data_prep.filters.gold import has_grader
 from data_prep.fingerprint import mix_bits, row_keys
 from data_prep.manifest import describe_drops
 from data_prep.parquet import DROPPED
 from data_prep.schema import Messages, row_kind, split_names
+from reward_fns.own import OwnReward, RewardError, render_gold
 
 # Messages to (text, whether the loss counts it, number of tokens) in order.
 # The text of RL rows ends where the model begins.
@@ -61,15 +62,17 @@ class Card:
         return sum(piece[2] for piece in self.rendered)
 
 
-def draw_cards(folder: Path, per_source: int, seed: int, template: Template) -> list[Card]:
-    """`per_source` rows of each source in each split, spread over its range of difficulty."""
+def draw_cards(
+    folder: Path, per_source: int, seed: int, template: Template, own: OwnReward | None = None
+) -> list[Card]:
+    """`per_source` rows of each source in each split, spread over its range of difficulty; `own` grades in place of ours."""
     cards = []
     for split in split_names():
         path = folder / f"{split}.parquet"
         if path.is_file():
             table = pq.read_table(path)
             rows = table.take(pa.array(_choose_rows(table, per_source, seed))).to_pylist()
-            cards += [make_card(split, row, template) for row in rows]
+            cards += [make_card(split, row, template, own) for row in rows]
     return cards
 
 
@@ -86,7 +89,7 @@ def _choose_rows(table: pa.Table, per_source: int, seed: int) -> np.ndarray:
     return np.array(chosen, dtype=np.int64)
 
 
-def make_card(split: str, row: dict[str, Any], template: Template) -> Card:
+def make_card(split: str, row: dict[str, Any], template: Template, own: OwnReward | None = None) -> Card:
     kind = row_kind(split)
     messages, gold = kind.conversation(row), kind.gold(row)
     solution = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
@@ -95,11 +98,22 @@ def make_card(split: str, row: dict[str, Any], template: Template) -> Card:
     flags = filters.find_reasons(Case(question, gold, solution, row["data_source"], row["ability"], asked=asked))
     reward = None
     if gold is not None and row["ability"] != "code":
-        with suppress(
-            reward_fns.UnknownSource, ValueError
-        ):  # a reward of the user's, and a gold that nobody can grade by
-            reward = reward_fns.grade(row["data_source"], f"\\boxed{{{gold}}}", gold)
+        reward, why = _grade_gold(row, gold, own)
+        flags |= {"reward": why} if why else {}
     return Card(split, row, messages, kind.beside(row), gold, flags, reward, template(messages))
+
+
+def _grade_gold(row: dict[str, Any], gold: str, own: OwnReward | None) -> tuple[dict[str, Any] | None, str]:
+    """The grade of a gold by its own reward; None where there is no reward for it, or with the reason that it failed."""
+    if own:
+        facts = row["extra_info"]
+        try:
+            return own.grade(row["data_source"], render_gold(gold, facts.get("answer_mark")), gold, facts), ""
+        except RewardError as error:
+            return None, str(error)
+    if not has_grader(row["data_source"]):
+        return None, ""
+    return reward_fns.grade(row["data_source"], f"\\boxed{{{gold}}}", gold), ""
 
 
 @dataclass(frozen=True)

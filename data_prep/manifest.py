@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError, Problem
+from reward_fns.own import OwnReward
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -23,6 +24,12 @@ def file_sha256(path: Path) -> str:
 def config_digest(config: Mapping[str, Any]) -> str:
     """Hex sha256 of a configuration, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def describe_reward(reward: OwnReward) -> dict[str, Any]:
+    """What a manifest says of the user's own reward that graded the golds."""
+    digest = file_sha256(reward.file) if reward.file else None
+    return {"name": reward.shown, "sha256": digest, "arguments": dict(reward.arguments)}
 
 
 def write_manifest(out_dir: Path, manifest: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from data_prep.declaration import (
     nearest,
     wrong,
 )
-from data_prep.errors import DataError
+from data_prep.errors import DataError, Problem
 from data_prep.filters import REASONS, Uses
 from data_prep.schema import TEST, row_kind, split_names, use_of
 from data_prep.sources import KINDS, SourceSpec, rows_read, spec_of, with_defaults
@@ -269,22 +269,37 @@ def _misuses(
         if name not in sources:
             remedy = nearest(name, sources, "add it to mix.sources")
             yield (*place, name), wrong(f"uses source {name!r}, which the mix does not have", remedy)
-        elif known and (kind := KINDS.get(sources[name]["from"])):
-            if (use := use_of(split)) not in kind.uses:
-                what = f"uses {name} for {use}; it is only for {', '.join(kind.uses)}"
-                yield (*place, name), wrong(what, "take it out of this split")
-            data_source = sources[name]["data_source"]
-            try:
-                if row_kind(split).is_graded and isinstance(data_source, str):
-                    resolve(data_source)
-            except UnknownSource as error:
-                remedy = "set data_source to a known one, such as math/NAME"
-                yield ("sources", name, "data_source"), wrong(str(error), remedy)
+        elif known and (kind := KINDS.get(sources[name]["from"])) and (use := use_of(split)) not in kind.uses:
+            what = f"uses {name} for {use}; it is only for {', '.join(kind.uses)}"
+            yield (*place, name), wrong(what, "take it out of this split")
 
 
-def parse(config: Mapping[str, Any]) -> Mix:
-    """Check a mix configuration. Raises DataError with every problem in it."""
+def _ungraded_sources(given: Mapping[Any, Any]) -> Iterator[Problem]:
+    """Sources of graded splits that none of our graders is for."""
+    sources = _entries(given, "sources")
+    graded = [
+        split for name, split in _entries(given, "splits").items() if name in split_names() and row_kind(name).is_graded
+    ]
+    for name in dict.fromkeys(name for split in graded for name in sorted(_outline(split).source_names())):
+        entry = with_defaults(name, as_mapping(sources.get(name)))
+        data_source = entry["data_source"] if name in sources and entry["from"] in KINDS else None
+        try:
+            if isinstance(data_source, str):
+                resolve(data_source)
+        except UnknownSource as error:
+            remedy = "set data_source to a known one, such as math/NAME, or add reward=FILE.py:NAME"
+            yield Problem(f"mix.sources.{name}.data_source", str(error), remedy)
+
+
+def parse(config: Mapping[str, Any], any_source: bool = False) -> Mix:
+    """Check a mix configuration. With `any_source` rows may be of sources that none of our graders is for.
+
+    Raises DataError with every problem in it."""
+    ungraded = [] if any_source else list(_ungraded_sources(config))
     try:
-        return Mix.model_validate(dict(config))
+        mix = Mix.model_validate(dict(config))
     except ValidationError as error:
-        raise DataError(*declaration.problems_in(error, "mix")) from None
+        raise DataError(*declaration.problems_in(error, "mix"), *ungraded) from None
+    if ungraded:
+        raise DataError(*ungraded)
+    return mix

@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 from data_prep import filters, parquet, repeats
 from data_prep.errors import DataError, Problem
 from data_prep.filters import Verdict
+from data_prep.filters.own_golds import OwnGolds
 from data_prep.fingerprint import mix_bits, row_keys
 from data_prep.mix import Mix
 from data_prep.pool import Pool
 from data_prep.schema import QUESTION, SOLUTION
 from data_prep.sources import KINDS, SourceSpec
+from reward_fns.own import OwnReward
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,8 @@ class _Judged:
 class Reading:
     """One pass over all sources. Evaluation sets are read first and are never filtered: they must stay whole."""
 
-    def __init__(self, mix: Mix, pool: Pool):
-        self.mix, self.pool = mix, pool
-        self.filters = filters.choose_filters(mix.filters.named())
+    def __init__(self, mix: Mix, pool: Pool, reward: OwnReward | None = None):
+        self.mix, self.pool, self.reward = mix, pool, reward
         self.count = token_counter(mix.filters.too_long.tokenizer)
         self.drop_from = mix.decontaminate.drop_from() if mix.filters.named().get("contaminated", True) else None
         self.detector = repeats.Detector([], mix.decontaminate.ngrams, self.drop_from)
@@ -87,9 +88,19 @@ class Reading:
 
     def _read(self, spec: SourceSpec, content: bool) -> dict[str, Any]:
         opened = KINDS[spec.kind].open(spec)
+        golds = (
+            OwnGolds(self.reward, self.mix.prompt_for(spec.ability).answer or "plain")
+            if self.reward and content
+            else None
+        )
+        chosen = (
+            filters.choose_filters(self.mix.filters.named(), golds.explain_failure if golds else None)
+            if content
+            else ()
+        )
         rows, limit = 0, self.mix.limit
         batches = _bite_sized(opened.batches, limit and READ_FOR_EACH_ROW * limit)
-        for judged in _in_threads(lambda batch: self._judge(spec, batch, content), batches):
+        for judged in _in_threads(lambda batch: self._judge(spec, batch, chosen, content), batches):
             verdict, usable = judged.verdict, judged.verdict.may_spoil(QUESTION)
             found = self.detector.record(judged.items, judged.overlaps) if judged.overlaps is not None else {}
             for row, detail in found.items():
@@ -99,11 +110,15 @@ class Reading:
             self.pool.append(judged.items, columns, verdict.details)
             rows += judged.items.num_rows
         log.info(f"{spec.name}: {rows} rows read")
+        if golds and (low := golds.summary()):
+            log.warning(f"{spec.name}: {low}")
         return dict(opened.provenance) | {"rows_in": rows}
 
-    def _judge(self, spec: SourceSpec, items: pa.RecordBatch, content: bool) -> _Judged:
+    def _judge(
+        self, spec: SourceSpec, items: pa.RecordBatch, chosen: tuple[filters.Filter, ...], content: bool
+    ) -> _Judged:
         """Everything that a batch says by itself: depends on nothing but its rows, so the order of threads is free."""
-        verdict = filters.judge_batch(items, self.filters if content else (), spec, self.mix.uses_of(spec.name))
+        verdict = filters.judge_batch(items, chosen, spec, self.mix.uses_of(spec.name))
         prompt, limits = self.mix.prompt_for(spec.ability), self.mix.filters.too_long
         asked = self.count(parquet.user_messages(items["question"], prompt))
         asked = asked + self.count(pa.array([prompt.system or ""]))[0]

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import paths
+from posttrain_verl import own_reward, paths
 from posttrain_verl.base_models import naming
 from posttrain_verl.machine import devices
 from posttrain_verl.overrides import OUR_GROUPS, expand_keys, read_overrides
@@ -259,6 +259,7 @@ def register_options(files: Mapping[tuple[str, str], Path]) -> None:
             raise InputError(f"{group} '{name}' does not compose", [unreadable]) from error
         if group == "recipe":
             node = _under_current_names(node) if renamed.RENAMED else node
+            own_reward.place_beside(node, file)
         store.store(
             group=group, name=name, node=node, package="_global_" if group == "recipe" else f"posttrain.{group}"
         )

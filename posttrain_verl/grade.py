@@ -21,14 +21,18 @@ from rich.progress import track
 from rich.table import Table
 
 import reward_fns
+from posttrain_verl import own_reward
+from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
-from posttrain_verl.terminal.console import stdout
+from posttrain_verl.terminal.console import log, stdout
 from posttrain_verl.terminal.problem import InputError, Problem, render
 from posttrain_verl.verbs import Grade
 from reward_fns.math.grader import grade_math, math_verify_alone
 from reward_fns.math.verifier import VerifierError
+from reward_fns.own import SIGNATURE, OwnReward, RewardError
 
 FIELDS = ("data_source", "response", "ground_truth")
+DUMPED = {"output": "response", "gts": "ground_truth"}  # of VeRL's rollouts and validation
 COUNTED = ("score", "acc", "format", "answered", "verifier_error")
 SHOWN = 20  # disagreements, and rows of one reason
 CHUNK = 1024  # rows in flight, so that a file larger than memory passes through
@@ -46,23 +50,32 @@ class Ungraded:
 
 
 def grade_file(
-    path: Path, reward_options: dict[str, object], *, compare: bool = False
+    path: Path,
+    reward_options: dict[str, object],
+    *,
+    compare: bool = False,
+    own: OwnReward | None = None,
+    source: str = "",
 ) -> tuple[list[Row], list[Ungraded]]:
     """Grade every row of `path`, and name those that cannot be graded.
 
-    A graded row is a dict: row number, data_source, the grade, and with `compare` the three verdicts. Raises InputError for a
+    A graded row is a dict: row number, data_source, the grade, and with `compare` the three verdicts. `own` is a reward of the
+    user's own, which grades in place of our graders, and `source` the data_source of rows without one. Raises InputError for a
     file that is none, has no rows or cannot be read, and ValueError for an option that no reward has."""
-    reward_fns.known_options(grade_math, reward_options)
+    if own is None:
+        reward_fns.known_options(grade_math, reward_options)
     total = count_rows(path)
-    rows = enumerate(read_rows(path), start=1)
+    rows = enumerate(read_rows(path, source), start=1)
 
     def grade_row(numbered: tuple[int, Row | str]) -> Row | Ungraded:
         number, row = numbered
         if isinstance(row, str):
             return Ungraded(number, "", row)
-        if reason := find_flaw(row):
+        if reason := find_flaw(row, any_source=own is not None):
             return Ungraded(number, row_id(row), reason)
         source, response, gold = (row[field] for field in FIELDS)
+        if own:
+            return grade_by(own, number, row)
         gold = str(gold) if is_plain(gold) else gold
         told = gold if isinstance(gold, str) else json.dumps(gold, default=str)
         result: Row = {"row": number, "data_source": source, "ground_truth": told}
@@ -79,6 +92,40 @@ def grade_file(
         work = (row for chunk in chunks for row in threads.map(grade_row, chunk))
         done = list(track(work, "grading", total, console=Console(stderr=True), disable=total < CHUNK))
     return [row for row in done if isinstance(row, dict)], [row for row in done if isinstance(row, Ungraded)]
+
+
+def grade_by(own: OwnReward, number: int, row: Row) -> Row | Ungraded:
+    """A row under a reward of the user's own, or why that failed."""
+    source, response, gold = (row[field] for field in FIELDS)
+    try:
+        parts = own.grade(source, response, gold, row.get("extra_info"))
+    except RewardError as error:
+        return Ungraded(number, row_id(row), f"{own.shown}: {error}")
+    shown = {key: value if isinstance(value, str) or value is None else float(value) for key, value in parts.items()
+             if isinstance(value, str) or value is None or hasattr(value, "__float__")}  # fmt: skip
+    return {
+        "row": number,
+        "data_source": source,
+        "ground_truth": gold if isinstance(gold, str) else json.dumps(gold, default=str),
+    } | shown
+
+
+def reward_of_run(path: Path) -> tuple[OwnReward | None, str]:
+    """For a file in a run folder, such as `rollouts/5.jsonl`: the run's own reward, and the data_source of its data where
+    that is one for all, since VeRL's dumps do not name it. (None, "") for any other file."""
+    home = next((folder for folder in path.absolute().parents if (folder / "config.yaml").is_file()), None)
+    if home is None or not (home / "plan.json").is_file():
+        return None, ""
+    settings = RunFolder(home).read_settings()
+    if settings.reward is None:
+        return None, ""
+    column, sources = settings.reward.source_column, set[str]()
+    given = settings.train_files
+    for file in [given] if isinstance(given, str) else given or []:
+        if Path(file).is_file() and str(file).endswith(".parquet"):
+            sources |= set(pyarrow.parquet.read_table(file, columns=[column])[column].unique().to_pylist())
+    own = own_reward.kept_by_run(settings.reward.own_reward, home)
+    return own, str(*sources) if len(sources) == 1 else ""
 
 
 def compare_verdicts(source: str, response: str, gold: object) -> Row:
@@ -103,14 +150,18 @@ def row_id(row: Row) -> str:
     return str(found[0]) if found else ""
 
 
-def find_flaw(row: Row) -> str:
-    """Why the fields of a row are not ones that a reward takes; "" if they are."""
-    if missing := [field for field in FIELDS if row.get(field) is None]:
+def find_flaw(row: Row, any_source: bool = False) -> str:
+    """Why the fields of a row are not ones that a reward takes; "" if they are. With `any_source` it is not one of ours."""
+    needed = ("data_source", "response") if any_source else FIELDS  # a reward of one's own may need no gold
+    row.setdefault("ground_truth", None)
+    if missing := [field for field in needed if row.get(field) is None]:
         return f"lacks {', '.join(missing)} (it has {', '.join(map(str, row))})"
     source, response, gold = (row[field] for field in FIELDS)
     for name, value in (("data_source", source), ("response", response)):
         if not isinstance(value, str):
             return f"{name} is {type(value).__name__}, not a text"
+    if any_source:
+        return ""
     try:
         grader = reward_fns.resolve(source)[0]
     except reward_fns.UnknownSource as error:
@@ -120,10 +171,11 @@ def find_flaw(row: Row) -> str:
     return ""
 
 
-def read_rows(path: Path) -> Iterator[Row | str]:
+def read_rows(path: Path, source: str = "") -> Iterator[Row | str]:
     """The rows of a jsonl or Parquet file, `reward_model.ground_truth` lifted where it stands for `ground_truth`.
 
-    A line that is not a JSON object is a text that says so."""
+    The fields `output` and `gts` of VeRL's dumps are response and gold, and `source` is the data_source of rows without
+    one. A line that is not a JSON object is a text that says so."""
     for row in read_raw(path):
         if not isinstance(row, dict):
             yield row if isinstance(row, str) else f"is {type(row).__name__}, not an object"
@@ -131,6 +183,11 @@ def read_rows(path: Path) -> Iterator[Row | str]:
         nested = row.get("reward_model")
         if "ground_truth" not in row and isinstance(nested, dict):
             row["ground_truth"] = nested.get("ground_truth")
+        for theirs, ours in DUMPED.items():
+            if ours not in row and theirs in row:
+                row[ours] = row[theirs]
+        if source:
+            row.setdefault("data_source", source)
         yield row
 
 
@@ -181,13 +238,36 @@ def describe_ungraded(ungraded: list[Ungraded]) -> list[Problem]:
     return [*problems[:-1], replace(problems[-1], remedy=remedy)] if problems else []
 
 
+def require_callable(own: OwnReward, asked: Grade) -> None:
+    """Raises InputError: the reward cannot be loaded or called, or options of our graders stand beside it."""
+    title = f"{own.shown} cannot grade"
+    try:
+        own.check_signature()
+    except RewardError as error:
+        raise InputError(title, [Problem(f"{own.path}: {error}", f"VeRL calls it with {SIGNATURE}")]) from None
+    if others := own_reward.other_arguments(asked.arguments[1:]):
+        raise InputError(
+            title, [Problem(f"'{others[0]}' is an option of our graders", f"{own_reward.ARGUMENTS}{others[0]}")]
+        )
+    if asked.compare:
+        raise InputError(title, [Problem("--compare is about our math grader", "leave it out")])
+
+
 def run(asked: Grade) -> int:
     """The verb without its command line. Raises InputError."""
     file = Path(asked.arguments[0]).expanduser()
-    pairs = (argument.partition("=") for argument in asked.arguments[1:])
-    reward_options = {key: command_line.plain(value) for key, _, value in pairs}
+    pairs = (argument.partition("=") for argument in own_reward.other_arguments(asked.arguments[1:]))
+    reward_options = {key: command_line.plain(value) for key, _, value in pairs} | own_reward.read_arguments(
+        asked.arguments
+    )
+    of_run, source = reward_of_run(file)
+    own = own_reward.read_reward(asked.reward, asked.arguments, of_run, ours_take_arguments=True)
+    if own:
+        require_callable(own, asked)
+        if not asked.reward:
+            log.info(f"graded by the reward of the run, {own.word}")
     try:
-        graded, ungraded = grade_file(file, reward_options, compare=asked.compare)
+        graded, ungraded = grade_file(file, reward_options, compare=asked.compare, own=own, source=source)
     except (ValueError, OSError) as error:  # an option that no reward has, a damaged file
         raise InputError(f"{file} cannot be graded", [Problem(str(error))]) from error
     if not graded:
@@ -200,18 +280,19 @@ def run(asked: Grade) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("".join(json.dumps(row) + "\n" for row in graded))
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    counted_keys = COUNTED if own is None else _number_keys(graded)
     for row in graded:
-        for key, value in (("rows", 1), *((key, row[key]) for key in COUNTED)):
+        for key, value in (("rows", 1), *((key, row.get(key) or 0.0) for key in counted_keys)):
             sums[row["data_source"]][key] += float(value)
     apart = [r for r in graded if "math_verify" in r and len({r["strict"], r["flexible"], r["math_verify"]}) > 1]
     if asked.as_json:
         found = {"sources": sums, "ungraded": [asdict(row) for row in ungraded]}
         print(json.dumps({**found, **({"disagreements": len(apart)} if asked.compare else {})}))
         return int(bool(ungraded))
-    table = Table("data_source", "rows", *COUNTED)
-    for source, counted in sorted(sums.items()):
-        score, *others = (counted[key] for key in COUNTED)
-        table.add_row(source, f"{counted['rows']:.0f}", f"{score / counted['rows']:.4f}", *(f"{n:g}" for n in others))
+    table = Table("data_source", "rows", *counted_keys)
+    for name, counted in sorted(sums.items()):
+        score, *others = (counted[key] for key in counted_keys)
+        table.add_row(name, f"{counted['rows']:.0f}", f"{score / counted['rows']:.4f}", *(f"{n:g}" for n in others))
     console = stdout()
     console.print(table)
     if asked.compare:
@@ -222,6 +303,16 @@ def run(asked: Grade) -> int:
             table.add_row(*("error" if row[column] is None else str(row[column])[:60] for column in columns))
         console.print(table)
     return int(bool(ungraded))
+
+
+def _number_keys(graded: list[Row]) -> tuple[str, ...]:
+    """The keys that are numbers in every row, `score` first."""
+    keys = [
+        key
+        for key in graded[0]
+        if key not in ("row", "score") and all(isinstance(row.get(key), float) for row in graded)
+    ]
+    return ("score", *keys)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import data_prep
 from data_prep import inspection
 from data_prep import manifest as manifests
 from data_prep.builder import FAILED
-from posttrain_verl import base_models
+from posttrain_verl import base_models, own_reward
 from posttrain_verl.mixes import choose_mix
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
@@ -47,7 +47,8 @@ def chat_template(name: str) -> inspection.Template:
 
 def run(asked: Inspect) -> int:
     """The verb without its command line. Raises InputError, and WorkFailed where the user does not approve."""
-    choice, console = choose_mix(asked.mix, asked.data_dir, asked.arguments), stdout()
+    reward, console = own_reward.read_reward(asked.reward, asked.arguments), stdout()
+    choice = choose_mix(asked.mix, asked.data_dir, own_reward.other_arguments(asked.arguments), any_source=True)
     try:
         manifest = data_prep.read_manifest(choice.folder)
     except data_prep.DataError as error:
@@ -58,7 +59,7 @@ def run(asked: Inspect) -> int:
         found = [Problem(f"{problem.where} {problem.what}", remedy) for problem in error.problems]
         but = f" but what a failed build dropped: {failed}" if failed.is_dir() else ""
         raise InputError(f"there is nothing to look at{but}", found) from None
-    drawn = inspection.draw_cards(choice.folder, asked.rows, asked.seed, chat_template(asked.base_model))
+    drawn = inspection.draw_cards(choice.folder, asked.rows, asked.seed, chat_template(asked.base_model), reward)
     target = Path(asked.out or choice.folder / "inspection.html").expanduser()
     dropped = inspection.read_dropped(choice.folder, per_reason=20)
     inspection.print_cards(console, drawn, manifest, {reason: rows[:3] for reason, rows in dropped.items()})

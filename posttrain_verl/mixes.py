@@ -13,9 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import data_prep
+from data_prep.manifest import describe_reward
 from posttrain_verl import paths
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, located, one_of
+from reward_fns.own import OwnReward
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,11 @@ class MixChoice:
     folder: Path
 
 
-def choose_mix(mix: str = "embedded", data_dir: str = "data", keys: Sequence[str] = ()) -> MixChoice:
-    """A name of conf/mix or a yaml file, with some of its keys replaced. Raises InputError, also for an unknown key."""
+def choose_mix(
+    mix: str = "embedded", data_dir: str = "data", keys: Sequence[str] = (), any_source: bool = False
+) -> MixChoice:
+    """A name of conf/mix or a yaml file, with some of its keys replaced. With `any_source` it may have rows that none of our
+    graders is for. Raises InputError, also for an unknown key."""
     file = paths.find_option("mix", mix)
     if file is None:
         what = f"mix={mix} is neither a mix of conf/mix nor a yaml file"
@@ -43,16 +48,19 @@ def choose_mix(mix: str = "embedded", data_dir: str = "data", keys: Sequence[str
         raise InputError(title, [Problem("it is not a mapping", "write key: value lines")])
     config = {"name": file.stem, **{str(key): value for key, value in plain.items()}}
     with data_errors_as_input(f"mix {config['name']!r} cannot be read"):
-        data_prep.parse(config)
+        data_prep.parse(config, any_source)
     return MixChoice(config, Path(data_dir).expanduser() / str(config["name"]))
 
 
-def build_mix(choice: MixChoice, force: bool = False) -> dict[str, Any]:
-    """Build the mix, unless a finished build of it is there; returns the manifest."""
+def build_mix(choice: MixChoice, force: bool = False, reward: OwnReward | None = None) -> dict[str, Any]:
+    """Build the mix, unless a finished build of it is there, with its golds graded by `reward` where one is given; returns the
+    manifest."""
     if not force and data_prep.is_complete(choice.folder, choice.config):
-        log.info(f"{choice.folder} holds a finished build of this mix; --force builds it again")
-        return data_prep.read_manifest(choice.folder)
-    return data_prep.build(choice.config, choice.folder)
+        manifest = data_prep.read_manifest(choice.folder)
+        if reward is None or manifest.get("reward") == describe_reward(reward):
+            log.info(f"{choice.folder} holds a finished build of this mix; --force builds it again")
+            return manifest
+    return data_prep.build(choice.config, choice.folder, reward)
 
 
 @contextmanager

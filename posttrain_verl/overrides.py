@@ -10,11 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
-from posttrain_verl import paths
+from posttrain_verl import own_reward, paths
 from posttrain_verl.base_models import naming
 from posttrain_verl.paths import OUR_GROUPS
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
 from posttrain_verl.verl.schema import read_yaml
+from posttrain_verl.verl.settings import RewardSettings
+from reward_fns import own
 
 OPTION_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 OTHER_VERBS = {
@@ -124,8 +126,8 @@ def rewrite_override(given: str) -> list[str]:
     """An override of the command line as Hydra should see it.
 
     A folder or a model of the hub in `base_model=` becomes the option `folder` with its path: Hydra does not take a path for an
-    option.
-    Values are forced (`++`): whether a key exists is decided by `preflight.config_form`, for yaml and command line alike.
+    option. A reward of the user's own becomes keys of VeRL. Values are forced (`++`): whether a key exists is decided by
+    `preflight.config_form`, for yaml and command line alike.
     """
     key, _, value = given.partition("=")
     if key == "base_model" and "," not in value:
@@ -134,6 +136,8 @@ def rewrite_override(given: str) -> list[str]:
             return [f"base_model={named.option}"]
         return ["base_model=folder", f"++posttrain.base_model.path={quote_value(named.path)}",
                 f"++posttrain.base_model.name={quote_value(named.path.rpartition('/')[2])}"]  # fmt: skip
+    if (of_reward := rewrite_reward(given)) is not None:
+        return of_reward
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
     if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
         return [given]
@@ -157,6 +161,39 @@ SHORT_KEYS = (
 def expand_keys(given: list[str]) -> list[str]:
     """The overrides with `posttrain.` before the keys of ours that may be typed without it, e.g. `run_id=first`."""
     return [f"posttrain.{each}" if each.partition("=")[0] in SHORT_KEYS else each for each in given]
+
+
+def rewrite_reward(given: str) -> list[str] | None:
+    """`reward=FILE.py:NAME` or `reward_kwargs.NAME=VALUE` as overrides of VeRL's keys; None for any other override.
+
+    `reward` is a group of VeRL's, too, whose options keep their meaning. Several files are a sweep over rewards whose functions
+    have one name. Raises InputError for a value that names no reward.
+    """
+    key, _, value = given.partition("=")
+    plain = key.lstrip("+")
+    if plain.startswith(own_reward.ARGUMENTS):
+        return [f"++{RewardSettings.key('reward_arguments')}.{plain.removeprefix(own_reward.ARGUMENTS)}={value}"]
+    if plain != own_reward.KEY or value in _verl_options(plain):
+        return None
+    words = [value[1:-1]] if value[:1] in "'\"" and value else re.split(r",(?=\s*(?:pkg:|[^,]*\.py))", value)
+    title = "the command line cannot be read"
+    try:
+        named = [own.parse_word(word.strip()) for word in words]
+    except ValueError as error:
+        raise InputError(title, [Problem(f"reward={value}: {error}", own_reward.REMEDY)]) from None
+    if len({each.name for each in named}) > 1:
+        what = f"reward={value} names functions of several names, and a sweep is over files"
+        raise InputError(title, [Problem(what, "give the functions one name")])
+    paths_of_rewards = ",".join(each.path if each.file is None else quote_value(each.path) for each in named)
+    return [
+        f"++{RewardSettings.key('reward_path')}={paths_of_rewards}",
+        f"++{RewardSettings.assign('reward_name', named[0].name)}",
+    ]
+
+
+def _verl_options(group: str) -> list[str]:
+    """The options of a group of VeRL's."""
+    return [file.stem for file in (paths.verl_config_dir() / group).glob("*.yaml")]
 
 
 def as_sweep(override: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import data_prep
+from posttrain_verl import own_reward
 from posttrain_verl.mixes import build_mix, choose_mix, data_errors_as_input
 from posttrain_verl.terminal import command_line
 from posttrain_verl.verbs import Prep
@@ -31,13 +32,15 @@ def describe_build(folder: Path, manifest: dict[str, Any]) -> str:
 
 def run(asked: Prep) -> int:
     """The verb without its command line. Raises InputError."""
-    choice = choose_mix(asked.mix, asked.data_dir, asked.arguments)
+    reward = own_reward.read_reward(asked.reward, asked.arguments)
+    keys = own_reward.other_arguments(asked.arguments)
+    choice = choose_mix(asked.mix, asked.data_dir, keys, any_source=reward is not None or asked.verify)
     title = f"mix {choice.config['name']!r} cannot be {'verified' if asked.verify else 'built'}"
     with data_errors_as_input(title):
         problems = data_prep.verify(choice.folder) if asked.verify else []
         if problems:
             raise data_prep.DataError(*problems)
-        manifest = data_prep.read_manifest(choice.folder) if asked.verify else build_mix(choice, asked.force)
+        manifest = data_prep.read_manifest(choice.folder) if asked.verify else build_mix(choice, asked.force, reward)
     if asked.as_json:
         print(json.dumps({"ok": True, "folder": str(choice.folder), "manifest": manifest}, ensure_ascii=False))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
@@ -15,6 +15,26 @@ from posttrain_verl.terminal.problem import Problem, one_of
 
 AtLeast1 = Annotated[int, Ge(1)]
 AtLeast0 = Annotated[int, Ge(0)]
+
+
+def _reward_flaw(value: str) -> tuple[str, str] | None:
+    """What is wrong with a value of `reward=`, and the remedy."""
+    from reward_fns import own  # most verbs take none
+
+    remedy = "give FILE.py:NAME, or pkg://MODULE:NAME; posttrain new reward writes such a file"
+    try:
+        file = own.parse_word(value).file
+    except ValueError:
+        return " does not name a reward function", remedy
+    return None if file is None or file.is_file() else (f": {file} is not a file", remedy)
+
+
+Reward = Annotated[str, _reward_flaw]
+
+
+def reward_key() -> Any:
+    """The field of a verb that grades: a reward of the user's own, in place of our graders."""
+    return key("", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME", shown="our graders")
 
 
 def group(name: str) -> Names:
@@ -47,7 +67,7 @@ class RecipeVerb(Verb):
     """What a verb takes that composes a recipe: any key of VeRL, our groups, and the keys of conf/launch.yaml."""
 
     TAKES: ClassVar[str] = ""
-    OTHERS: ClassVar[str] = "any key of VeRL, and keys of posttrain.* (docs/config.md)"
+    OTHERS: ClassVar[str] = "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE"
     EXITS: ClassVar[str] = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
     NAMES: ClassVar[dict[str, Names]] = {name: group(name) for name in paths.OUR_GROUPS}
 
@@ -64,6 +84,7 @@ class RecipeVerb(Verb):
         )
         shown["recipe"] = f"{len(paths.names('recipe'))} names of recipes/ (docs/recipes.md), or a yaml file"
         rows = [(f"{name}=", "name", "required" if name == "recipe" else "", text) for name, text in shown.items()]
+        rows.append(("reward=", "text", "ours", "your own: FILE.py:NAME, or pkg://MODULE:NAME"))
         own = re.findall(r"^  (\w+): ([^\s{?]+) +# (.*)", (paths.conf_dir() / "launch.yaml").read_text(), re.MULTILINE)
         kinds = {"false": "bool", "[]": "list"}
         return rows + [(f"posttrain.{name}=", kinds.get(default, "text"), default, text) for name, default, text in own]
@@ -115,10 +136,12 @@ class Prep(Verb):
     MAIN = "mix"
     EXAMPLE = "mix=gsm8k limit=200"
     TAKES = ".*="
-    OTHERS = "keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes all splits together N rows"
+    OTHERS = ("keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes all splits together N rows; "
+              "reward_kwargs.NAME=VALUE of your own reward")  # fmt: skip
     PROGRESS = "stderr"
 
     mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    reward: Reward = reward_key()
     data_dir: OutFolder = key("data", "the data lies in DIR/NAME-OF-THE-MIX", "posttrain.data_dir")
     verify: bool = option("--verify", text="check every byte of a finished build against its manifest")
     force: bool = option("--force", text="build again what is already there")
@@ -131,13 +154,14 @@ class Inspect(Verb):
     MAIN = "mix"
     EXAMPLE = "mix=gsm8k rows=5 --approve"
     TAKES = ".*="
-    OTHERS = "keys of the mix, as for prep"
+    OTHERS = "keys of the mix and reward_kwargs.NAME=VALUE, as for prep"
     EXITS = "0 done, 1 not approved, 2 the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
 
     mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
     rows: AtLeast1 = key(5, "rows of each source and split, drawn over its range of difficulty")
     seed: AtLeast0 = key(0, "of the draw")
+    reward: Reward = reward_key()
     base_model: str = key("nano_2m", "whose template, tokens and loss mask are shown", names=group("base_model"))
     out: OutFile = key("", "the page", "posttrain.out", shown="DATA/inspection.html")
     data_dir: OutFolder = key("data", "the folder of the data", "posttrain.data_dir")
@@ -155,9 +179,11 @@ class Grade(Verb):
     EXAMPLE = "completions.jsonl mode=strict --compare"
     TITLE = "nothing to grade"
     TAKES = ""
-    OTHERS = "FILE, then options of the rewards (mode=strict, limit=5, partial=true)"
+    OTHERS = "FILE, then options of the rewards (mode=strict, limit=5), or reward_kwargs.NAME=VALUE of your own"
     EXITS = "0 done, 1 some rows are not graded, 2 no row is, or the input is wrong, 130 interrupted"
+    PROGRESS = "stderr"
 
+    reward: Reward = reward_key()
     out: OutFile = key("", "one graded row a line", "posttrain.out")
     compare: bool = option("--compare", text="show where strict, flexible and math-verify disagree")
     as_json: bool = option("--json", text="print the sums by source as JSON")
@@ -170,13 +196,48 @@ class Grade(Verb):
             yield Problem("no file is named", "give a .jsonl or .parquet file of completions")
 
 
+class New(Verb):
+    """Write a commented file to begin with into the current folder: a reward, a recipe or a mix. No file is written over."""
+
+    EXAMPLE = "reward my_reward"
+    TITLE = "nothing to write"
+    TAKES = r"[^=]*$"
+    OTHERS = "KIND [NAME]: reward (NAME.py), recipe (recipes/NAME.yaml), mix (conf/mix/NAME.yaml); NAME is my_KIND without one"
+    EXITS = "0 done, 2 the input is wrong"
+    KINDS: ClassVar[tuple[str, ...]] = ("reward", "recipe", "mix")
+
+    out: OutFile = key("", "the file, in place of that of its kind and name", "posttrain.out", shown="by kind and name")
+
+    @property
+    def kind(self) -> str:
+        return self.arguments[0] if self.arguments else ""
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file without folder and ending."""
+        return (
+            self.arguments[1].removesuffix(".py").removesuffix(".yaml")
+            if len(self.arguments) > 1
+            else f"my_{self.kind}"
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        if self.kind not in self.KINDS:
+            what = f"{self.kind} is not a kind of file" if self.kind else "no kind of file is named"
+            yield Problem(what, one_of(self.kind, self.KINDS, "new "))
+        elif not re.fullmatch(r"[A-Za-z_]\w*", self.file_name, re.ASCII):
+            yield Problem(f"{self.arguments[1]} is not a name", "give letters, digits and underscores, a letter first")
+        if len(self.arguments) > 2:
+            yield Problem(f"'{self.arguments[2]}' is one argument too many", "posttrain new KIND NAME")
+
+
 class Evaluate(OfRuns):
     """Answer and grade a set of questions with a model, or with the newest checkpoint of a run."""
 
     EXAMPLE = "run=math_grpo eval=math_500 k=8 temperature=0.8"
     TITLE = "nothing to evaluate"
-    TAKES = r"(source|prompt)\..*="
-    OTHERS = "keys of the set's file below source. and prompt."
+    TAKES = r"(source|prompt|reward_kwargs)\..*="
+    OTHERS = "keys of the set's file below source. and prompt.; reward_kwargs.NAME=VALUE of your own reward"
     EXITS = "0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
     RESUME = "the same command continues with the answers that are there"
@@ -184,6 +245,7 @@ class Evaluate(OfRuns):
     base_model: str | None = key(None, "a name of conf/base_model, or a folder", names=group("base_model"))
     run: str | None = key(None, "a run, instead of base_model; its weights are exported if need be", names=run_names)
     eval: str | None = key(None, "a name of conf/eval, or a Parquet in the RL schema", names=group("eval"))
+    reward: Reward = key("", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME", shown="the run's, or our graders")
     k: AtLeast1 | None = key(None, "answers to each question", shown="the set's, or 1")
     temperature: Annotated[float, Ge(0)] | None = key(None, "0 is greedy", shown="the set's, or 0")
     top_p: float | None = key(None, "of nucleus sampling", shown="the set's, or 1")
@@ -388,6 +450,6 @@ class FirstGpuHour(Verb):
 
 VERBS: dict[str, type[Verb]] = {
     declared.name(): declared
-    for declared in (Check, Launch, Resume, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline, List,
-                     Status, Logs, Stop, FirstGpuHour)
+    for declared in (Check, Launch, Resume, New, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline,
+                     List, Status, Logs, Stop, FirstGpuHour)
 }  # fmt: skip

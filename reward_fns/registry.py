@@ -19,7 +19,7 @@ class UnknownSource(LookupError):
         known = ", ".join(known_sources())
         super().__init__(
             f"no reward is registered for data_source {data_source!r}; known: {known}. "
-            "Register one with reward_fns.register(name_or_pattern, grader, **defaults)"
+            "A function of your own grades any: reward=FILE.py:NAME (docs/rewards.md)"
         )
         self.data_source = data_source
 

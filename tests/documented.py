@@ -47,6 +47,20 @@ WAYS: dict[str, Way] = {
     r"prep mix=embedded": Here(0, "rl_train.parquet"),
     r"inspect mix=embedded --approve": Here(0, "approved by"),
     r"(prep|inspect) mix=math( .*)?": Nowhere(HUB),
+    r"new reward my_reward": Here(0, "posttrain check recipe=RECIPE reward=my_reward.py"),
+    r"prep mix=conf/mix/mine.yaml reward=my_reward.py": Elsewhere(
+        "tests/own_reward/test_new.py::test_the_mix_is_built_from_rows_and_graded_by_the_reward"
+    ),
+    r"check recipe=math_grpo reward=my_reward.py": Elsewhere(
+        "tests/own_reward/test_check.py::test_healthy_rewards_pass_in_silence"
+    ),
+    r"launch recipe=math_grpo reward=my_reward.py .*": Elsewhere(
+        "tests/own_reward/test_words.py::test_words_become_keys_of_verl"
+    ),
+    r"grade answers.jsonl reward=my_reward.py": Elsewhere("tests/own_reward/test_verbs.py::test_grade"),
+    r"evaluate run=math_grpo eval=data/mine/test.parquet": Elsewhere(
+        "tests/own_reward/test_verbs.py::test_which_reward_grades_an_evaluation"
+    ),
     r"inspect mix=EXAMPLE --approve": Nowhere("a mix in the place of the dots"),
     # What looks at what there is.
     r"list": Here(0, "math_grpo/20260801-120000"),

@@ -77,8 +77,10 @@ def composes(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("verb", "text"), commands(), ids=[f"{verb} {text}" for verb, text in commands()])
-def test_a_shown_command_is_one_that_the_verb_takes(verb, text):
+def test_a_shown_command_is_one_that_the_verb_takes(verb, text, tmp_path, monkeypatch):
     assert verb in VERBS
+    (tmp_path / "my_reward.py").touch()
+    monkeypatch.chdir(tmp_path)
     words = words_of(text)
     if words and verb in ("launch", "check"):
         composes(words)

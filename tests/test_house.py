@@ -37,6 +37,7 @@ ROOMS = (
     "posttrain_verl.machine",
     "posttrain_verl.base_models",
     "posttrain_verl.verl",
+    "posttrain_verl.own_reward",
     "posttrain_verl.overrides",
     "posttrain_verl.cpu",
     "posttrain_verl.plan",

@@ -30,6 +30,7 @@ WRONG = {
     "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo id=a/b", "recipe=demo evaluate:foo=1",
                  "recipe=demo foo=1", "recipe=demo plateau=x", "recipe=demo posttrain.runs_dir=/etc/passwd"],
     "resume": ["run=/etc/passwd", "run=x recipe=math_sft", "run=x --changes"],
+    "new": ["reward a b", "mix ../x", "recipe r posttrain.out=."],
     "status": ["run=/etc/passwd", "run=x posttrain.runs_dir="], "logs": ["run=x -n a"], "stop": ["run=.."],
     "list": ["posttrain.runs_dir=nosuch"], "first_gpu_hour": ["out=.", "base_modl=tiny", "mode=shrt", "minutes=0"],
 }  # fmt: skip

@@ -7,7 +7,7 @@ the flaw.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from data_prep.answer_marks import describe_marks, find_marks
 from data_prep.filters import arithmetic, gold, latex, text
+from data_prep.filters.case import Case
 from data_prep.schema import ANSWER, PARTS, QUESTION, SOLUTION
 from data_prep.sources import SourceSpec
 
@@ -31,21 +32,6 @@ class Uses:
 
 
 EVERY_PART = Uses({"every": QUESTION | ANSWER | SOLUTION})
-
-
-@dataclass(frozen=True)
-class Case:
-    """One item as filters see it; `solution` and `answer` may be None. `writes_gold` and `asked` are those of `Uses`."""
-
-    question: str
-    answer: str | None
-    solution: str | None
-    data_source: str
-    ability: str
-    writes_gold: bool = False
-    asked: tuple[str, ...] = ()
-
-
 Check = Callable[[Case], str | None]
 
 
@@ -152,10 +138,15 @@ class Verdict:
             self.spoiled[row] |= QUESTION
 
 
-def choose_filters(switches: Mapping[str, Any]) -> tuple[Filter, ...]:
-    """The filters that a mix switches on; `all: false` switches off what is not named."""
+def choose_filters(switches: Mapping[str, Any], own: Callable[[Case], str | None] | None = None) -> tuple[Filter, ...]:
+    """The filters that a mix switches on; `all: false` switches off what is not named.
+
+    `own` says why a reward of the user's own cannot grade against a gold, in place of our graders."""
     default = switches.get("all", True)
-    return tuple(each for each in FILTERS if switches.get(each.reason, default))
+    chosen = (each for each in FILTERS if switches.get(each.reason, default))
+    by_reward = {"unreadable_gold": {"answer": own}} if own else {}
+    return tuple(replace(each, checks=by_reward[each.reason], suspect=None) if each.reason in by_reward else each
+                 for each in chosen)  # fmt: skip
 
 
 def find_reasons(case: Case) -> dict[str, str]:

@@ -47,9 +47,18 @@ def is_empty(answer: str) -> bool:
     return not _NOTHING.sub("", answer) and answer.count("{") == answer.count("}")
 
 
+def has_grader(data_source: str) -> bool:
+    """Whether one of our graders is for this source. A reward of the user's own may be for any other."""
+    try:
+        resolve(data_source)
+    except UnknownSource:
+        return False
+    return True
+
+
 def explain_unreadable(answer: str, data_source: str, ability: str) -> str | None:
-    """Why the reward of `data_source` cannot grade against this gold, or None."""
-    if _PLAIN.fullmatch(answer):
+    """Why the reward of `data_source` cannot grade against this gold, or None, also where none of ours is for it."""
+    if _PLAIN.fullmatch(answer) or not has_grader(data_source):
         return None
     if ability != "code":
         return _unreadable_answer(answer, data_source)
@@ -88,7 +97,7 @@ def _only_as_spelled(text: str, answer: str, data_source: str) -> str | None:
 
 def is_same_gold(one: str, other: str, data_source: str) -> bool:
     """Whether two golds mean the same under the reward of `data_source`: `1/2` and `0.5`, `5` and `$5`."""
-    if is_empty(one) or is_empty(other):
+    if is_empty(one) or is_empty(other) or not has_grader(data_source):
         return False
     return any(grade(_judge_of(data_source), f"\\boxed{{{a}}}", b)["acc"] for a, b in ((one, other), (other, one)))
 
@@ -130,6 +139,8 @@ def find_disagreement(solution: str, answer: str, data_source: str) -> str | Non
     neither does the last number of a solution that marks no final answer."""
     marked = _MARKED.search(solution)
     if (marked and marked.group(1).replace(",", "") == answer) or not has_final_answer(solution):
+        return None
+    if not has_grader(data_source):
         return None
     verdict = grade(_judge_of(data_source), solution, answer, mode="flexible")
     if verdict["acc"] or verdict["verifier_error"]:

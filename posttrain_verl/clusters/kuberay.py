@@ -18,6 +18,7 @@ from posttrain_verl.clusters import Cluster, remote_launch
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.settings import RewardSettings
 from posttrain_verl.verl.stage import logical_cpus
 
 HOME = "/posttrain"  # the current folder of the launch; its recipes/ holds a recipe that the image may lack
@@ -61,10 +62,9 @@ class _Plain(yaml.SafeDumper):
 
 
 def build_manifests(composed: Composed, run_id: str) -> list[dict[str, Any]]:
-    """The recipe and options that the image may lack as a ConfigMap, and the RayJob that mounts it."""
+    """What the image may lack as a ConfigMap, recipe, options and the user's own reward, and the RayJob that mounts it."""
     metadata = {"name": rayjob_name(composed.recipe, run_id), "namespace": composed.posttrain.cluster.namespace}
-    recipe = composed.files["recipe"]
-    data = {f"recipes/{recipe.name}": recipe.read_text(), **remote_launch.own_options(composed)}
+    data = _carried_files(composed)
     return [
         {
             "apiVersion": "v1",
@@ -89,6 +89,8 @@ def _rayjob_spec(composed: Composed, run_id: str) -> dict[str, Any]:
     cluster, (nodes, devices) = composed.posttrain.cluster, remote_launch.node_devices(composed)
     replaced = {f"posttrain.{key}": remote_launch.hydra_value(cluster[key]) for key in ("runs_dir", "data_dir")}
     replaced |= remote_launch.named_options(composed)
+    if reward := remote_launch.reward_file(composed):
+        replaced[RewardSettings.key("reward_path")] = remote_launch.hydra_value(f"{HOME}/recipes/{reward.name}")
     launch = remote_launch.launch_command(cluster.python, remote_launch.remote_overrides(composed, run_id, replaced))
     name = rayjob_name(composed.recipe, run_id)
     started = {"num-gpus": str(devices), "num-cpus": str(logical_cpus(devices))}
@@ -143,10 +145,19 @@ def _pod_template(composed: Composed, name: str, role: str) -> dict[str, Any]:
     return {"spec": spec}
 
 
+def _carried_files(composed: Composed) -> dict[str, str]:
+    """The files of the ConfigMap by their paths below HOME: the recipe, what the image may lack of options, and the reward."""
+    recipe = composed.files["recipe"]
+    files = {f"recipes/{recipe.name}": recipe.read_text(), **remote_launch.own_options(composed)}
+    if reward := remote_launch.reward_file(composed):
+        files[f"recipes/{reward.name}"] = reward.read_text()
+    return files
+
+
 def _mounted_files(composed: Composed) -> dict[str, list[dict[str, str]]]:
     """The files of the ConfigMap by the folder below HOME in which they are mounted."""
-    mounted: dict[str, list[dict[str, str]]] = {"recipes": []}
-    for path in dict.fromkeys([f"recipes/{composed.files['recipe'].name}", *remote_launch.own_options(composed)]):
+    mounted: dict[str, list[dict[str, str]]] = {}
+    for path in _carried_files(composed):
         folder, _, inside = path.partition("/")
         mounted.setdefault(folder, []).append({"key": _config_key(path), "path": inside})
     return mounted

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from posttrain_verl import preflight
+from posttrain_verl import own_reward, preflight
 from posttrain_verl.clusters import Cluster, Jobs, ray_job, remote_launch
 from posttrain_verl.clusters.ray_job import RayJob
 from posttrain_verl.compose import compose
@@ -49,6 +49,7 @@ def submit_launch(composed: Composed) -> int:
     try:
         status = Status(RUNNING, started=time.time(), job=_submit_job(composed, client, folder.path.name))
         folder.write_config(composed.for_run(folder.path))
+        own_reward.keep_in_run(own_reward.of_settings(composed.settings), folder.path)
         folder.write_plan({"recipe": composed.recipe, "stage": composed.stage.name, "overrides": composed.overrides})
         write_atomically(folder.path / SUBMISSION, json.dumps({"overrides": composed.overrides}) + "\n")
         folder.write_status(status)

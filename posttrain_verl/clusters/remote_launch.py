@@ -20,11 +20,11 @@ import data_prep
 import posttrain_verl
 import reward_fns
 from hydra_plugins import posttrain_plugins
-from posttrain_verl import base_models, compose, overrides, paths
+from posttrain_verl import base_models, compose, overrides, own_reward, paths
 from posttrain_verl.run.environment import LIBRARY_PREFIXES, MACHINE_VARIABLES
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
-from posttrain_verl.verl.settings import format_value
+from posttrain_verl.verl.settings import RewardSettings, format_value
 from posttrain_verl.verl.stage import Settings
 from posttrain_verl.watch.watcher import unattended_overrides
 
@@ -96,8 +96,9 @@ def pack_working_dir(composed: Composed, folder: Path) -> dict[str, str]:
     if not base_models.is_embedded(model) and (Path(model).is_absolute() or Path(model).is_dir()):
         key = next((key for key in composed.stage.model_keys() if key in composed.user_keys), "base_model")
         replaced[key] = quote(packed.send(model, Path(model).name))
-    # Files that the user named one by one.
-    for number, key in enumerate(key for key in composed.stage.file_keys() if key in composed.user_keys):
+    # Files that the user named one by one, and a reward that the recipe names.
+    named = {*composed.user_keys, *([RewardSettings.key("reward_path")] if reward_file(composed) else [])}
+    for number, key in enumerate(key for key in composed.stage.file_keys() if key in named):
         value = OmegaConf.select(composed.verl, key)
         files = list(value) if OmegaConf.is_list(value) else [value]
         there = [quote(packed.send(str(file), f"{number}-{i}/{Path(str(file)).name}")) for i, file in enumerate(files)]
@@ -132,6 +133,12 @@ def named_options(composed: Composed) -> dict[str, str]:
     """Options that are named by the path of a file here, by the names that they have there."""
     return {group: file.stem for group, file in composed.files.items()
             if group != "cluster" and composed.typed_option(group) == str(file)}  # fmt: skip
+
+
+def reward_file(composed: Composed) -> Path | None:
+    """The file of the user's own reward that is on this machine."""
+    reward = own_reward.of_settings(composed.settings)
+    return reward.file if reward and reward.file and reward.file.is_file() else None
 
 
 def _copy_code(folder: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verbs import Evaluate
 from posttrain_verl.verl import vllm_models
 from reward_fns.code.sandbox import SandboxUnavailable
+from reward_fns.own import RewardError
 
 AT_ONCE = {True: 64, False: 256}  # answers in an engine at a time: on a CPU, and on a GPU
 
@@ -39,24 +41,31 @@ def evaluate_model(asked: Job) -> Result:
     are not asked for again. If all of them are there, no engine starts, and the answers are graded again.
 
     Raises:
-        InputError: the questions cannot be read, or programs cannot be isolated on this machine.
+        InputError: the questions cannot be read, programs cannot be isolated on this machine, or the reward fails.
         EngineFailed: an engine ended early. A further call resumes.
     """
-    everything = job.read_questions(asked.eval.file)
+    everything = job.read_questions(asked.eval.file, any_source=asked.reward is not None)
     by = job.choose_column(everything, asked.stratify)
     groups = job.assign_strata(everything, by)
     places = job.stratified_order(everything, groups)[: asked.rows]
     wanted = [everything[place] for place in places]
     stratum = {everything[place].id: groups[place] for place in places}
+    by_reward = partial(grading.grade_by_reward, right_at=asked.right_at)
+    grade_one = partial(by_reward, asked.reward) if asked.reward else grading.grade_answer
     pool = ThreadPoolExecutor(max_workers=8)
     try:
+        if asked.reward:
+            asked.reward.check_signature()  # before an engine starts
         grades = [
-            pool.submit(grading.grade_answer, question, stratum[question.id], answer)
+            pool.submit(grade_one, question, stratum[question.id], answer)
             for question, answer in _collect_answers(asked, wanted)
         ]
         items = [grade.result() for grade in grades]
     except SandboxUnavailable as error:
         raise InputError("programs cannot be graded", [Problem(str(error))]) from None
+    except RewardError as error:
+        remedy = "correct the reward; the same command grades the answers that are there"
+        raise InputError("the answers cannot be graded", [Problem(f"the reward: {error}", remedy)]) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         reward_fns.close()
@@ -70,8 +79,11 @@ def evaluate_model(asked: Job) -> Result:
         "schema": SCHEMA, "model": asked.model, "label": asked.label, "eval": asked.eval.name,
         "questions": str(asked.eval.file), "sampling": asked.sampling, "population": len(everything), "n": used,
         "stratified_by": by if used < len(everything) else None, "noise": used < FEWEST,
-        "metrics": grading.compute_metrics(items, k), "errors": grading.error_counts(items), "items": items,
+        "metrics": grading.compute_metrics(items, k, by_reward=asked.reward is not None),
+        "errors": grading.error_counts(items), "items": items,
     }  # fmt: skip
+    if asked.reward:
+        result["reward"] = asked.reward.fingerprint
     write_result(result, asked.out)
     return result
 

@@ -10,13 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from posttrain_verl.evaluate.grading import by_question
-from posttrain_verl.evaluate.result import ERROR_KINDS, FEWEST, Metric, Result, read_result
+from posttrain_verl.evaluate.result import (
+    ACCURACY,
+    ERROR_KINDS,
+    FEWEST,
+    MEAN_REWARD,
+    Metric,
+    Result,
+    headline,
+    item_value,
+    read_result,
+)
 from posttrain_verl.paths import PIPELINE_FILE
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.significance import ALPHA, Paired, Share, holm, paired
@@ -28,7 +39,8 @@ BASE = "base"  # the label of the model before any training
 @dataclass(frozen=True)
 class Comparison:
     """`second` against `first` on the questions of `eval` that both answered: `numbers` says how they differ, `corrected` is p
-    after Holm over all comparisons made, and `gained` and `lost` are the ids of the questions that flipped."""
+    after Holm over all comparisons made, and `gained` and `lost` are the ids of the questions that flipped. `figure` differs:
+    accuracy, or the mean reward."""
 
     eval: str
     first: str
@@ -38,6 +50,7 @@ class Comparison:
     of: int
     gained: list[str]
     lost: list[str]
+    figure: str = ACCURACY
 
     @property
     def verdict(self) -> str:
@@ -54,13 +67,22 @@ class Comparison:
             few = f", but {seen.n} questions are fewer than {FEWEST}: its size is known only roughly"
             claim = f"the {self.verdict} is real" + (few if seen.n < FEWEST else "")
         else:
-            found = f"a difference of {100 * seen.detectable:.1f} points would be found in four of five cases"
+            found = f"a difference of {self.format_size(seen.detectable)} would be found in four of five cases"
             claim = "it cannot be distinguished from noise"
             claim += "" if math.isnan(seen.detectable) else f"; with these questions {found}"
-        difference, low, high = map(format_points, (seen.difference, seen.low, seen.high))
+        difference, low, high = map(self.format_difference, (seen.difference, seen.low, seen.high))
         pair = f"{self.second} against {self.first} on {self.eval}"
-        size = f"{difference} points [{low}, {high}] on {seen.n} questions"
+        unit = "points" if self.figure == ACCURACY else "of mean reward"
+        size = f"{difference} {unit} [{low}, {high}] on {seen.n} questions"
         return f"{pair}: {size}, p = {self.corrected:.2g}{corrected}: {claim}."
+
+    def format_difference(self, difference: float) -> str:
+        """A difference with its sign: percentage points of accuracy, or the reward as it is."""
+        return format_points(difference) if self.figure == ACCURACY else f"{difference:+.3g}"
+
+    def format_size(self, size: float) -> str:
+        """A difference without its sign, with its unit."""
+        return f"{100 * size:.1f} points" if self.figure == ACCURACY else f"{size:.3g}"
 
 
 def format_points(share: float) -> str:
@@ -122,7 +144,7 @@ def compare_results(results: Mapping[str, Result]) -> list[Comparison]:
     """Each evaluation of a set against the first one given and against the one before it, p-values corrected for all.
 
     Raises:
-        InputError: two evaluations of a set share no question, or disagree about its gold answer.
+        InputError: two evaluations of a set share no question, disagree about its gold answer, or only one has an accuracy.
     """
     pairs: list[tuple[str, str]] = []
     for name in dict.fromkeys(result["eval"] for result in results.values()):
@@ -134,25 +156,30 @@ def compare_results(results: Mapping[str, Result]) -> list[Comparison]:
     found = []
     for (one, two), (each, gained, lost), p in zip(pairs, measured, corrected, strict=True):
         first, second = one.partition("@")[0], two.partition("@")[0]
-        found.append(Comparison(results[one]["eval"], first, second, each, p, len(pairs), gained, lost))
+        figure = headline(results[one])[0]
+        found.append(Comparison(results[one]["eval"], first, second, each, p, len(pairs), gained, lost, figure))
     return found
 
 
 def _on_shared(one: Result, two: Result) -> tuple[Paired, list[str], list[str]]:
-    accuracies: list[dict[str, float]] = []  # of each question: 0 or 1, or the mean of its samples
+    figures = [headline(result)[0] for result in (one, two)]
+    values: list[dict[str, float]] = []  # of each question: 0 or 1, a reward, or the mean of its samples
     for result in (one, two):
         groups = by_question(result["items"])
-        accuracies.append({name: sum(item["acc"] for item in group) / len(group) for name, group in groups.items()})
-    first, second = accuracies
+        values.append({name: fmean(item_value(item, figures[0]) for item in group) for name, group in groups.items()}
+                      if figures[0] == figures[1] else {})  # fmt: skip
+    first, second = values
     shared = [name for name in first if name in second]
     golds = [{item["id"]: item["gold"] for item in result["items"]} for result in (one, two)]
     other = [name for name in shared if golds[0][name] != golds[1][name]]
-    fault = "" if shared else "share no question"
+    fault = "" if shared else "share no question" if figures[0] == figures[1] else f"have {figures[0]} and {figures[1]}"
     if other:
         fault = f"have {len(other)} questions of one id and two golds, e.g. {other[0]}"
     if fault:
         what = f"{one['label']} and {two['label']} on {one['eval']} {fault}"
-        raise InputError("nothing to compare", [Problem(what, "evaluate both on the same Parquet")])
+        raise InputError(
+            "nothing to compare", [Problem(what, "evaluate both on the same Parquet, with the same reward=")]
+        )
     seen = paired({name: first[name] for name in shared}, {name: second[name] for name in shared})
     gained = [name for name in shared if second[name] > first[name]]
     lost = [name for name in shared if second[name] < first[name]]
@@ -167,6 +194,10 @@ def comparison_remarks(results: Mapping[str, Result]) -> list[str]:
         ways = {str({k: v for k, v in result["sampling"].items() if k != "seed"}) for result in group}
         if len(ways) > 1:
             remarks.append(f"the evaluations on {name} were sampled differently: {'; '.join(sorted(ways))}")
+        named = [result.get("reward", "our graders") for result in group]
+        graders = {each.rpartition(" ")[2]: each for each in named}  # by the digest, since a copy may have another name
+        if len(graders) > 1:
+            remarks.append(f"the evaluations on {name} were graded differently: {'; '.join(sorted(graders.values()))}")
         ids = [{item["id"] for item in result["items"]} for result in group]
         if apart := len(set().union(*ids) - ids[0].intersection(*ids)):
             left_out = "were not answered in every evaluation, and are left out of its pairs"
@@ -181,10 +212,11 @@ def print_evaluation(result: Result, console: Console) -> None:
     """The figures of one evaluation, and a warning if it has few questions."""
     drawn = result["sampling"]
     how = "greedy" if drawn["temperature"] == 0 else f"k={drawn['k']}, temperature {drawn['temperature']:g}"
-    title = f"{result['label']} on {result['eval']}, {result['n']} of {result['population']} questions, {how}"
+    by = f", graded by {result['reward']}" if "reward" in result else ""
+    title = f"{result['label']} on {result['eval']}, {result['n']} of {result['population']} questions, {how}{by}"
     table = Table("figure", "value [95 %]", "n", title=title)
     for name, metric in result["metrics"].items():
-        table.add_row(name, format_interval(metric), str(metric["n"]))
+        table.add_row(name, format_interval(metric, name), str(metric["n"]))
     console.print(table)
     wrong = sum(result["errors"].values())
     if wrong:
@@ -204,14 +236,16 @@ def print_comparisons(
     for name in dict.fromkeys(each.eval for each in compared):
         # A column for each pair, so that those of base, SFT and RL fit a terminal of 80 columns.
         pairs = [each for each in compared if each.eval == name]
-        table = Table("points", *(f"{each.second} against {each.first}" for each in pairs), title=f"pairs on {name}")
+        unit = "points" if pairs[0].figure == ACCURACY else MEAN_REWARD
+        table = Table(unit, *(f"{each.second} against {each.first}" for each in pairs), title=f"pairs on {name}")
         seen = [each.numbers for each in pairs]
-        table.add_row("difference", *(format_points(one.difference) for one in seen))
-        table.add_row("95 %", *(f"{format_points(one.low)} to {format_points(one.high)}" for one in seen))
+        table.add_row("difference", *(each.format_difference(each.numbers.difference) for each in pairs))
+        ends = [(each.format_difference(each.numbers.low), each.format_difference(each.numbers.high)) for each in pairs]
+        table.add_row("95 %", *(f"{low} to {high}" for low, high in ends))
         table.add_row("gained, lost", *(f"{one.gained}, {one.lost} of {one.n}" for one in seen))
         table.add_row("p", *(f"{one.p:.2g} ({one.test})" for one in seen))
         table.add_row("p, corrected", *(f"{each.corrected:.2g}" for each in pairs))
-        table.add_row("detectable", *(f"{100 * one.detectable:.1f}" for one in seen))
+        table.add_row("detectable", *(each.format_size(each.numbers.detectable) for each in pairs))
         console.print(table)
     for each in compared:
         for change, ids in (("gained", each.gained), ("lost", each.lost)):
@@ -224,8 +258,10 @@ def print_comparisons(
         console.print(escape(each.sentence()), style="bold")
 
 
-def format_interval(metric: Metric) -> str:
-    """`54.3 % [51.6, 57.0]`, the 95 % interval."""
+def format_interval(metric: Metric, name: str = ACCURACY) -> str:
+    """`54.3 % [51.6, 57.0]`, the 95 % interval; of the mean reward `0.54 [0.52, 0.57]`."""
+    if name == MEAN_REWARD:
+        return f"{metric['value']:.3g} [{metric['low']:.3g}, {metric['high']:.3g}]"
     return str(Share(metric["value"], metric["low"], metric["high"], metric["n"]))
 
 
@@ -241,4 +277,4 @@ def print_failures(result: Result, console: Console) -> None:
             console.print(f"[bold]{escape(item['id'])}[/] sample {item['sample']}: {escape(item['evidence'])}")
             console.print(escape(item["question"]), style="cyan")
             console.print(escape(item["answer"]))
-            console.print(f"gold {escape(item['gold'][:200])}, read {escape(item['pred'])}\n", style="yellow")
+            console.print(f"gold {escape(item['gold'][:200])}, read {escape(item.get('pred') or '')}\n", style="yellow")

@@ -21,11 +21,12 @@ from typing import Any
 import reward_fns
 from data_prep.filters import arithmetic
 from posttrain_verl.evaluate.job import Question
-from posttrain_verl.evaluate.result import ERROR_KINDS, Answer, Item, Metric
-from posttrain_verl.significance import pass_at, share
+from posttrain_verl.evaluate.result import ACCURACY, ERROR_KINDS, MEAN_REWARD, Answer, Item, Metric
+from posttrain_verl.significance import Mean, Share, mean_interval, pass_at, share
 from reward_fns.code.grader import grade_code
 from reward_fns.math import notation
 from reward_fns.math.grader import grade_math
+from reward_fns.own import OwnReward
 
 Verdict = tuple[str, str]  # kind, evidence
 NOT_COMPILING = re.compile(r"SyntaxError|IndentationError|TabError")
@@ -97,6 +98,56 @@ def false_step(answer: str) -> str | None:
     return arithmetic.find_false_step(re.sub(r"</?think>", "\n", answer))
 
 
+def is_right(grade: Mapping[str, Any], right_at: float | None = None) -> float | None:
+    """Whether a grade is that of a right answer, 0 to 1: its `acc`, else whether its score is at least `right_at`; None where
+    neither says it, since a reward is not an accuracy."""
+    if hasattr(acc := grade.get("acc"), "__float__"):
+        return float(acc)  # type: ignore[arg-type]
+    return None if right_at is None else float(grade["score"] >= right_at)
+
+
+def grade_by_reward(
+    reward: OwnReward, question: Question, stratum: str | None, answer: Answer, right_at: float | None = None
+) -> Item:
+    """One answer with what a reward of the user's own returns for it. Raises RewardError."""
+    grade = reward.grade(question.data_source, answer.text, question.truth, question.facts)
+    right = is_right(grade, right_at)
+    item: dict[str, Any] = {
+        **_item_facts(question, stratum, answer),
+        **_plain_parts(grade),
+        "error": None,
+        "evidence": "",
+    }
+    item.pop("acc", None)
+    if right is not None:
+        kind, evidence = _error_under_reward(answer) if right < 1 else (None, "")
+        item |= {"acc": right, "error": kind, "evidence": evidence or f"score {grade['score']:g}"}
+    return item  # type: ignore[return-value]
+
+
+def _plain_parts(grade: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a grade that JSON holds; numbers of numpy are numbers."""
+    return {key: value if isinstance(value, str | None) else float(value) for key, value in grade.items()
+            if isinstance(value, str | None) or hasattr(value, "__float__")}  # fmt: skip
+
+
+def _error_under_reward(answer: Answer) -> Verdict:
+    """The kind of error of a wrong answer whose grader says no more."""
+    if not answer.text.strip():
+        return "format", "the answer is empty"
+    if answer.truncated:
+        return "format", "cut off at the most tokens"
+    if step := false_step(answer.text):
+        return "logic", step
+    return "knowledge", ""
+
+
+def _item_facts(question: Question, stratum: str | None, answer: Answer) -> dict[str, Any]:
+    return {"id": question.id, "sample": answer.sample, "data_source": question.data_source, "stratum": stratum,
+            "question": question.text, "answer": answer.text, "gold": question.gold, "truncated": answer.truncated,
+            "tokens": answer.tokens}  # fmt: skip
+
+
 def grade_answer(question: Question, stratum: str | None, answer: Answer) -> Item:
     """One answer with its grade, and why it is wrong if it is. Blocks on the verifier; may be called from threads."""
     grader, options = reward_fns.resolve(question.data_source)
@@ -105,12 +156,8 @@ def grade_answer(question: Question, stratum: str | None, answer: Answer) -> Ite
     flexible = right
     if grader is grade_math and options.get("mode") == "strict":
         flexible = float(_grade_text(question, answer.text, mode="flexible")["acc"])
-    item = {
-        "id": question.id, "sample": answer.sample, "data_source": question.data_source, "stratum": stratum,
-        "question": question.text, "answer": answer.text, "gold": question.gold, "truncated": answer.truncated,
-        "tokens": answer.tokens, **grade, "strict_acc": right * float(grade["format"]),
-        "flexible_acc": max(right, flexible),
-    }  # fmt: skip
+    item = {**_item_facts(question, stratum, answer), **grade, "strict_acc": right * float(grade["format"]),
+            "flexible_acc": max(right, flexible)}  # fmt: skip
     kind, evidence = classify_error(item, grader is grade_code) or (None, "")
     return {**item, "error": kind, "evidence": evidence}  # type: ignore[typeddict-item]
 
@@ -130,25 +177,53 @@ def by_question(items: Iterable[Item]) -> dict[str, list[Item]]:
     return dict(found)
 
 
-def compute_metrics(items: Sequence[Item], k: int) -> dict[str, Metric]:
+def compute_metrics(items: Sequence[Item], k: int, by_reward: bool = False) -> dict[str, Metric]:
     """Every figure of an evaluation with its interval; questions are what it is taken over.
+
+    With `by_reward` a reward of the user's own graded: its mean is a figure, and accuracy where every item has `acc`.
 
     Raises:
         ValueError: there is no item.
     """
     groups = list(by_question(items).values())
+    if by_reward:
+        return _metrics_of_reward(groups, k)
     figures: dict[str, Callable[[Item], float]] = {
         "accuracy": lambda item: item["acc"], "strict_accuracy": lambda item: item["strict_acc"],
         "flexible_accuracy": lambda item: item["flexible_acc"], "format": lambda item: item["format"],
         "truncated": lambda item: item["truncated"], "unanswered": lambda item: 1.0 - item["answered"],
         "verifier_error": lambda item: item["verifier_error"],
     }  # fmt: skip
-    shares = {name: share([sum(map(value, group)) / len(group) for group in groups]) for name, value in figures.items()}
+    shares = {name: share(_means(groups, value)) for name, value in figures.items()}
     if k > 1:
-        right = [sum(item["acc"] == 1 for item in group) for group in groups]
-        shares |= {f"pass@{j}": share([pass_at(count, k, j) for count in right]) for j in pass_sizes(k)}
+        shares |= _pass_shares(groups, k)
         if all(reward_fns.resolve(item["data_source"])[0] is grade_math for item in items):
             shares[f"maj@{k}"] = share([majority_vote(group) for group in groups])
+    return _as_metrics(shares)
+
+
+def _metrics_of_reward(groups: list[list[Item]], k: int) -> dict[str, Metric]:
+    found: dict[str, Share | Mean] = {MEAN_REWARD: mean_interval(_means(groups, lambda item: item["score"])),
+             "truncated": share(_means(groups, lambda item: item["truncated"]))}  # fmt: skip
+    if all("acc" in item for group in groups for item in group):
+        found = {
+            ACCURACY: share(_means(groups, lambda item: item["acc"])),
+            **found,
+            **(_pass_shares(groups, k) if k > 1 else {}),
+        }
+    return _as_metrics(found)
+
+
+def _means(groups: Iterable[Sequence[Item]], value: Callable[[Item], float]) -> list[float]:
+    return [sum(map(value, group)) / len(group) for group in groups]
+
+
+def _pass_shares(groups: Iterable[Sequence[Item]], k: int) -> dict[str, Share]:
+    right = [sum(item["acc"] == 1 for item in group) for group in groups]
+    return {f"pass@{j}": share([pass_at(count, k, j) for count in right]) for j in pass_sizes(k)}
+
+
+def _as_metrics(shares: Mapping[str, Share | Mean]) -> dict[str, Metric]:
     return {name: Metric(value=s.value, low=s.low, high=s.high, n=s.n) for name, s in shares.items()}
 
 

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 
 import data_prep
 import reward_fns
-from posttrain_verl import base_models, mixes, paths, preflight
+from data_prep.filters.gold import has_grader
+from posttrain_verl import base_models, mixes, own_reward, paths, preflight
 from posttrain_verl.base_models import naming
 from posttrain_verl.evaluate.engine import has_chat_template
 from posttrain_verl.evaluate.result import SamplingFields
@@ -31,6 +32,8 @@ from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
 from posttrain_verl.verbs import Evaluate
+from posttrain_verl.verl.verdicts import read_verdicts
+from reward_fns.own import OwnReward
 
 REQUIRED_COLUMNS = ("prompt", "data_source", "reward_model")
 
@@ -47,21 +50,26 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Question:
-    """One row: `id` names it in every evaluation, `messages` is the prompt, `facts` is the row's extra_info."""
+    """One row: `id` names it in every evaluation, `messages` is the prompt, `facts` is the row's extra_info. `gold` is the
+    text of `truth`, the ground truth as the row has it."""
 
     id: str
     messages: list[dict[str, str]]
     data_source: str
     gold: str
     facts: dict[str, Any]
+    truth: Any = None
 
     @property
     def text(self) -> str:
         return "\n".join(message["content"] for message in self.messages)
 
 
-def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = None) -> EvalSet:
-    """The set that `eval=NAME` asks for. One of conf/eval is built first if its Parquet is not there.
+def choose_eval_set(
+    name: str, data_dir: Path, keys: dict[str, Any] | None = None, reward: OwnReward | None = None
+) -> EvalSet:
+    """The set that `eval=NAME` asks for. One of conf/eval is built first if its Parquet is not there; with a `reward` of the
+    user's own its rows may be of any source.
 
     `keys` replace keys of the file (`{"source.path": "test.jsonl"}`; `path` is short for that one).
 
@@ -81,9 +89,9 @@ def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = Non
         raise InputError("nothing to evaluate", [Problem(what, remedy)])
     config = load_eval_config(declared, keys or {})
     if "mix" in config:  # the rows of a mix that its training splits do not share
-        choice = mixes.choose_mix(config["mix"], str(data_dir))
+        choice = mixes.choose_mix(config["mix"], str(data_dir), any_source=reward is not None)
         with mixes.data_errors_as_input(f"mix {config['mix']} cannot be built"):
-            mixes.build_mix(choice)
+            mixes.build_mix(choice, reward=reward)
         file = choice.folder / "test.parquet"
     else:
         mix, folder = as_mix(config), data_dir / "eval" / config["name"]
@@ -91,7 +99,7 @@ def choose_eval_set(name: str, data_dir: Path, keys: dict[str, Any] | None = Non
         with FileLock(folder.with_suffix(".lock")):
             if not data_prep.is_complete(folder, mix):
                 log.info(f"building the questions of {config['name']} in {folder}")
-                _build_questions(mix, folder)
+                _build_questions(mix, folder, reward)
         file = folder / "test.parquet"
     return EvalSet(config["name"], file, config.get("sampling", {}), config.get("stratify"))
 
@@ -111,9 +119,9 @@ def as_mix(config: dict[str, Any]) -> dict[str, Any]:
             "splits": {"test": {"rows": "all", "sources": {name: 1}}}}  # fmt: skip
 
 
-def _build_questions(mix: dict[str, Any], folder: Path) -> None:
+def _build_questions(mix: dict[str, Any], folder: Path, reward: OwnReward | None) -> None:
     try:
-        data_prep.build(mix, folder)
+        data_prep.build(mix, folder, any_source=reward is not None)
     except data_prep.DataError as error:
         problems = [
             Problem(f"{each.where}: {each.what}", each.remedy.replace("give path: FILE", "add path=FILE"))
@@ -122,13 +130,13 @@ def _build_questions(mix: dict[str, Any], folder: Path) -> None:
         raise InputError(f"eval={mix['name']} cannot be built", problems) from None
 
 
-def read_questions(file: Path) -> list[Question]:
+def read_questions(file: Path, any_source: bool = False) -> list[Question]:
     """Every question of a Parquet in the RL schema, in its order.
 
     The id is `extra_info.id`, else `extra_info.index`, else the number of the row.
 
     Raises:
-        InputError: a column is missing, there is no row, an id occurs twice, or a data_source has no reward.
+        InputError: a column is missing, there is no row, an id occurs twice, or (unless `any_source`) a source has no reward.
     """
     title = f"{file} cannot be evaluated"
     try:
@@ -142,13 +150,13 @@ def read_questions(file: Path) -> list[Question]:
     for number, row in enumerate(table.to_pylist()):
         facts = row.get("extra_info") or {}
         named = next((facts[key] for key in ("id", "index") if facts.get(key) is not None), number)
-        gold = str(row["reward_model"]["ground_truth"])
-        questions.append(Question(str(named), row["prompt"], row["data_source"], gold, facts))
+        truth = row["reward_model"]["ground_truth"]
+        questions.append(Question(str(named), row["prompt"], row["data_source"], str(truth), facts, truth))
     if not questions:
         problems.append(Problem("it has no rows", "build it again"))
     if twice := len(questions) - len({question.id for question in questions}):
         problems.append(Problem(f"{twice} rows share their extra_info.id with another", "give every row its own id"))
-    for source in sorted({question.data_source for question in questions}):
+    for source in sorted({question.data_source for question in questions}) if not any_source else ():
         try:
             reward_fns.resolve(source)
         except reward_fns.UnknownSource as error:
@@ -224,6 +232,7 @@ class Job:
     """`model` is a folder or a hub id; `out` is the file of results. `rows` and `seconds` are the budget, None the full set.
 
     `replicas` None is one engine for each `tensor_parallel` devices; `chat_template` takes the place of the model's own.
+    `reward` is one of the user's own, which grades in place of our graders. A score of `right_at` or more is right then.
     """
 
     model: str
@@ -237,6 +246,31 @@ class Job:
     replicas: int | None = None
     tensor_parallel: int = 1
     chat_template: str | None = None
+    reward: OwnReward | None = None
+    right_at: float | None = None
+
+
+def choose_reward(asked: Evaluate, run: RunFolder | None) -> OwnReward | None:
+    """The reward that `reward=` names, else that of the run, as it was when the run was launched. Raises InputError."""
+    kept = (
+        None
+        if asked.reward or not run
+        else own_reward.kept_by_run(own_reward.of_settings(run.read_settings()), run.path)
+    )
+    return own_reward.read_reward(asked.reward, asked.arguments, default=kept)
+
+
+def read_right_at(run: RunFolder | None) -> float | None:
+    """The score from which a run declares an answer right; None where it does not."""
+    return read_verdicts(run.read_plan(), None, ()).right_at if run and run.plan.exists() else None
+
+
+def is_graded_by_set(chosen: EvalSet) -> bool:
+    """Whether a set of conf/eval has graders of ours for all its rows. By these its figures compare with those of others."""
+    if chosen.name not in paths.names("eval"):
+        return False
+    sources = pq.read_table(chosen.file, columns=["data_source"])["data_source"].unique().to_pylist()
+    return all(map(has_grader, sources))
 
 
 def _find_model(name: str) -> str:
@@ -268,8 +302,8 @@ def read_job(asked: Evaluate) -> Job:
         InputError: the model, the run or the set is not there, or the sampling makes no sense.
     """
     run_name = asked.run or (asked.base_model or "").removeprefix(naming.RUN_PREFIX)
-    if run_name != asked.base_model:
-        run = RunFolder.find(run_name, asked.runs_dir)
+    run = RunFolder.find(run_name, asked.runs_dir) if run_name != asked.base_model else None
+    if run:
         model, label, folder = str(ensure_weights(run)), run.stage.algorithm(run.read_settings()), run.path / "eval"
     else:
         model = _find_model(str(asked.base_model))
@@ -283,10 +317,15 @@ def read_job(asked: Evaluate) -> Job:
     elif not has_chat_template(model):
         what = f"{model} has no chat template, so it is not known how to ask it"
         raise InputError(Evaluate.TITLE, [Problem(what, "add chat_template=FILE.jinja")])
-    keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in asked.arguments)}
+    others = own_reward.other_arguments(asked.arguments)
+    keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in others)}
     if asked.path:
         keys["path"] = asked.path
-    chosen = choose_eval_set(str(asked.eval), Path(asked.data_dir).expanduser(), keys)
+    reward = choose_reward(asked, run)
+    chosen = choose_eval_set(str(asked.eval), Path(asked.data_dir).expanduser(), keys, reward)
+    if reward and not asked.reward:
+        reward = None if is_graded_by_set(chosen) else reward
+        log.info(f"graded by the {f'reward of the run, {reward.word}' if reward else 'set (reward= names another)'}")
     label = asked.label or label
     out = Path(asked.out or folder / f"{label}-{chosen.name}.json").expanduser()
     given = {key: value for key in SAMPLING if (value := getattr(asked, key)) is not None}
@@ -295,4 +334,4 @@ def read_job(asked: Evaluate) -> Job:
         what = f"k={sampling['k']} with temperature=0 would draw the same answer {sampling['k']} times"
         raise InputError("nothing to sample", [Problem(what, "add temperature=0.8, or leave k out")])
     return Job(model, label, chosen, out, sampling, asked.stratify or chosen.stratify, asked.rows, asked.seconds,
-               asked.replicas, asked.tensor_parallel, template)  # fmt: skip
+               asked.replicas, asked.tensor_parallel, template, reward, read_right_at(run))  # fmt: skip

@@ -81,8 +81,12 @@ FEWEST = 200  # items; with fewer an interval of 95 % is wider than 7 points to 
 ERROR_KINDS = ("format", "logic", "knowledge", "verifier")
 
 
+ACCURACY, MEAN_REWARD = "accuracy", "reward"
+
+
 class Metric(TypedDict):
-    """A share from 0 to 1, its 95 % interval, and the number of items (not of samples) that it is of."""
+    """A mean with its 95 % interval, and the number of items (not of samples) that it is of. All but the reward are shares
+    from 0 to 1."""
 
     value: float
     low: float
@@ -100,10 +104,23 @@ class SamplingFields(TypedDict):
     seed: int
 
 
-class Item(TypedDict):
+class Verdict(TypedDict, total=False):
+    """What our graders say of an answer beside its score. A reward of the user's own says what it knows of it."""
+
+    acc: float
+    format: float
+    answered: float
+    verifier_error: float
+    pred: str
+    strict_acc: float
+    flexible_acc: float
+
+
+class Item(Verdict):
     """One answer. `id` names the question and is the same in every evaluation of it, `sample` counts from 0 to k - 1.
 
-    `score` to `pred` are the grade (docs/rewards.md). `strict_acc` is 1 for a right answer that stands in a box, after
+    `score` to `pred` are the grade (docs/rewards.md). A reward of the user's own gives its score, and of the rest
+    what it knows. `strict_acc` is 1 for a right answer that stands in a box, after
     `####`, or in a closed code fence, `flexible_acc` for one that stands anywhere. `error` is None for a right answer,
     else one of ERROR_KINDS, and `evidence` what decided that.
     """
@@ -118,22 +135,22 @@ class Item(TypedDict):
     truncated: bool
     tokens: int
     score: float
-    acc: float
-    format: float
-    answered: float
-    verifier_error: float
-    pred: str
-    strict_acc: float
-    flexible_acc: float
     error: str | None
     evidence: str
 
 
-class Result(TypedDict):
+class GradedBy(TypedDict, total=False):
+    """The reward of the user's own that graded, with a digest of its file and arguments."""
+
+    reward: str
+
+
+class Result(GradedBy):
     """A whole evaluation. `n` of `population` questions were used; `noise` is true below FEWEST.
 
     `metrics` has accuracy, strict_accuracy, flexible_accuracy, format, truncated, unanswered and verifier_error, and with
-    k > 1 pass@1 to pass@k and, for math, maj@k. `errors` counts the wrong answers of each kind.
+    k > 1 pass@1 to pass@k and, for math, maj@k. `errors` counts the wrong answers of each kind. Where a `reward` of the user's
+    own graded, `metrics` has the mean reward and truncated, and accuracy and pass@k only where the reward gives `acc`.
     """
 
     schema: int
@@ -149,6 +166,17 @@ class Result(TypedDict):
     metrics: dict[str, Metric]
     errors: dict[str, int]
     items: list[Item]
+
+
+def headline(result: Result) -> tuple[str, Metric]:
+    """The figure that an evaluation is about, with its name: accuracy, or the mean reward where nobody says what is right."""
+    name = ACCURACY if ACCURACY in result["metrics"] else MEAN_REWARD
+    return name, result["metrics"][name]
+
+
+def item_value(item: Item, figure: str) -> float:
+    """What an answer counts in a figure, accuracy or the mean reward."""
+    return item["acc"] if figure == ACCURACY else item["score"]
 
 
 def write_result(result: Result, path: Path) -> None:

@@ -118,6 +118,8 @@ def card_text(run: RunFolder, step: int, base: str, findings: list[Finding]) -> 
     measured = []
     for file in sorted((run.path / "eval").glob("*.json")):
         found = json.loads(file.read_text())
+        if "accuracy" not in found["metrics"]:  # graded by a reward that does not say what is right
+            continue
         accuracy = Share(**found["metrics"]["accuracy"])
         measured.append(f"| {found.get('label') or found['model']} | {found['eval']} | {accuracy} | {accuracy.n} |")
     if measured:

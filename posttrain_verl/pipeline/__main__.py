@@ -18,6 +18,7 @@ from rich.table import Table
 from posttrain_verl import preflight, verbs
 from posttrain_verl.cpu import warm
 from posttrain_verl.evaluate import comparison
+from posttrain_verl.evaluate.result import headline
 from posttrain_verl.machine import interrupts
 from posttrain_verl.pipeline.entry import Journal, Pipeline, Spec, adopt_former_names, call_verb
 from posttrain_verl.pipeline.reading import read_spec
@@ -53,11 +54,12 @@ def run_stages(spec: Spec) -> Path:
 def show_accuracy(home: Path, console: Console) -> None:
     """Accuracy of the base and of each stage with the kinds of their wrong answers, and a sentence for each pair."""
     results = comparison.load_results([str(home / "eval")])
-    table = Table("model", "set", "accuracy [95 %]", "n", "wrong answers")
+    figures = " or ".join(sorted({headline(result)[0] for result in results.values()}))
+    table = Table("model", "set", f"{figures} [95 %]", "n", "wrong answers")
     for result in results.values():
-        found = result["metrics"]["accuracy"]
+        name, found = headline(result)
         kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"].items() if count)
-        table.add_row(result["label"], result["eval"], comparison.format_interval(found), str(found["n"]), kinds)
+        table.add_row(result["label"], result["eval"], comparison.format_interval(found, name), str(found["n"]), kinds)
     console.print(table)
     for each in comparison.compare_results(results):
         console.print(escape(each.sentence()), style="bold")

@@ -20,10 +20,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
 
 from data_prep.declaration import OWN_NAME, Declaration, Whole, as_mapping, must, nearest, refuse, wrong
 from posttrain_verl import compose as composing
-from posttrain_verl import paths, verbs
+from posttrain_verl import own_reward, paths, verbs
 from posttrain_verl.cpu import warm
 from posttrain_verl.evaluate.comparison import BASE
-from posttrain_verl.evaluate.result import read_result
+from posttrain_verl.evaluate.result import headline, read_result
 from posttrain_verl.paths import PIPELINE_FILE, write_atomically
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED
 from posttrain_verl.terminal.problem import InputError, WorkFailed
@@ -234,12 +234,22 @@ class Pipeline:
         return [each.name for each in self.spec.stages].index(entry.name)
 
     def evaluate_model(self, model: str, questions: str, label: str, out: Path) -> float:
-        """The accuracy of a model on a set of questions, a name of conf/eval or a Parquet; measured if `out` is not there."""
+        """The accuracy of a model on a set of questions, a name of conf/eval or a Parquet; measured if `out` is not there.
+
+        A Parquet is graded by the own reward of the last launch that has one. The figure is the mean reward where that
+        one does not say what is right.
+        """
         if not out.is_file():
             data_dir = self.launches()[-1].data_dir.parent
             arguments = [f"base_model={model}", f"eval={questions}", f"label={label}", f"posttrain.out={out}"]
+            arguments += self._reward_arguments() if questions.endswith(".parquet") else []
             call_verb("evaluate", [*arguments, f"posttrain.data_dir={data_dir}", *self.spec.evaluate])
-        return read_result(out)["metrics"]["accuracy"]["value"]
+        return headline(read_result(out))[1]["value"]
+
+    def _reward_arguments(self) -> list[str]:
+        """The arguments of `evaluate` that name the own reward of the last launch that has one."""
+        rewards = [reward for launch in self.launches() if (reward := own_reward.of_settings(launch.settings))]
+        return own_reward.as_arguments(rewards[-1]) if rewards else []
 
 
 def call_verb(verb: str, arguments: list[str]) -> None:

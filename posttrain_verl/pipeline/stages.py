@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import data_prep
 from data_prep import manifest
+from posttrain_verl import own_reward
 from posttrain_verl.evaluate.comparison import BASE
 from posttrain_verl.export.weights import has_folder, newest_step
 from posttrain_verl.mixes import data_errors_as_input
@@ -43,7 +44,9 @@ def prep(it: Pipeline) -> None:
         if not data_prep.is_complete(composed.data_dir, mix):
             log.info(f"building the mix {mix['name']} in {composed.data_dir}")
             with data_errors_as_input(f"the mix {mix['name']} cannot be built"):
-                data_prep.build(mix, composed.data_dir)
+                settings = composed.settings
+                reward, any_source = own_reward.of_settings(settings), own_reward.takes_any_source(settings)
+                data_prep.build(mix, composed.data_dir, reward, any_source)
 
 
 def inspect(it: Pipeline) -> None:

@@ -17,7 +17,7 @@ from pyarrow import types
 import data_prep
 from data_prep import DataError, read_manifest
 from data_prep.manifest import FILE_NAME, config_digest, file_sha256
-from posttrain_verl import paths
+from posttrain_verl import own_reward, paths
 from posttrain_verl.compose import is_curriculum, our_tree
 from posttrain_verl.preflight import rows
 from posttrain_verl.preflight.report import CannotTell
@@ -60,7 +60,7 @@ def check_mix(composed: Composed) -> list[Problem]:
     if paths.is_shipped("mix", composed.files["mix"]) and mix == our_tree(composed)["mix"]:
         return []  # reading the declaration of a mix takes a third of a second
     try:
-        data_prep.parse(mix)
+        data_prep.parse(mix, own_reward.takes_any_source(composed.settings))
     except DataError as error:
         return [Problem(f"posttrain.{each.where}: {each.what}", each.remedy) for each in error.problems]
     return []

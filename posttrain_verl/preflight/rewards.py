@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import time
 from collections.abc import Iterator
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 import reward_fns
+from posttrain_verl import own_reward
 from posttrain_verl.preflight import data, machine, rows
+from posttrain_verl.preflight import own_reward as own_rewards
 from posttrain_verl.preflight.report import CannotTell
-from posttrain_verl.terminal.problem import Problem, warning
+from posttrain_verl.terminal.problem import Problem, blocking, warning
 from posttrain_verl.verl.composed import Composed
 from posttrain_verl.verl.settings import OUR_REWARDS, RewardSettings
 from reward_fns.code import sandbox
@@ -26,6 +27,7 @@ from reward_fns.code.sandbox import SandboxUnavailable, isolation_here
 from reward_fns.grades import PARTS
 from reward_fns.math import spellings
 from reward_fns.math.grader import grade_math
+from reward_fns.own import OwnReward
 
 if TYPE_CHECKING:
     from posttrain_verl.preflight.row_scans import Golds
@@ -38,13 +40,19 @@ GRADING_SECONDS = 2.0  # grading stops after this, because some golds need a slo
 
 
 def check_rewards(composed: Composed) -> list[Problem]:
-    """Problems of the reward, where the stage has one. Raises CannotTell without data, and for a reward of the user's own."""
+    """Problems of the reward, where the stage has one. Raises CannotTell without data, and for VeRL's own rewards."""
     if (reward := composed.settings.reward) is None:
         return []
-    if found := [*_check_function(reward), *_check_manager(reward), *_check_shaping(reward)]:
+    own = reward.own_reward
+    found = [*_check_function(reward, own), *_check_manager(reward), *([] if own else _check_shaping(reward))]
+    if own and not blocking(found):
+        found += own_rewards.check_own_reward(composed, own)
+    if found or (own and _has_rows(composed)):
         return found
+    if own:
+        raise CannotTell(f"{own.shown} was loaded, and not called: the data is not built yet")
     if reward.reward_path != OUR_REWARDS:
-        raise CannotTell(f"{reward.reward_path or 'the reward of VeRL'} is not ours: its answers are not known here")
+        raise CannotTell("the reward of VeRL is not ours: its answers are not known here")
     files = [file for name in ("train_files", "val_files") for file in data.list_readable_files(composed, name)]
     if not files:
         raise CannotTell("the data is not built yet")
@@ -57,9 +65,13 @@ def check_rewards(composed: Composed) -> list[Problem]:
     return found
 
 
-def _check_function(reward: RewardSettings) -> Iterator[Problem]:
-    """The file or package and the function in it (verl.utils.import_utils.load_extern_type)."""
-    path = reward.reward_path
+def _has_rows(composed: Composed) -> bool:
+    return any(data.list_readable_files(composed, name) for name in data.DATA_NAMES)
+
+
+def _check_function(reward: RewardSettings, own: OwnReward | None) -> Iterator[Problem]:
+    """The file or package, and of ours the function in it. A trial looks for one of the user's own."""
+    path = own.path if own else reward.reward_path
     if path is None:
         what = "VeRL's own rewards grade, and of a GSM8K answer they read the last 300 characters alone"
         yield warning(f"{reward.override('reward_path')}: {what}", reward.override("reward_path", OUR_REWARDS))
@@ -71,22 +83,10 @@ def _check_function(reward: RewardSettings) -> Iterator[Problem]:
             spec = importlib.util.find_spec(path.removeprefix("pkg://"))
         file = Path(spec.origin if spec and spec.origin else "/nowhere")
     if not file.is_file():
-        yield Problem(f"{reward.override('reward_path')} does not exist", "give a Python file, or pkg://package.module")
-    elif reward.reward_name not in _defined_names(file):
+        yield Problem(f"{reward.override('reward_path')} does not exist", own_reward.REMEDY)
+    elif not own and reward.reward_name not in vars(reward_fns):
         what = f"{reward.override('reward_name')}: {file} defines no such function"
         yield Problem(what, f"set {reward.key('reward_name')} to one of its own")
-
-
-def _defined_names(file: Path) -> set[str]:
-    """What a Python file defines or imports at its top level; empty when it cannot be parsed."""
-    try:
-        body = ast.parse(file.read_text(encoding="utf-8")).body
-    except (SyntaxError, UnicodeDecodeError):
-        return set()
-    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    targets = {ast.unparse(target) for node in body if isinstance(node, ast.Assign) for target in node.targets}
-    aliases = [alias for node in body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
-    return defined | targets | {alias.asname or alias.name for alias in aliases}
 
 
 def _to_plain_dict(node: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _check_sources(file: Path, sources: list[str], composed: Composed, reward: R
             if grader is grade_code and not options.get("sandbox_url") and machine.is_here(composed):
                 isolation_here(sandbox.check_packages(options.get("packages", ())))
         except reward_fns.UnknownSource as error:
-            yield Problem(f"{what}, and no grader is registered for it", str(error))
+            yield Problem(f"{what}, and no grader is registered for it", f"add {own_reward.REMEDY}\n{error}")
         except (SandboxUnavailable, ValueError) as error:
             yield Problem(f"{what}, and their programs cannot be run", str(error))
 

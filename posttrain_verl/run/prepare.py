@@ -11,7 +11,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 import data_prep
-from posttrain_verl import base_models, preflight
+from posttrain_verl import base_models, own_reward, preflight
 from posttrain_verl.compose import to_plain_dict
 from posttrain_verl.machine import devices
 from posttrain_verl.mixes import data_errors_as_input
@@ -45,6 +45,7 @@ def set_up_run(composed: Composed) -> RunFolder:
     try:
         folder.write_config(composed.for_run(path, model=model))
         folder.write_plan(plan_facts(composed, model))
+        own_reward.keep_in_run(own_reward.of_settings(composed.settings), path)
         report.write(path)
     except BaseException:
         shutil.rmtree(path)
@@ -118,7 +119,9 @@ def prepare_data(composed: Composed) -> bool:
         if not data_prep.is_complete(composed.data_dir, mix):
             log.info(f"building the mix {mix['name']} in {composed.data_dir}")
             with data_errors_as_input(f"the mix {mix['name']} cannot be built"):
-                data_prep.build(mix, composed.data_dir)
+                settings = composed.settings
+                reward, any_source = own_reward.of_settings(settings), own_reward.takes_any_source(settings)
+                data_prep.build(mix, composed.data_dir, reward, any_source)
     return True
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from posttrain_verl import paths
+from posttrain_verl import own_reward, paths
 from posttrain_verl.overrides import OUR_GROUPS
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import record
@@ -94,6 +94,7 @@ def read_request(arguments: list[str]) -> ResumeRequest:
     ours = given.get("posttrain") or OmegaConf.create({})
     fixed = [str(key) for key in ours if key not in ("runs_dir", "detach", "watch")]
     fixed += [str(key) for key in given if key in (*OUR_GROUPS, "eval")]
+    fixed += [each.partition("=")[0] for each in others if own_reward.names_reward(each)]
     if fixed:
         remedy = "what a run is stays as it was launched; launch a new one"
         raise InputError("cannot resume", [Problem(f"run={run} takes no {key}", remedy) for key in fixed])
@@ -141,6 +142,8 @@ def plan_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> Atte
     _restore_start(folder.stage.settings(before), folder.stage.settings(first))
     config = cast(DictConfig, OmegaConf.merge(before, overrides or {}))
     folder.stage.follow_changes(config, before)
+    if changed := own_reward.hold_reward(folder.stage.settings(config), before, folder.path):
+        log.info(changed)
     _fold_attempts(folder)
     last_step = max((parse_line(line)[0] for line in _whole_lines(folder.metrics)), default=None)
     settings = folder.stage.settings(config)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from posttrain_verl import paths
 from posttrain_verl.base_models.shape import Shape
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl import checks, rl_rules
@@ -20,6 +21,7 @@ from posttrain_verl.verl.rl_rules import AlgorithmSettings
 from posttrain_verl.verl.schema import generated_tree
 from posttrain_verl.verl.settings import (
     OUR_REWARDS,
+    REHEARSED,
     Actor,
     Critic,
     ModelSettings,
@@ -314,8 +316,8 @@ class RlSettings(AlgorithmSettings, RewardSettings):
             *chain(*(model.assign_all(micro) for model in (Reference, Critic))),
             # The recipe's reward inside the rehearsal's, and what depends on the response length.
             *self.assign_all({"reward_path": f"pkg://{reward}", "reward_name": "compute_score"}),
-            f"{self.key('reward_arguments')}.rehearsed.path={self.reward_path or 'null'}",
-            f"{self.key('reward_arguments')}.rehearsed.name={self.reward_name}",
+            f"{self.key('reward_arguments')}.{REHEARSED}.path={self.reward_path or 'null'}",
+            f"{self.key('reward_arguments')}.{REHEARSED}.name={self.reward_name}",
             *([self.assign("overlong_buffer", REHEARSED_OVERLONG)] if self.overlong_buffer is not None else []),
             # The verifier's own parts do not vary with a random model.
             *([self.assign("filter_metric", "score")] if self.filters_groups else []),
@@ -376,7 +378,7 @@ class RlStage(Stage):
 
     def complete(self, tree: DictConfig, user_keys: frozenset[str]) -> None:
         """vLLM does not start where its cache cannot hold one sequence of `max_model_len` tokens, and a model's context is
-        often many times what a recipe samples. A null of the user's stays null."""
+        often many times what a recipe samples. A null of the user's stays null. A reward's file gets its absolute path."""
         super().complete(tree, user_keys)
         rollout = Rollout(tree)
         if (
@@ -385,6 +387,9 @@ class RlStage(Stage):
             and rollout.max_model_len is None
         ):
             rollout.put("max_model_len", RlSettings(tree).longest_rollout)
+        settings = RlSettings(tree)
+        if isinstance(settings.reward_path, str):  # workers of VeRL may have another current folder
+            settings.put("reward_path", paths.absolute_paths(settings.reward_path))
 
     def follow_changes(self, config: DictConfig, before: DictConfig) -> None:
         old = Rollout(before).max_model_len

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from posttrain_verl.base_models.shape import Shape
 from posttrain_verl.verl.job import BYTES, RolloutEngine, TrainedModel, micro_tokens
 from posttrain_verl.verl.renamed import current_key
+from reward_fns.own import OwnReward
 
 Value = TypeVar("Value")
 
@@ -275,6 +276,9 @@ class Critic(PpoModel):
 
 OUR_REWARDS = "pkg://reward_fns"
 MORE_THAN_NOTHING = 1e-6  # a score above 0, for numbers that VeRL keeps as float32
+REHEARSED = (
+    "rehearsed"  # the argument of a rehearsal's reward that names the recipe's own (posttrain_verl.rehearse.reward)
+)
 
 
 class RewardSettings(View):
@@ -296,6 +300,16 @@ class RewardSettings(View):
     reward_model_path = Setting[str | None]("reward.reward_model.model_path")
     source_column = Setting[str]("data.reward_fn_key")
     max_response_length = Setting[int]("data.max_response_length")
+
+    @property
+    def own_reward(self) -> OwnReward | None:
+        """The reward of the user's own; None for ours and for VeRL's. In a rehearsal it is the one that is rehearsed."""
+        node = self.reward_arguments
+        arguments: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else {}
+        path, name = self.reward_path, self.reward_name
+        if isinstance(rehearsed := arguments.pop(REHEARSED, None), dict):
+            path, name = rehearsed.get("path"), rehearsed.get("name")
+        return None if path in (None, OUR_REWARDS) else OwnReward(str(path), str(name), arguments)
 
     @property
     def arguments_of_manager(self) -> tuple[str, ...]:
@@ -361,6 +375,7 @@ class Rollout(Scorer):
     validation_answers = Setting[int]("{role}.val_kwargs.n")
     validation_samples = Setting[bool]("{role}.val_kwargs.do_sample")
     validation_temperature = Setting[float]("{role}.val_kwargs.temperature")
+    agent_loop = Setting[str | None]("{role}.agent.default_agent_loop")
     simulated_user = Setting[str | None]("{role}.multi_turn.interaction_config_path")
     prometheus_port = Setting[int | None]("{role}.prometheus.port")
     prometheus_enable = Setting[bool]("{role}.prometheus.enable")

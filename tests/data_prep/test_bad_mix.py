@@ -139,5 +139,7 @@ def test_one_file_with_every_fault_is_refused_once(verb, declared, tmp_path):
     with pytest.raises(InputError) as caught:
         verb.run(read(declared, [f"mix={file}", f"posttrain.data_dir={tmp_path}"]))
     found = {each.what for each in caught.value.problems}
-    assert found == {f"{each.where}: {each.what}" for key in KEYS for each in problems(key)}
-    assert len(found) > len(KEYS) > 30 and all(each.remedy for each in caught.value.problems)
+    # What is built may have been graded by a reward of somebody's own.
+    keys = [key for key in KEYS if declared is Prep or key != "sources.own.data_source"]
+    assert found == {f"{each.where}: {each.what}" for key in keys for each in problems(key)}
+    assert len(found) > len(keys) > 30 and all(each.remedy for each in caught.value.problems)

@@ -203,5 +203,5 @@ def test_a_run_writes_its_metrics():
 
 def test_verls_own_rewards_are_warned_of(tmp_path):
     one = compose(["recipe=math_grpo", "hardware=cpu", "reward.custom_reward_function.path=null"])
-    found = whats(rewards._check_function(one.settings.reward))
+    found = whats(rewards._check_function(one.settings.reward, None))
     assert len(found) == 1 and found[0].startswith("warning") and "300 characters" in found[0]

@@ -86,4 +86,7 @@ def test_the_recipes_own_reward_is_called_inside_the_rehearsals(tmp_path):
                    "reward.custom_reward_function.reward_kwargs.mode=strict"])  # fmt: skip
     reward = rehearsed(own, tmp_path).verl.reward.custom_reward_function
     assert (reward.path, reward.name) == ("pkg://posttrain_verl.rehearse.reward", "compute_score")
-    assert reward.reward_kwargs == {"mode": "strict", "rehearsed": {"path": "mine.py", "name": "score"}}
+    assert reward.reward_kwargs == {
+        "mode": "strict",
+        "rehearsed": {"path": str(Path("mine.py").absolute()), "name": "score"},
+    }

@@ -36,7 +36,9 @@ def test_gold_scores_one_under_its_source(source, response, gold):
 
 
 def test_unknown_source_lists_the_known_ones():
-    with pytest.raises(reward_fns.UnknownSource, match=r"'nonsense/set'.*openai/gsm8k.*embedded/\*.*register"):
+    with pytest.raises(
+        reward_fns.UnknownSource, match=r"'nonsense/set'.*openai/gsm8k.*embedded/\*.*reward=FILE.py:NAME"
+    ):
         reward_fns.grade("nonsense/set", "#### 1", "1")
 
 

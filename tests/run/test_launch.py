@@ -51,7 +51,8 @@ def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, monkeypatch, fa
     def fail(*_):
         raise error
 
-    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}))
+    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}),
+                               settings=SimpleNamespace(reward=None))  # fmt: skip
     monkeypatch.setattr(prepare.preflight, "run_checks", lambda composed: Report([]))
     monkeypatch.setattr(prepare, "prepare_model", lambda composed: (None, False))
     monkeypatch.setattr(prepare, "prepare_data", lambda composed: False)
@@ -63,7 +64,8 @@ def test_a_launch_that_starts_nothing_leaves_no_folder(tmp_path, monkeypatch, fa
 
 @pytest.mark.parametrize(("missing", "checks"), [((False, False), 1), ((True, False), 2), ((False, True), 2)])
 def test_what_was_built_is_checked_too(tmp_path, monkeypatch, missing, checks):
-    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}))
+    composed = SimpleNamespace(run_dir=lambda: tmp_path / "it", for_run=lambda path, model: OmegaConf.create({}),
+                               settings=SimpleNamespace(reward=None))  # fmt: skip
     looked = []
     monkeypatch.setattr(prepare.preflight, "run_checks", lambda composed: looked.append(1) or Report([]))
     monkeypatch.setattr(prepare, "prepare_model", lambda composed: (None, missing[0]))
@@ -77,7 +79,7 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
     """A second build would take away the files that the first launch reads by now."""
     built = []
 
-    def build(mix, folder):
+    def build(mix, folder, *_):
         time.sleep(0.2)
         built.append(folder)
 
@@ -85,7 +87,7 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare.data_prep, "is_complete", lambda folder, mix: bool(built))
     monkeypatch.setattr(prepare.preflight.data, "reads_offline_mix", lambda composed: True)
     mix = OmegaConf.create({"mix": {"name": "m"}})
-    composed = SimpleNamespace(posttrain=mix, data_dir=tmp_path / "data" / "m")
+    composed = SimpleNamespace(posttrain=mix, data_dir=tmp_path / "data" / "m", settings=SimpleNamespace(reward=None))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(prepare.prepare_data, [composed] * 4))
     assert built == [composed.data_dir]
