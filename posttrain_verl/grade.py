@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
 from posttrain_verl.terminal.problem import InputError, Problem, render
 from posttrain_verl.verbs import Grade
-from reward_fns.math.grader import grade_math, math_verify_alone
+from reward_fns.math.grader import grade_math, is_plain, math_verify_alone
 from reward_fns.math.verifier import VerifierError
 
 FIELDS = ("data_source", "response", "ground_truth")
@@ -90,11 +88,6 @@ def compare_verdicts(source: str, response: str, gold: object) -> Row:
         return modes | {"math_verify": None}
 
 
-def is_plain(gold: object) -> bool:
-    """Whether a gold is a text or a number."""
-    return isinstance(gold, str | int | Decimal) or (isinstance(gold, float) and math.isfinite(gold))
-
-
 def row_id(row: Row) -> str:
     """The id of a row, its own or that of its `extra_info`; "" without one."""
     extra: Any = row.get("extra_info")
@@ -105,7 +98,9 @@ def row_id(row: Row) -> str:
 
 def find_flaw(row: Row) -> str:
     """Why the fields of a row are not ones that a reward takes; "" if they are."""
-    if missing := [field for field in FIELDS if row.get(field) is None]:
+    if null := [field for field in FIELDS if field in row and row[field] is None]:
+        return f"{' and '.join(null)} {'are' if len(null) > 1 else 'is'} null"
+    if missing := [field for field in FIELDS if field not in row]:
         return f"lacks {', '.join(missing)} (it has {', '.join(map(str, row))})"
     source, response, gold = (row[field] for field in FIELDS)
     for name, value in (("data_source", source), ("response", response)):

@@ -12,7 +12,8 @@ r"""Find the final answer in a completion. The rule, in order:
    last sentence that holds one and is not a question. Values joined by commas, "or" and the like are parts of one answer.
 
 Nothing is read from what was cut off (a box or a formula that never closes), from a subscript or an exponent, from an
-operand of a sum that was not worked out, or from a loop.
+operand of a sum that was not worked out, or from a loop. A value that the text denies, supposes or changes is no answer
+(`claims`).
 
 An answer in several parts equals a gold of as many parts, and no single number.
 """
@@ -32,7 +33,7 @@ NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Huma
 ANNOTATION = re.compile(r"<<[^<>\n]*(?:>>|>?\Z)")  # GSM8K's calculator marks
 # Emoji and marks of a proof's end, but no crosses, which deny; and a line that closes the text.
 DECORATION = re.compile(
-    rf"[ \t]*(?:(?![{claims.CROSSES}])[\u220e\u25a0\u25a1\u2600-\u27bf\u2b50\u2b55\ufe0f\u200d\U0001f300-\U0001faff])+"
+    rf"(?:(?![{claims.CROSSES}])[\u220e\u25a0\u25a1\u2600-\u27bf\u2b50\u2b55\ufe0f\u200d\U0001f300-\U0001faff])+"
     r"|\n[ \t]*[-*_=]{3,}\s*\Z"
 )
 

@@ -5,8 +5,10 @@ understand is compared as text, or by math-verify where both sides have the same
 cannot read.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import lru_cache
 
 from reward_fns.grades import Grade
@@ -120,6 +122,11 @@ def grade_math(
     except VerifierError as error:
         return replace(found, verifier_error=1.0, why=str(error))
     return replace(found, score=right, acc=right)
+
+
+def is_plain(gold: object) -> bool:
+    """Whether a gold is one text or number, with which answers are compared."""
+    return isinstance(gold, str | int | Decimal) or (isinstance(gold, float) and math.isfinite(gold))
 
 
 def nesting_depth(text: str) -> int:
