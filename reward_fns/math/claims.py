@@ -30,7 +30,8 @@ CASE = re.compile(r"\s*(?:if|when)\b")
 CHANGED = re.compile(r"\s*(?:more|less|fewer|times|dozen|percent|greater|higher|lower|over|out of)\b", re.IGNORECASE)
 # Before "the answer is": "if", "let", "the square of", "twice".
 ELSEWHERE = re.compile(
-    rf"(?:{SUPPOSING}|(?<!value)\s+of\s+(?=\w+\s*\Z)|\b(?:twice|half|double|thrice)\s+)(?:the|our|my|your)?\s*\Z",
+    rf"(?:{SUPPOSING}|\b(?:twice|double|half|third|quarter|square|cube|root|reciprocal|inverse|negative|opposite)\s+(?:of\s+)?)"
+    r"(?:the|our|my|your)?\s*\Z",
     re.IGNORECASE,
 )
 

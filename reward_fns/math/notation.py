@@ -163,10 +163,16 @@ def read_number(text: str) -> Number | None:
     return Number(-value if parts["sign"] == "-" else value, exact, FACTORS[(parts["factor"] or "").lower()], words)
 
 
+DOLLARS = re.compile(r"\A\W*\$\s*[-+\u2212]?[\d.]|\d\s?\$\W*\Z")
+
+
 def currency_sign(text: str) -> str:
-    """The currency sign of a value, or "". A dollar sign that pairs with another is a delimiter of formulas."""
+    """The currency sign of a value, or "". A dollar sign is one if it is escaped, or stands alone beside the number: a second one
+    makes both delimiters of a formula."""
     found = {sign for sign in text if sign in units.SIGNS and sign != "$"}
-    return "".join(sorted(found | {"$"} if r"\$" in text or text.count("$") % 2 else found))
+    if r"\$" in text or (text.count("$") == 1 and DOLLARS.search(text)):
+        found.add("$")
+    return "".join(sorted(found))
 
 
 def plain_number(text: str) -> str:
