@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log, stdout
 from posttrain_verl.terminal.problem import InputError, Problem, render
 from posttrain_verl.verbs import Grade
-from reward_fns.math.grader import grade_math, math_verify_alone
+from reward_fns.math.grader import grade_math, is_plain, math_verify_alone
 from reward_fns.math.verifier import VerifierError
 from reward_fns.own import SIGNATURE, OwnReward, RewardError
 
@@ -137,11 +135,6 @@ def compare_verdicts(source: str, response: str, gold: object) -> Row:
         return modes | {"math_verify": None}
 
 
-def is_plain(gold: object) -> bool:
-    """Whether a gold is a text or a number."""
-    return isinstance(gold, str | int | Decimal) or (isinstance(gold, float) and math.isfinite(gold))
-
-
 def row_id(row: Row) -> str:
     """The id of a row, its own or that of its `extra_info`; "" without one."""
     extra: Any = row.get("extra_info")
@@ -153,9 +146,11 @@ def row_id(row: Row) -> str:
 def find_flaw(row: Row, any_source: bool = False) -> str:
     """Why the fields of a row are not ones that a reward takes; "" if they are. With `any_source` it is not one of ours."""
     needed = ("data_source", "response") if any_source else FIELDS  # a reward of one's own may need no gold
-    row.setdefault("ground_truth", None)
-    if missing := [field for field in needed if row.get(field) is None]:
+    if null := [field for field in needed if field in row and row[field] is None]:
+        return f"{' and '.join(null)} {'are' if len(null) > 1 else 'is'} null"
+    if missing := [field for field in needed if field not in row]:
         return f"lacks {', '.join(missing)} (it has {', '.join(map(str, row))})"
+    row.setdefault("ground_truth", None)
     source, response, gold = (row[field] for field in FIELDS)
     for name, value in (("data_source", source), ("response", response)):
         if not isinstance(value, str):

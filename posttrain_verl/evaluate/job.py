@@ -7,8 +7,9 @@ order is a stratified sample of the set.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
 from posttrain_verl.verbs import Evaluate
 from posttrain_verl.verl.verdicts import read_verdicts
+from reward_fns.math.grader import grade_math, is_plain
 from reward_fns.own import OwnReward
 
 REQUIRED_COLUMNS = ("prompt", "data_source", "reward_model")
@@ -136,7 +138,8 @@ def read_questions(file: Path, any_source: bool = False) -> list[Question]:
     The id is `extra_info.id`, else `extra_info.index`, else the number of the row.
 
     Raises:
-        InputError: a column is missing, there is no row, an id occurs twice, or (unless `any_source`) a source has no reward.
+        InputError: a column is missing, there is no row, a row cannot be asked or graded, an id occurs twice, or (unless
+            `any_source`) a data_source has no reward.
     """
     title = f"{file} cannot be evaluated"
     try:
@@ -146,14 +149,16 @@ def read_questions(file: Path, any_source: bool = False) -> list[Question]:
     if missing := [column for column in REQUIRED_COLUMNS if column not in table.column_names]:
         remedy = "an evaluation reads the RL schema (docs/data.md): prompt, data_source, reward_model, extra_info"
         raise InputError(title, [Problem(f"it has no column {', '.join(missing)}", remedy)])
-    questions, problems = [], []
-    for number, row in enumerate(table.to_pylist()):
+    rows = table.to_pylist()
+    if problems := [*_find_broken_rows(rows, any_source)] if rows else [Problem("it has no rows", "build it again")]:
+        raise InputError(title, problems)
+    questions = []
+    for number, row in enumerate(rows):
         facts = row.get("extra_info") or {}
         named = next((facts[key] for key in ("id", "index") if facts.get(key) is not None), number)
-        truth = row["reward_model"]["ground_truth"]
-        questions.append(Question(str(named), row["prompt"], row["data_source"], str(truth), facts, truth))
-    if not questions:
-        problems.append(Problem("it has no rows", "build it again"))
+        truth = (row["reward_model"] or {}).get("ground_truth")
+        gold = json.dumps(truth, default=str) if isinstance(truth, list | dict) else str(truth)  # tests may be data
+        questions.append(Question(str(named), row["prompt"], row["data_source"], gold, facts, truth))
     if twice := len(questions) - len({question.id for question in questions}):
         problems.append(Problem(f"{twice} rows share their extra_info.id with another", "give every row its own id"))
     for source in sorted({question.data_source for question in questions}) if not any_source else ():
@@ -164,6 +169,53 @@ def read_questions(file: Path, any_source: bool = False) -> list[Question]:
     if problems:
         raise InputError(title, problems)
     return questions
+
+
+SHOWN_ROWS = 20
+
+
+def _find_broken_rows(rows: Sequence[Mapping[str, Any]], any_gold: bool) -> Iterator[Problem]:
+    """One problem for each fault that rows have, with their numbers: such a row would end an engine, or be graded as wrong.
+
+    With `any_gold` a reward of the user's own grades, which may take any gold, or none.
+    """
+    alike = defaultdict(list)
+    for number, row in enumerate(rows):
+        if fault := _prompt_fault(row["prompt"]) or ("" if any_gold else _gold_fault(row)):
+            alike[fault].append(number)
+    for fault, numbers in alike.items():
+        named = ", ".join(map(str, numbers[:SHOWN_ROWS]))
+        more = f" and {len(numbers) - SHOWN_ROWS} more" if len(numbers) > SHOWN_ROWS else ""
+        what = f"{fault} in {len(numbers)} of {len(rows)} rows: {named}{more} (counted from 0)"
+        yield Problem(what, "drop these rows, or repair them")
+
+
+def _prompt_fault(messages: Any) -> str:
+    """Why a prompt cannot be asked, in the words of the preflight; "" if it can."""
+    if not isinstance(messages, list):
+        return "prompt is null" if messages is None else f"prompt is {type(messages).__name__}, not a list of messages"
+    if not messages:
+        return "prompt has no turn"
+    contents = [turn.get("content") if isinstance(turn, dict) else None for turn in messages]
+    if None in contents:
+        return "prompt has a turn whose content is null"
+    return "" if any(str(content).strip() for content in contents) else "prompt asks nothing: its turns are blank"
+
+
+def _gold_fault(row: Mapping[str, Any]) -> str:
+    """Why an answer to a row cannot be graded; "" if it can, or where its data_source has no grader."""
+    source, truth = row["data_source"], (row["reward_model"] or {}).get("ground_truth")
+    if source is None:
+        return "data_source is null"
+    if truth is None or (isinstance(truth, str) and not truth.strip()):
+        return f"ground_truth is {'null' if truth is None else 'empty'}"
+    try:
+        grader, _ = reward_fns.resolve(source)
+    except reward_fns.UnknownSource:
+        return ""
+    if grader is grade_math and not is_plain(truth):
+        return f"ground_truth is {type(truth).__name__}, not a text or a number"
+    return ""
 
 
 STRATA_COLUMNS = ("subject", "level", "difficulty", "source")  # of extra_info, the first that has several values
@@ -301,8 +353,16 @@ def read_job(asked: Evaluate) -> Job:
     Raises:
         InputError: the model, the run or the set is not there, or the sampling makes no sense.
     """
+    others = own_reward.other_arguments(asked.arguments)
+    keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in others)}
+    if asked.path:
+        keys["path"] = asked.path
     run_name = asked.run or (asked.base_model or "").removeprefix(naming.RUN_PREFIX)
     run = RunFolder.find(run_name, asked.runs_dir) if run_name != asked.base_model else None
+    reward = choose_reward(asked, run)
+    chosen = choose_eval_set(
+        str(asked.eval), Path(asked.data_dir).expanduser(), keys, reward
+    )  # before a model is built
     if run:
         model, label, folder = str(ensure_weights(run)), run.stage.algorithm(run.read_settings()), run.path / "eval"
     else:
@@ -317,12 +377,6 @@ def read_job(asked: Evaluate) -> Job:
     elif not has_chat_template(model):
         what = f"{model} has no chat template, so it is not known how to ask it"
         raise InputError(Evaluate.TITLE, [Problem(what, "add chat_template=FILE.jinja")])
-    others = own_reward.other_arguments(asked.arguments)
-    keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in others)}
-    if asked.path:
-        keys["path"] = asked.path
-    reward = choose_reward(asked, run)
-    chosen = choose_eval_set(str(asked.eval), Path(asked.data_dir).expanduser(), keys, reward)
     if reward and not asked.reward:
         reward = None if is_graded_by_set(chosen) else reward
         log.info(f"graded by the {f'reward of the run, {reward.word}' if reward else 'set (reward= names another)'}")

@@ -185,7 +185,7 @@ def _check_golds(file: Path, golds: dict[str, Golds], reward: RewardSettings) ->
     if not wrong:
         return []
     what = f"{len(wrong)} of {graded} golds of {file} are not right under the recipe's own reward, e.g. "
-    remedy = "correct the golds or reward_kwargs: such rows can never be solved"
+    remedy = "correct the golds or reward_kwargs: such rows may never be solved"
     blocks = raised or len(wrong) > MANY_WRONG * graded
     return [Problem(what + "; ".join(wrong[:SHOWN_GOLDS]), remedy, "problem" if blocks else "warning")]
 
@@ -197,6 +197,8 @@ def _find_flaw(source: str, gold: Any, options: dict[str, Any]) -> str:
         return read_problem(gold).unusable
     if isinstance(gold, list | dict | bytes | datetime):  # JSON's dates become times of day
         return f"{type(gold).__name__}, and answers are compared with one text or number"
+    if grader is grade_math and "####" in str(gold):
+        return "a worked solution and not its answer: take what follows its ####"
     taken = {**defaults, **reward_fns.known_options(grader, options)}
     grade = grader(f"The answer is \\boxed{{{gold}}}.", gold, None, **taken)
     if grade.score != 1.0:

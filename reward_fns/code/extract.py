@@ -25,9 +25,13 @@ ALIASES = {"c++": "cpp", "golang": "go", "js": "javascript", "node": "nodejs", "
 CODE_LINE = re.compile(
     r"^(?:import |from \w[\w.]* import|def |class |async def |@\w|if __name__|[A-Za-z_]\w*\s*=[^=]|print\(|for .*:$)"
 )
+# A line at the margin that no Python has: two words side by side, a word with a full stop, a mark of Markdown.
 PROSE_LINE = re.compile(
     r"^</|^[A-Z][a-z']*:(?: [^\s=]+){2,}\s*$"
     r"|^(?![#@\"'])(?:[A-Z][a-z']*|[a-z]+,?)(?: [\w',()`-]+){3,}[.:!?]?\s*$"
+    r"|^[A-Z][a-z']* (?!(?:and|else|for|if|in|is|not|or)\b)[a-z]|^[A-Z][a-z']*(?: [\w',()`-]+)*[.!?:]\s*$"
+    r"|^(?:[-*+\u2022]|\d+[.)]) +(?:[A-Z][a-z']* [a-z]|`|\*\*\S)|^\*\*\S[^*]*(?<=\S)\*\*|^[`!?$]"
+    r"|^(?![#@\"'])[^#\"']*[\u3002\uff0c\uff1a\uff01]"
 )
 DEFINES = re.compile(r"^[ \t]*(?:async )?(?:def|class) ", re.MULTILINE)
 READS = re.compile(r"\b(?:input\(|stdin\b|open\(0)")

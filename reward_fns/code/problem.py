@@ -64,9 +64,23 @@ def read_problem_text(text: str) -> Problem:
     """A prompt's tests are asked for once per rollout: read them once."""
     try:
         data = digits.load_numbers(text)
-    except ValueError:
-        data = {"functional": text} if "assert" in text else None
+    except ValueError as error:
+        data = read_bare_code(text, error)
     return parse_problem(data)
+
+
+def read_bare_code(text: str, fault: ValueError) -> dict[str, str]:
+    """Tests that are not JSON, for which `fault` says why: code that asserts. Raises BadTests."""
+    is_json = text.lstrip()[:1] in ("{", "[")  # it was meant to be
+    try:
+        asserts = collect.asserts(parse_tests([text])[0])
+    except BadTests as error:
+        if is_json:
+            raise BadTests(f"the tests are not JSON: {fault}") from error
+        raise
+    if asserts or ("assert" in text and not is_json):
+        return {"functional": text}
+    raise BadTests(f"the tests are not JSON: {fault}" if is_json else "the tests are code that makes no assertion")
 
 
 def parse_problem(data: object) -> Problem:

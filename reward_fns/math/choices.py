@@ -13,6 +13,9 @@ NAMED = re.compile(
     rf"(?:^|[\s*(\[])\(?([{LETTERS}])(?=[)\].:,*]|\s*$|\s+(?:or|and)\b|\s,)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)s?\s\(?([{LETTERS}])\b"
 )
 NEGATED = re.compile(r"\b(?:not|no|except|but|incorrect|wrong|false|neither|never|excluding)\b|n't\b", re.IGNORECASE)
+REFUSED = re.compile(
+    rf"[\s,;]+(?:(?:and|but)\s+)?(?:not|rather\s+than|instead\s+of)\s+\(?[{LETTERS}]\)?\.?\Z"
+)  # "C, not B"
 LABEL = re.compile(rf"(?:^|[\s,;])\(?([{LETTERS}])(?:[).:])(?=\s|\S)")
 
 
@@ -40,6 +43,7 @@ def same_letters(gold: str, answer: str) -> bool:
     """Whether an answer, in plain text, names the letters of the gold: "C", "(C)", "C) 42", "option C", "C because ...".
 
     Several in any order: "A and C", "CA". A bare letter counts in either case."""
+    answer = REFUSED.sub("", answer)
     bare = answer.strip(" ()[].")
     if len(gold) == 1:
         if len(bare) == 1:

@@ -31,7 +31,7 @@ def equal(gold: Node, answer: Node) -> bool:
     if gold == answer:
         return True
     gold, answer = (
-        expanded(SYNONYMS.get(node.name, node) if node.kind == "words" else node) for node in (gold, answer)
+        expanded(SYNONYMS.get(node.name, node) if node.kind == "words" else equations(node)) for node in (gold, answer)
     )
     if gold == answer:
         return True
@@ -42,9 +42,12 @@ def equal(gold: Node, answer: Node) -> bool:
         return sequences[0] == sequences[1]
     if gold.kind == "list" or answer.kind == "list":
         return equal_lists(gold, answer)
-    if "measured" in (gold.kind, answer.kind):
+    if not {"measured", "degree"}.isdisjoint((gold.kind, answer.kind)):
         (gold, ours), (answer, theirs) = measured(gold), measured(answer)
         return units.agree(ours, theirs) and equal(gold, answer)
+    if answer.kind == "modulo" and gold.kind == "number":  # the remainder itself, with its modulus
+        residue, modulus = answer.parts
+        return residue == gold and modulus.kind == "number" and 0 <= gold.value < modulus.value
     if "modulo" in (gold.kind, answer.kind):
         return gold.kind == answer.kind and equal_residues(gold, answer)
     if "relation" in (gold.kind, answer.kind):
@@ -77,6 +80,14 @@ def letters(node: Node) -> tuple[str, ...]:
     return ()
 
 
+def equations(node: Node) -> Node:
+    """A system in braces, without conditions, as the list of its equations; any other answer as it is."""
+    rows = [row.parts for row in node.parts] if node.kind == "cases" else []
+    if rows and all(len(row) == 1 and row[0].kind == "relation" for row in rows):
+        return Node("list", tuple(row[0] for row in rows), ",")
+    return node
+
+
 def greek(parts: Sequence[tuple[str, ...]]) -> bool:
     """Whether Greek letters are factors here, which no name of points has."""
     return any(name[0] == "\\" and name not in FIGURES for part in parts for name in part)
@@ -94,7 +105,9 @@ def equal_ratios(gold: Node, answer: Node) -> bool:
 
 
 def measured(node: Node) -> tuple[Node, str]:
-    """A value without the words after it, a scale word (million) multiplied in, and those words."""
+    """A value without the words after it, a scale word (million) multiplied in, and those words. A degree sign is one."""
+    if node.kind == "degree":
+        return node.parts[0], "deg"
     if node.kind != "measured":
         return node, ""
     first, _, rest = node.name.partition(" ")
@@ -164,6 +177,8 @@ def last_term(node: Node) -> Node:
 def equal_lists(gold: Node, answer: Node) -> bool:
     """Lists of parts. In order for blanks (";"), tuples, and lists that go on ("..."); else in any order."""
     if gold.kind == "tuple" or answer.kind == "tuple":
+        if inequalities(gold) or inequalities(answer):  # x > 1 and x < 3 for (1, 3)
+            return bool(equal_solutions(gold, answer))
         pair = gold if gold.kind == "tuple" else answer
         return pair.name == "()" and pairwise_equal(gold.parts, answer.parts)
     for one, other in ((gold, answer), (answer, gold)):
@@ -354,7 +369,9 @@ def relation_for_value(gold: Node, answer: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """A letter, a function at a place, letters side by side (AB, |AB|), or a tuple of letters."""
+    """A letter, a function at a place, letters side by side (AB, |AB|), a tuple of letters, or a label in words (Area)."""
+    if node.kind == "words":
+        return units.is_label(node.name)
     if node.kind in ("symbol", "apply"):
         return True
     if node.kind in ("multiply", "tuple"):

@@ -12,7 +12,8 @@ r"""Find the final answer in a completion. The rule, in order:
    last sentence that holds one and is not a question. Values joined by commas, "or" and the like are parts of one answer.
 
 Nothing is read from what was cut off (a box or a formula that never closes), from a subscript or an exponent, from an
-operand of a sum that was not worked out, or from a loop.
+operand of a sum that was not worked out, or from a loop. A value that the text denies, supposes or changes is no answer
+(`claims`).
 
 An answer in several parts equals a gold of as many parts, and no single number.
 """
@@ -21,7 +22,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from reward_fns.math import notation
+from reward_fns.math import claims, notation
 from reward_fns.text import after_thought, first_turn
 
 MAX_BOXES = 4
@@ -30,6 +31,11 @@ MAX_RUN = 20  # boxes side by side; more change nothing
 TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
 NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
 ANNOTATION = re.compile(r"<<[^<>\n]*(?:>>|>?\Z)")  # GSM8K's calculator marks
+# Emoji and marks of a proof's end, but no crosses, which deny; and a line that closes the text.
+DECORATION = re.compile(
+    rf"(?:(?![{claims.CROSSES}])[\u220e\u25a0\u25a1\u2600-\u27bf\u2b50\u2b55\ufe0f\u200d\U0001f300-\U0001faff])+"
+    r"|\n[ \t]*[-*_=]{3,}\s*\Z"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def final_answer(response: str, mode: str = "flexible") -> Answer:
         if answer:
             return answer
     if mode == "flexible":
-        tail = ANNOTATION.sub("", (text[answer.end :] if answer else text)[-TAIL:])
+        tail = DECORATION.sub("", ANNOTATION.sub("", (text[answer.end :] if answer else text)[-TAIL:]))
         if answer:
             return revised_answer(answer, tail)
         whole, cut = drop_unfinished(tail)
@@ -80,8 +86,9 @@ WORDS = (
     "quad qquad text mathrm textbf if not then even just in case other to so both final possible well as number for "
     "part a b c d"
 )
+CHINESE_WORDS = r"\u6216\u8005?|\u548c|\u4e0e|\u4ee5?\u53ca|\u4e5f|\u53ef\u80fd|\u662f|\u7b54\u6848|\u53e6\u4e00\u4e2a"
 CONNECTIVE = re.compile(
-    rf"(?:[\s,;:.$&\\()\[\]{{}}*/|#!?0-9-]|\b(?:{'|'.join(WORDS.split())})\b|\b[a-z](?:_\{{?\d+\}}?)?\s*=)*"
+    rf"(?:{CHINESE_WORDS}|[\s,;:.$&\\()\[\]{{}}*/|#!?0-9-]|\b(?:{'|'.join(WORDS.split())})\b|\b[a-z](?:_\{{?\d+\}}?)?\s*=)*"
 )
 
 
@@ -180,7 +187,9 @@ def find_hashes(text: str) -> list[tuple[int, int, str]]:
 
 PHRASE = re.compile(
     r"(?:\b(?:final|correct)?\s*(?:answers?|(?:correct|right|best)\s+(?:option|choice)s?)\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
-    r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|\u6545\u9009(?:\u62e9)?\s?[:\uff1a]?(?=\s*\(?[A-K])"
+    r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|(?<!\u4e0d)(?:(?:\u6545|\u5e94|\u7b54\u6848|\u6240\u4ee5)\u9009\u62e9?|\u6b63\u786e\u7684?\u9009\u9879[\u662f\u4e3a])\s?[:\uff1a]?(?=\s*\(?[A-K])"
+    r"|(?<!\u4e0d)(?<!\u4e0d\u80fd)\u9009\u62e9?\s?:?(?=\s*\(?[A-K]{1,5}\)?[\s.!*]*\Z)"
+    r"|\b(?:option|choice)\s+(?=\(?[A-K]\)?\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|one|choice|option))?[\s.!*]*\Z)"
     r"|^[ \t]{0,8}\**A[ \t]?:|^(?:#{1,6}[ \t]{0,8}|\*\*)(?:Final )?Answer\**[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -242,7 +251,9 @@ def revised_answer(marked: Answer, rest: str) -> Answer:
 def last_phrase(text: str, cut: bool) -> Answer | None:
     """What the last "answer is" says: the value it starts with, else the last value of its sentence, else its words.
 
+    One that is supposed, or about something else ("the square of the answer is"), does not count.
     Nothing when it was about to be said where the text was cut off."""
+    elsewhere_last = False
     for match in reversed(list(PHRASE.finditer(text))):
         after = text[match.end() : match.end() + 1000]
         bold, closed, _ = after.partition("**")
@@ -250,9 +261,12 @@ def last_phrase(text: str, cut: bool) -> Answer | None:
         said = first.strip("*_ \n")
         if (cut and not rest) or NEGATION.search(match.group()):
             return Answer()
+        if claims.is_elsewhere(text[: match.start()]):
+            elsewhere_last = elsewhere_last or not "".join(rest).strip()
+            continue
         if said and not said.endswith("?"):
             return Answer(spoken_parts(said), "phrase")
-    return None
+    return Answer() if elsewhere_last else None
 
 
 CHOICE = re.compile(r"\(?[A-K](?:[).:]|\s*$|\s+(?:because|since|as)\b)")
@@ -264,7 +278,9 @@ def spoken_parts(said: str) -> tuple[str, ...]:
     if not found or CHOICE.match(said):
         return (said,)  # an expression or a word
     rest = said[found[0].end() :]
-    if DENIED.search(said[: found[0].start()][-60:]) or (found[0].start() == 0 and CHANGED.match(rest)):
+    changed = found[0].start() == 0 and claims.CHANGED.match(rest)
+    is_case = claims.is_one_case(rest, (said[other.end() :] for other in found[1:]))
+    if changed or is_case or claims.is_disclaimed(said[: found[0].start()], rest):
         return (said,)  # no value: "not 5", "half of 5", "5 more than 6"
     if found[0].start() == 0 and found[0]["number"] and MEASURE.fullmatch(rest) and not CHOSEN_FROM.search(rest):
         return (said,)
@@ -278,13 +294,6 @@ SPOKEN = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}")  # words of a formul
 MARKUP = re.compile(r"[\s*_\"'`.,;:]*")
 NAMED_CHOICE = re.compile(r"\A(?:option|choice)s?\s+(?:\*\*)?(?=\(?[A-K])", re.IGNORECASE)
 NEGATION = re.compile(r"\bcannot\b|\bnot\b|n't\b", re.IGNORECASE)
-# What denies or changes the value behind it: "not 5", "cannot be 5", "half of 5".
-DENIED = re.compile(
-    r"(?:\b(?:not|neither|cannot|at\s+least|at\s+most|(?:less|more|fewer|greater)\s+than|minus|negative|half\s+of|(?:root|square|cube)\s+of)\b"
-    r"|n't\b)[^=,;.\d]*\Z",
-    re.IGNORECASE,
-)
-CHANGED = re.compile(r"\s*(?:more|less|fewer|times|dozen|percent|greater|higher|lower|out of)\b", re.IGNORECASE)
 MEASURE = re.compile(r"\s*[^\W\d_]+\.?(?:\s[^\W\d_]+){0,2}")  # words after a value
 CHOSEN_FROM = re.compile(r"\b(?:or|and|because|since|so|as|which|if|not)\b", re.IGNORECASE)
 
@@ -297,12 +306,16 @@ PLAIN = (
 )
 VALUE = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|(?<![\\\d])\$(?P<inline>(?:\\.|[^$\n\\])+)\$(?!\d)|\\\((?P<round>(?:(?!\\[()]).)+)\\\)"
-    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![A-Za-z0-9_.,{^])(?<!\d:)(?P<number>(?:[-\u2212+]\s?|\u2013|\s)?\\?[$€£¥]?\s?[-\u2212]?"
+    r"|\\\[(?P<square>(?:(?!\\[\[\]]).)+)\\\]|(?<![A-Za-z0-9_.,{^])(?<!\d:)(?P<number>(?:[-\u2212+]\s?|\u2013|\s)?\\?[$€£¥₹¢]?\s?[-\u2212]?"
     rf"(?:{FRACTION}|{PLAIN}))(?!:\d|\d|(?:st|nd|rd|th)\b)",
     re.DOTALL,
 )
+# What joins two values, and what names the second: "3 or 7", "x = 3 or x = 7", "it is 3 or it is 7".
 JOINT = re.compile(
-    r"[\s$]*(?:,|;|\bor\b|\band\b|\||,\s*or\b|,\s*and\b|\bor (?:maybe|perhaps|even)\b)[\s$]*", re.IGNORECASE
+    r"[\s$]*(?P<joint>,|;|\||(?:,\s*)?\b(?:or|and)\b|\bor (?:maybe|perhaps|even)\b"
+    r"|(?:,\s*)?(?:\u6216\u8005?|\u548c|\u4e0e|\u4ee5?\u53ca))[\s$]*"
+    r"(?:(?:(?P<letter>[a-z](?:_\{?\w+\}?)?)\s*(?:=|is\b)|(?:it|that)\s+(?:is|equals|(?:could|may|might)(?:\s+also)?\s+be)\b|\u662f)[\s$]*)?",
+    re.IGNORECASE,
 )
 
 
@@ -310,6 +323,7 @@ RAISED = re.compile(rf"{SPAN.pattern}|(?P<raised>(?<!10)[_^]\s*(?:\{{[^{{}}]*\}}
 OPERATOR = re.compile(
     r"[<>\u2264\u2265]=?\s*\Z|\d\s*[-\u2013]\s*\Z"
     r"|[\w)}\]]\s*(?:(?<!\*)\*|[/\u00d7\u00f7+]|(?<=\d )x|\\(?:times|cdot|div))\s*\Z"
+    r"|[\d%)}$]\s*(?:plus|times|multiplied by|divided by|(?:percent )?of)\s*\Z"
 )
 # How a text ends: with a mark; with a result, and a word or two (its unit); or it is a value and nothing else.
 ENDED = re.compile(
@@ -331,7 +345,9 @@ def last_value(text: str) -> Answer | None:
         level = RAISED.sub(blank_raised, sentence)
         found = list(VALUE.finditer(level))
         if found and not sentence.rstrip().endswith("?"):
-            if is_operand(level, found[-1]) or DENIED.search(level[: found[-1].start()][-60:]):
+            value, after = found[-1], level[found[-1].end() :]
+            is_case = claims.is_one_case(after, (level[other.end() :] for other in found[:-1]))
+            if is_operand(level, value) or is_case or claims.is_disclaimed(level[: value.start()], after):
                 return None
             return Answer(joined_values(level, found, forward=False), "last")
     return None
@@ -358,11 +374,23 @@ def joined_values(sentence: str, found: list[re.Match[str]], *, forward: bool) -
         found = found[::-1]
     run = [found[0]]
     for match in found[1:]:
-        left, right = (run[-1], match) if forward else (match, run[-1])
-        if not JOINT.fullmatch(sentence[left.end() : right.start()]):
+        if not are_joined(sentence, *((run[-1], match) if forward else (match, run[-1]))):
             break
         run.append(match)
     return distinct_parts(matched_text(m) for m in (run if forward else run[::-1]))
+
+
+BESIDE = 40  # characters before a value in which its name stands
+
+
+def are_joined(sentence: str, left: re.Match[str], right: re.Match[str]) -> bool:
+    """Whether two values are parts of one answer. Of "x = 3 and y = 7" or "3x = 21 or x = 7" each is its own."""
+    gap = JOINT.fullmatch(sentence[left.end() : right.start()])
+    if gap is None or gap["letter"] is None:
+        return gap is not None
+    name = r"[a-z](?:_\{?\w+\}?)?" if gap["joint"].casefold().endswith("or") else re.escape(gap["letter"])
+    named = re.compile(rf"(?:\A|[a-z]\s+|[,;:$(]\s*){name}\s*(?:=|is)[\s$]*\Z", re.IGNORECASE)
+    return named.search(sentence[: left.start()][-BESIDE:]) is not None
 
 
 def matched_text(match: re.Match[str]) -> str:

@@ -99,10 +99,9 @@ class Parser(Terms):
             leading.append(self.take())
         if self.sees("approx", "sim") and not leading:
             self.take()
-        if self.sees("dollar"):
-            self.take()
         if self.peek().kind == "word" and (words := self.words()):
             return Node("words", name=words.casefold())
+        outside, self.currencies = self.currencies, set()
         node = self.sum()
         if self.sees(":", kind="sign") and not self.bar_ends:
             parts, minutes = [node], False
@@ -111,7 +110,8 @@ class Parser(Terms):
                 minutes = self.peek().kind == "number" and len(self.peek().text) == 2
                 parts.append(self.sum())
             node = Node("ratio", tuple(parts), "time" if minutes and len(parts) == 2 else "")
-        words = self.words()
+        words = " ".join([*sorted(self.currencies), self.words()]).strip()
+        self.currencies = outside
         return Node("measured", (node,), words) if words else node
 
     def words(self) -> str:
@@ -119,7 +119,7 @@ class Parser(Terms):
         said: list[str] = []
         bracket = False
         while token := self.peek():
-            if token.kind in WORDLIKE and token.text not in JOINS:
+            if token.kind == "currency" or (token.kind in WORDLIKE and token.text not in JOINS):
                 said.append(self.take().text)
             elif self.sees("(", kind="sign") and not bracket and self.opens_words():
                 self.take()

@@ -5,12 +5,14 @@ understand is compared as text, or by math-verify where both sides have the same
 cannot read.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import lru_cache
 
 from reward_fns.grades import Grade
-from reward_fns.math import choices, equality, formula, notation, tokens
+from reward_fns.math import choices, equality, formula, notation, tokens, units
 from reward_fns.math.extract import VALUE, Answer, final_answer, matched_text
 from reward_fns.math.notation import signs_to_latex
 from reward_fns.math.verifier import Pool, VerifierError
@@ -80,6 +82,9 @@ NAME = re.compile(r"\s*\$?\s*[A-Za-z]\s*=\s*|\(?[A-J][).:]\s+")
 CONDITION = re.compile(
     r"\A\s*(?:\\text\s*\{)?\s*(?:at|when|if|for|where)\b[^,]*,\s*(?:[A-Za-z]\s*=\s*)?(?=\S)", re.IGNORECASE
 )
+LABEL = re.compile(
+    r"\A\s*\\text\s*\{\s*(?:the|our)\s+((?:[a-z]+\s+)?[a-z]+)\s+(?:is|equals)\s*\}(?=\s*\S)", re.IGNORECASE
+)
 OPERATION = re.compile(r"\d\s*(?:[-+*^\u00d7\u00f7]|\\(?:cdot|times|div))\s*\d|\^|!")
 DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2})")
 
@@ -119,6 +124,11 @@ def grade_math(
     return replace(found, score=right, acc=right)
 
 
+def is_plain(gold: object) -> bool:
+    """Whether a gold is one text or number, with which answers are compared."""
+    return isinstance(gold, str | int | Decimal) or (isinstance(gold, float) and math.isfinite(gold))
+
+
 def nesting_depth(text: str) -> int:
     """How deep brackets of any kind lie in one another."""
     deepest = depth = 0
@@ -133,7 +143,7 @@ def same_answer(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bo
     parts = distinct_values(tuple(map(signs_to_latex, answer.parts)))
     text = " , ".join(parts)
     if gold.number is not None and len(parts) == 1:
-        value = CONDITION.sub("", NAME.sub("", text, count=1), count=1)  # also as `x = 5`, or "at t = 0, 5"
+        value = without_preamble(NAME.sub("", text, count=1))  # also as `x = 5`, or "at t = 0, 5"
         decimal = not gold.number.exact and DECIMAL_COMMA.fullmatch(value)  # 2,74 where the gold is a decimal
         if (given := notation.read_number(value.replace(",", ".") if decimal else value)) is not None:
             return notation.equal_numbers(gold.number, given)
@@ -147,6 +157,14 @@ def same_answer(answer: Answer, gold: Gold, limit: float, evaluated: bool) -> bo
         return same_choice(gold, text)
     verdict = equal_formulas(gold.text, text)
     return compared_as_text(gold.text, text, limit) if verdict is None else verdict
+
+
+def without_preamble(answer: str) -> str:
+    r"""An answer without what may stand before it: a condition ("At t = 0,"), or a label (\text{The area is })."""
+    label = LABEL.match(answer)
+    if label and units.is_label(label.group(1)):
+        return answer[label.end() :]
+    return CONDITION.sub("", answer, count=1)
 
 
 DATE = re.compile(r"\d+-\d+(?:-\d+)?|\d+/\d+/\d+")  # dates and scores, which are no differences
@@ -181,7 +199,7 @@ def equal_formulas(gold: str, answer: str) -> bool | None:
     """The verdict by value and structure; None where one of the two is not wholly understood."""
     verdicts: list[bool | None] = []
     for ours in formula.read(gold):
-        for theirs in formula.read(CONDITION.sub("", answer, count=1)):
+        for theirs in formula.read(without_preamble(answer)):
             try:
                 verdicts.append(equality.equal(ours, theirs))
             except (tokens.Unclear, ArithmeticError):  # or too large for floating point

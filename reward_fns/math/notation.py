@@ -56,7 +56,7 @@ SMALL = Fraction(1, 1000)
 @dataclass(frozen=True)
 class Number:
     """A figure; `exact` is false for decimals, which compare at six places; `factor` is what a percent sign (1/100) or
-    a word such as million makes of it; `words` are a unit or other words after it."""
+    a word such as million makes of it; `words` are a unit or other words after it, behind a currency sign."""
 
     value: Fraction
     exact: bool = True
@@ -85,6 +85,7 @@ def same_fraction(a: Fraction, b: Fraction, exact: bool) -> bool:
     return round(a * ROUNDING) == round(b * ROUNDING)
 
 
+DEGREE = r"\^\{?\\circ\}?|\\degree\b|°"
 WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("{", "}"), (r"\text{", "}"))
 LATEX = (
     (re.compile(r"\\[dtc]?frac\s*(?=[\d{])"), r"\\frac"),
@@ -94,11 +95,12 @@ LATEX = (
     (re.compile(r"(?<=\d),\s*\\!\s*(?=\d{3})"), ","),
     (re.compile(r"\\(?:left|right|displaystyle|[,!])"), ""),
     (re.compile(r"\\[;: ]"), " "),
-    (re.compile(r"\\?[$€£¥]"), ""),
+    (re.compile(rf"\\?[{units.SIGNS}]"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile("[\u2212\u2013]"), "-"),
     (re.compile(r"\\%"), "%"),
-    (re.compile(r"\^\{?\\circ\}?|\\degree\b|°"), ""),
+    (re.compile(rf"(?:{DEGREE})(?=\s*(?:\\(?:text|mathrm)\s*\{{)?[~\s]*[CFK]\b)"), ""),  # 20 °C is 20 C
+    (re.compile(DEGREE), " deg "),
     (re.compile(r"\\hspace\{[^{}]*\}|\\q?quad\b"), " "),
     (re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|underline)\s*\{~?([^{}]*)\}"), r" \1 "),
     (re.compile(r"\s*(?:\\(?:times|cdot)|(?<=[\d ])[*x])\s*(?=\{?10\}?\s*(?:\^|\*\*))"), "\u00d7"),
@@ -135,7 +137,7 @@ def read_number(text: str) -> Number | None:
     if match is None:
         return None
     parts = match.groupdict()
-    words = parts["words"].strip().replace("{", "").replace("}", "")
+    words = f"{currency_sign(text)} {parts['words']}".strip().replace("{", "").replace("}", "")
     if (period := parts["repeated"]) is not None:  # 0.3\overline{6} is (36 - 3) / 90
         start = parts["before"] + parts["fixed"]
         value = Fraction(int(start + period) - int(start or "0"))
@@ -161,6 +163,18 @@ def read_number(text: str) -> Number | None:
     return Number(-value if parts["sign"] == "-" else value, exact, FACTORS[(parts["factor"] or "").lower()], words)
 
 
+DOLLARS = re.compile(r"\A\W*\$\s*[-+\u2212]?[\d.]|\d\s?\$\W*\Z")
+
+
+def currency_sign(text: str) -> str:
+    """The currency sign of a value, or "". A dollar sign is one if it is escaped, or stands alone beside the number: a second one
+    makes both delimiters of a formula."""
+    found = {sign for sign in text if sign in units.SIGNS and sign != "$"}
+    if r"\$" in text or (text.count("$") == 1 and DOLLARS.search(text)):
+        found.add("$")
+    return "".join(sorted(found))
+
+
 def plain_number(text: str) -> str:
     """`text` without delimiters, spacing commands, currency and final punctuation."""
     text = strip_wrappers(text if text.endswith("...") else text.rstrip(".,;: "))
@@ -169,7 +183,7 @@ def plain_number(text: str) -> str:
     return strip_wrappers(text.strip())
 
 
-DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|\*\*(?!\s*\d)|\\[$](?=\s*[\d.])|[€£¥]|`")
+DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|(?<!\\)\$|\*\*(?!\s*\d)|`")
 ROW_SPACING = re.compile(r"\\\\\s*\[[^\]]*\]")
 
 MODULE = re.compile(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])")  # of a formula in Python
@@ -180,7 +194,7 @@ BRACKETED = re.compile(r"\(\s*([A-Za-z]\s*\\in\b[^()]*)\)\s*\$?\Z")  # a conditi
 
 
 def bare(text: str) -> str:
-    """A formula without delimiters, emphasis, currency and final punctuation."""
+    """A formula without delimiters, emphasis and final punctuation."""
     text = ALIGNED.sub(last_row, text)
     text = TIMES.sub(r"\\times ", NOON.sub(r" \1m", BRACKETED.sub(r", \1", text)))
     text = DELIMITERS.sub("", MODULE.sub("", ROW_SPACING.sub(r"\\\\", text))).strip()

@@ -94,7 +94,7 @@ def named(node: Node) -> tuple[str, tuple[Piece, ...]] | None:
 
 
 def joined(node: Node) -> tuple[str, tuple[Piece, ...]] | None:
-    if node.name == "minus" and len(node.parts) == 2:
+    if (node.kind == "subtract" or node.name == "minus") and len(node.parts) == 2:
         whole, removed = map(solutions, node.parts)
         if whole == ("", (REALS,)) and removed and all(piece.low == piece.high for piece in removed[1]):
             return "", without([piece.low for piece in removed[1]])
@@ -165,11 +165,38 @@ def inequality(node: Node) -> tuple[str, tuple[Piece, ...]] | None:
     closed = [name == "<=" for name in names]
     if len(parts) == 3 and parts[1].kind == "symbol":
         return parts[1].name, (Piece(parts[0], parts[2], (closed[0], closed[1])),)
+    if len(parts) == 2 and (found := absolute(parts, closed[0])) is not None:
+        return found
     if len(parts) == 2 and parts[0].kind == "symbol" and parts[0].name not in ("e", "i"):
         return parts[0].name, (Piece(MINUS_INFINITY, parts[1], (False, closed[0])),)
     if len(parts) == 2 and parts[1].kind == "symbol":
         return parts[1].name, (Piece(parts[0], INFINITY, (closed[0], False)),)
     return None
+
+
+def absolute(parts: Sequence[Node], closed: bool) -> tuple[str, tuple[Piece, ...]] | None:
+    """|x - a| < b and b < |x - a|, where b is a positive constant."""
+    inside, outside = (is_absolute(part) for part in parts)
+    if inside == outside:
+        return None
+    (inner,), bound = (parts[0].parts, parts[1]) if inside else (parts[1].parts, parts[0])
+    sign, centre = {"subtract": ("add", inner.parts[-1:]), "add": ("subtract", inner.parts[-1:])}.get(
+        inner.kind, ("", ())
+    )
+    name = inner.parts[0] if sign else inner
+    if name.kind != "symbol" or any(map(variables, (bound, *centre))) or real_value(bound) <= 0:
+        return None
+    low, high = Node("negative", (bound,)), bound
+    if centre:
+        middle = centre[0] if sign == "add" else Node("negative", centre)
+        low, high = Node("subtract", (middle, bound)), Node("add", (middle, bound))
+    if inside:
+        return name.name, (Piece(low, high, (closed, closed)),)
+    return name.name, (Piece(MINUS_INFINITY, low, (False, closed)), Piece(high, INFINITY, (closed, False)))
+
+
+def is_absolute(node: Node) -> bool:
+    return node.kind == "call" and node.name == "abs"
 
 
 def builder(node: Node) -> tuple[str, tuple[Piece, ...]] | None:
@@ -182,7 +209,7 @@ def builder(node: Node) -> tuple[str, tuple[Piece, ...]] | None:
 
 READERS = {
     "tuple": interval, "set": points, "symbol": named, "union": joined, "list": listed, "relation": inequality,
-    "builder": builder,
+    "builder": builder, "subtract": joined,
 }  # fmt: skip
 
 

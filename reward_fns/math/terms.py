@@ -31,6 +31,7 @@ class Terms:
         self.second, self.ambiguous = second, False
         self.bars = 0  # open |, in which a further | closes
         self.bar_ends = False  # in a set builder, before its |
+        self.currencies: set[str] = set()  # the signs in the value that is being read
 
     def statement(self) -> Node:
         raise NotImplementedError  # of formula.Parser, as the next three
@@ -222,6 +223,9 @@ class Terms:
 
     def atom(self) -> Node:
         token = self.take()
+        if token.kind == "currency":
+            self.currencies.add(token.text)
+            return self.atom()
         if token.kind == "number":
             return Node("number", value=Fraction(token.text))
         if token.kind in ("decimal", "scientific"):

@@ -17,7 +17,7 @@ class Unclear(ValueError):
 class Token:
     """One sign, number, command or word. A `roman` letter is upright; `unit?` is a letter that may be a unit."""
 
-    kind: str  # number, decimal, scientific, symbol, roman, unit?, word, command, sign
+    kind: str  # number, decimal, scientific, symbol, roman, unit?, word, command, sign, currency
     text: str
     spaced: bool = False  # white space before it
 
@@ -58,10 +58,19 @@ SAME = {
 }
 PLAIN = {"pi": "pi", "infinity": "infty", "inf": "infty", "infty": "infty", "sqrt": "sqrt", "oo": "infty"}
 PLAIN |= {name: name for name in FUNCTIONS - {"deg", "dim", "arg", "Re", "Im", "max", "min"}}
-JOINS = {"and": "and", "or": "or", "\u548c": "and", "\u6216": "or", "\u4e0e": "and"}
+JOINS = {
+    "and": "and",
+    "or": "or",
+    "\u548c": "and",
+    "\u6216": "or",
+    "\u4e0e": "and",
+    "\u53ca": "and",
+    "\u4ee5\u53ca": "and",
+}
+JOINS |= {"\u6216\u8005": "or"}
 CONDITIONS = frozenset(("where", "with", "for", "such that", "\u5176\u4e2d"))  # join a condition as a comma does
 GROUPED, DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+"), re.compile(r"\d+")
-SIGN_COMMANDS = {"%": "%", "\u00b0": "degree", "$": "dollar"}
+SIGN_COMMANDS = {"%": "%", "\u00b0": "degree"}
 SIGNS = "+-*/^_=<>()[]{}|,;:!&'"
 NUMBERS = ("number", "decimal", "scientific")
 LETTER_PAIRS = ("mg", "gm", "ms", "Pa", "nm", "min")  # glued to a number they are letters: 2mg is a weight
@@ -113,6 +122,8 @@ def next_token(text: str, position: int, spaced: bool, bracketed: bool) -> tuple
         return Token("command", "dots", spaced), match.end()
     if match := COMMAND.match(text, position):
         name = match.group(1)
+        if name == "$":
+            return Token("currency", name, spaced), match.end()
         return Token("sign", "|", spaced) if name == "mid" else Token(
             "command", SAME.get(name, name), spaced
         ), match.end()
@@ -121,6 +132,8 @@ def next_token(text: str, position: int, spaced: bool, bracketed: bool) -> tuple
     character = text[position]
     if character in SIGNS:
         return Token("sign", character, spaced), position + 1
+    if character in units.SIGNS:
+        return Token("currency", character, spaced), position + 1
     if character in SIGN_COMMANDS:
         return Token("command", SIGN_COMMANDS[character], spaced), position + 1
     if character == "." and not text[position + 1 :].strip(". }"):
@@ -162,15 +175,15 @@ def joining(word: str) -> Token | None:
 
 def letter_tokens(run: str, spaced: bool, before: Token | None) -> list[Token]:
     """A run of letters in a formula or in plain text: a name, a word, or variables side by side."""
+    lower = run.casefold()
+    if (joint := joining(lower)) is not None:
+        return [joint]
     if len(run) == 1:
         after_number = spaced and before is not None and before.kind in NUMBERS
         return [Token("unit?" if after_number else "symbol", run, spaced)]
     if run in PLAIN:
         return [Token("command", PLAIN[run], spaced)]
-    lower = run.casefold()
     after_value = before is not None and (before.kind in (*NUMBERS, "word") or before.text in ")}/")
-    if (joint := joining(lower)) is not None:
-        return [joint]
     if (
         after_value
         and spaced

@@ -1,8 +1,8 @@
 """Words after a value: a unit of measurement, a thing that is counted, or words that carry meaning.
 
 The rule, the same for gold and answer: a unit or a thing may be missing on either side. Where both have one they must
-agree: two units by their symbols ("cm" is "centimeters", "m/s" is "meters per second"), other words when one side has
-all words of the other ("6 pears left" for "6 pears"). Units are not converted. Words that carry meaning, as AM, north or
+agree: two units by their symbols ("cm" is "centimeters", "m/s" is "meters per second", "$" is "dollars"), other words when one
+side has all words of the other ("6 pears left" for "6 pears"). Units are not converted. Words that carry meaning, as AM, north or
 odd, are never a unit: a gold that has one is answered only by an answer that has it.
 """
 
@@ -13,13 +13,18 @@ from functools import lru_cache
 from reward_fns.math import vocabulary
 
 SYMBOLS = vocabulary.UNITS
+SIGNS = "$€£¥₹¢"  # of currencies
+SHARED_NAMES = {
+    "£": re.compile(r"\bpounds?\b"),
+    "¥": re.compile(r"\b(?:yen|yuan|RMB)\b|\u5143"),
+}  # a pound is a weight, too
 
 MEANING = vocabulary.words("words", "meaning")
 FILLERS = vocabulary.words("words", "fillers")
 ATTRIBUTES = vocabulary.words("words", "attributes")
 MAX_WORDS = 6
 SHORT = 3  # letters of a symbol
-WORD = re.compile(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*|[/^*·-]|\d")
+WORD = re.compile(rf"[^\W\d_]+(?:[-'.][^\W\d_]+)*|[/^*·{SIGNS}-]|\d")
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
 
@@ -39,7 +44,7 @@ def says_more(words: str) -> bool:
 
 
 def plain(words: str) -> list[str]:
-    return [word.casefold().rstrip(".") for word in WORD.findall(words)]
+    return [word.casefold().rstrip(".") for word in WORD.findall(words) if word not in SIGNS]
 
 
 @lru_cache(maxsize=2048)
@@ -92,9 +97,14 @@ def symbol_of(word: str) -> str | None:
 
 def agree(gold: str, answer: str) -> bool:
     """Whether the words after two equal values allow them to be the same answer."""
-    gold, answer = (words.removesuffix("or so").strip() for words in (gold, answer))
+    gold, answer = (words.removesuffix("or so").strip(" ()").removeprefix("in ").strip() for words in (gold, answer))
+    for sign, name in SHARED_NAMES.items():
+        if (sign in gold) != (sign in answer):
+            gold, answer = name.sub(sign, gold), name.sub(sign, answer)
     if not gold or not answer:
         return not (gold or answer) or is_label(gold or answer) or (not gold and says_more(answer))
+    if {gold, answer} in ({"deg", "C"}, {"deg", "F"}):
+        return True
     ours, theirs = unit(gold), unit(answer)
     if ours is not None and theirs is not None:
         return ours == theirs or any({name for name, _ in known} == {"unit"} for known in (ours, theirs))
@@ -115,5 +125,5 @@ def is_symbol(word: str) -> bool:
 def stem_words(words: str) -> tuple[str, ...]:
     """The words that carry meaning, in order, without endings. Short ones keep their case: mW is not MW, nor Co CO."""
     said = (word.rstrip(".") for word in WORD.findall(words))
-    kept = (SYMBOLS.get(word, word if is_symbol(word) else word.casefold()) for word in said)
+    kept = (symbol_of(word) or (word if is_symbol(word) else word.casefold()) for word in said)
     return tuple(re.sub(r"(?:ies|y|es|e|s)$", "", word) for word in kept if word.casefold() not in FILLERS)

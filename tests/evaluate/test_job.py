@@ -14,6 +14,7 @@ from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verbs import Evaluate
+from reward_fns.code.problem import read_problem
 
 
 def read(*words):
@@ -157,3 +158,48 @@ def test_rows_of_others_need_no_id_but_a_reward_and_no_twins(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "own.parquet")
     with pytest.raises(InputError, match=r"1 rows share their extra_info.id(.|\n)*data_source 'my/own' has no reward"):
         job.read_questions(tmp_path / "own.parquet")
+
+
+def as_rows(**changed):
+    row = {"prompt": [{"role": "user", "content": "1+1="}], "data_source": "openai/gsm8k",
+           "reward_model": {"ground_truth": "2"}}  # fmt: skip
+    return [row, {**row, **changed}, {**row, **changed}]
+
+
+BLANK = [{"role": "user", "content": " "}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"reward_model": {"ground_truth": None}}, "ground_truth is null"),
+        ({"reward_model": None}, "ground_truth is null"),
+        ({"reward_model": {"ground_truth": " "}}, "ground_truth is empty"),
+        ({"prompt": None}, "prompt is null"),
+        ({"prompt": []}, "prompt has no turn"),
+        ({"prompt": [{"role": "user", "content": None}]}, "prompt has a turn whose content is null"),
+        ({"prompt": BLANK}, "prompt asks nothing"),
+        ({"data_source": None}, "data_source is null"),
+    ],
+)
+def test_rows_that_cannot_be_asked_or_graded_are_named(tmp_path, changed, fault):
+    pq.write_table(pa.Table.from_pylist(as_rows(**changed)), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=rf"{fault}.* in 2 of 3 rows: 1, 2 \(counted from 0\)"):
+        job.read_questions(tmp_path / "a.parquet")
+
+
+def test_a_gold_that_is_a_list_is_refused_where_answers_are_compared_with_one_text(tmp_path):
+    lists = {"reward_model": {"ground_truth": ["2"]}}
+    pq.write_table(pa.Table.from_pylist(as_rows(**lists)[1:]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="ground_truth is list, not a text or a number in 2 of 2 rows"):
+        job.read_questions(tmp_path / "a.parquet")
+    tests = {"reward_model": {"ground_truth": ["assert f(1) == 2"]}, "data_source": "mbpp"}
+    pq.write_table(pa.Table.from_pylist(as_rows(**tests)[1:2]), tmp_path / "code.parquet")
+    (question,) = job.read_questions(tmp_path / "code.parquet")
+    assert read_problem(question.gold).cases == ("assert f(1) == 2",)
+
+
+def test_the_set_is_looked_up_before_a_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(job.base_models, "ensure_model", lambda _: pytest.fail("a model was built"))
+    with pytest.raises(InputError, match="eval=gsm9k is not a set"):
+        read("base_model=tiny", "eval=gsm9k")

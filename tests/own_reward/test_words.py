@@ -104,7 +104,7 @@ def test_kuberay_mounts_the_file_beside_the_recipe(here):
     composed = compose(["recipe=math_grpo", "cluster=kuberay", "hardware=8xh100", "reward=my_reward.py:score",
                         "posttrain.cluster.image=i", "posttrain.cluster.claim=c"])  # fmt: skip
     recipes, job = kuberay.build_manifests(composed, "1")
-    assert recipes["data"]["my_reward.py"] == (here / "my_reward.py").read_text()
+    assert recipes["data"]["recipes.my_reward.py"] == (here / "my_reward.py").read_text()
     assert f"{KEY}.path=/posttrain/recipes/my_reward.py" in job["spec"]["entrypoint"]
 
 

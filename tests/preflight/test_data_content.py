@@ -160,6 +160,10 @@ def test_lengths(launch, tmp_path):
             {"reward_model": {"style": "rule", "ground_truth": ""}},
             "empty golds: all 64 golds of data_source 'embedded/x'",
         ),
+        (
+            {"reward_model": {"style": "rule", "ground_truth": "He adds 20 and 3. #### 23"}},
+            "take what follows its ####",
+        ),
         ({"data_source": "nobody/knows"}, "no grader is registered for it"),
         ({"data_source": "mbpp"}, "golds of"),
     ],

@@ -88,6 +88,7 @@ BROKEN = [
     {"data_source": 3, "response": "1", "ground_truth": "1"},
     {"data_source": "math", "response": "1", "ground_truth": float("nan")},
     {"data_source": "math", "response": "1"},
+    {"data_source": "math", "response": None, "ground_truth": "1"},
     {"data_source": "mbpp", "response": "1", "ground_truth": "{}"},
     {"data_source": "code", "response": "x",
      "ground_truth": json.dumps([{"input": "1", "output": "[1", "testtype": "functional"}])},
@@ -100,6 +101,7 @@ REASONS = [
     "data_source is int, not a text",
     "ground_truth is nan (float)",
     "lacks ground_truth",
+    "response is null",
     "the tests have the keys []",
     "functional tests without the name of a function",
     "is not JSON",
@@ -115,15 +117,15 @@ def test_rows_that_cannot_be_graded_are_named_and_the_rest_is_graded(tmp_path, c
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["sources"]["openai/gsm8k"]["rows"] == found["sources"]["openai/gsm8k"]["acc"] == 2
-    assert [each["row"] for each in found["ungraded"]] == [*range(2, 11), 12, 13]
+    assert [each["row"] for each in found["ungraded"]] == [*range(2, 12), 13, 14]
     for each, reason in zip(found["ungraded"], REASONS, strict=True):
         assert reason in each["reason"]
     assert (
-        "11 of 13 rows" in printed.err
+        "12 of 14 rows" in printed.err
         and "row 2 (empty): the gold" in printed.err
         and "row 4 (7): ground_truth" in printed.err
     )
-    assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == [1, 11]
+    assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == [1, 12]
 
 
 def test_many_rows_of_one_reason_are_one_problem(tmp_path, capsys):

@@ -143,3 +143,17 @@ def test_rewriting_tests_keeps_their_meaning():
 def test_rows_that_no_grader_here_can_judge_are_an_error_of_the_data(tests):
     with pytest.raises(BadTests, match=r"name of a function|checker"):
         read_problem(json.dumps(tests))
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"),
+    [
+        ("def test_a():\n    print(f(1))", "makes no assertion"),
+        ('{"test_list": ["assert f(1) == 2",', "are not JSON"),
+        ("{'inputs': ['1'], 'outputs': ['1']}", "are not JSON"),
+        ("def test_a(:\n    f(1)", "no Python that can be read"),
+    ],
+)
+def test_tests_that_are_neither_json_nor_code_that_asserts_are_said_to_be(tests, reason):
+    with pytest.raises(BadTests, match=reason):
+        read_problem(tests)

@@ -293,11 +293,16 @@ def _rewrite_statement(statement: ast.stmt, named: bool) -> ast.stmt:
 
 
 def _is_check(statement: ast.stmt) -> bool:
-    """An assertion, or a condition under which the tests raise."""
-    raises = isinstance(statement, ast.If) and any(
-        isinstance(one, ast.Raise) for one in [*statement.body, *statement.orelse]
-    )
-    return isinstance(statement, ast.Assert) or raises
+    """An assertion, or a condition under which the tests raise or fail."""
+    if isinstance(statement, ast.If):
+        return any(isinstance(one, ast.Raise) or _fails(one) for one in [*statement.body, *statement.orelse])
+    return isinstance(statement, ast.Assert)
+
+
+def _fails(statement: ast.stmt) -> bool:
+    """`self.fail()`, `pytest.fail()`."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and called_name(call) == "fail"
 
 
 def _acts(handler: ast.ExceptHandler) -> bool:

@@ -27,6 +27,7 @@ HARMLESS_MARKS = {"asyncio", "timeout", "slow", "unit", "integration", "anyio", 
 NUMBERS = (int, float, complex, Decimal, Fraction)
 Captured = namedtuple("Captured", "out err")
 Param = namedtuple("Param", "values marks")
+Run = namedtuple("Run", "arguments fixtures")  # of a test: its parameters, and the fixtures that its marks name
 
 
 class Skipped(Exception):
@@ -168,59 +169,82 @@ def mark_fixture(function: Any = None, **options: Any) -> Any:
     return function
 
 
+METHOD_HOOKS = (("setup_method", "teardown_method"), ("setup", "teardown"))
+
+
+class Names:
+    """The module of the tests, as `setup_module(module)` gets it: its attributes are the names that the tests define."""
+
+    def __init__(self, namespace: dict[str, Any]):
+        self.__dict__ = namespace
+
+
 class Runner:
-    """Runs the tests that a namespace of the tests defines, each with the fixtures that it asks for."""
+    """Runs the tests that a namespace of the tests defines, each with the fixtures that it asks for.
+
+    A set of parameters is a test of its own, as in pytest: a fresh object, the functions that set up, its own fixtures."""
 
     def __init__(self, namespace: dict[str, Any]):
         self.namespace = namespace
         self.kept = ExitStack()  # of fixtures that outlive a test
-        self.values: dict[tuple[object, str], Any] = {}
+        self.values: dict[tuple[object, ...], Any] = {}
+        self.module_is_set_up = False
 
     def run_function(self, function: Any) -> None:
-        for hook in ("setup_module", "setup_function"):
-            self.call_hook(self.namespace.get(hook), function)
-        self.run_test(function, None, list(getattr(function, "pytestmark", [])))
-        self.call_hook(self.namespace.get("teardown_function"), function)
+        hooks = (self.namespace.get("setup_function"), self.namespace.get("teardown_function"))
+        for run in self.runs_of(list(getattr(function, "pytestmark", []))):
+            self.run_test(function, None, run, [hooks])
 
     def run_class(self, kind: type) -> None:
-        """A class of tests, a fresh object for each of its methods."""
+        """A class of tests, a fresh object for each of their runs."""
         if "__init__" in vars(kind):
             return  # pytest collects no such class
+        self.set_up_module()
         class_marks = list(getattr(kind, "pytestmark", []))
-        self.call_hook(getattr(kind, "setup_class", None))
+        call_hook(getattr(kind, "setup_class", None))
         for name in list(dict.fromkeys(name for one in reversed(kind.__mro__) for name in vars(one))):
             method = getattr(kind, name)
             if name.startswith("test") and callable(method):
-                instance = kind()
-                bound = getattr(instance, name)
-                for hook in ("setup_method", "setup"):
-                    self.call_hook(getattr(instance, hook, None), bound)
-                self.run_test(bound, instance, class_marks + list(getattr(method, "pytestmark", [])))
-                for hook in ("teardown_method", "teardown"):
-                    self.call_hook(getattr(instance, hook, None), bound)
+                for run in self.runs_of(class_marks + list(getattr(method, "pytestmark", []))):
+                    instance = kind()
+                    hooks = [
+                        (getattr(instance, setup, None), getattr(instance, teardown, None))
+                        for setup, teardown in METHOD_HOOKS
+                    ]
+                    self.run_test(getattr(instance, name), instance, run, hooks)
         for name, value in vars(kind).items():
             if name.startswith("Test") and isinstance(value, type):
                 self.run_class(value)
-        self.call_hook(getattr(kind, "teardown_class", None))
+        call_hook(getattr(kind, "teardown_class", None))
 
-    def call_hook(self, hook: Any, subject: object = None) -> None:
-        if hook is not None:
-            hook(*([subject] if inspect.signature(hook).parameters else []))
-
-    def run_test(self, function: Any, instance: object, marks: list[Mark]) -> None:
+    def runs_of(self, marks: list[Mark]) -> Iterator[Run]:
+        """The runs of a test, one for each set of parameters; none where it is skipped."""
         marks = [*marks, *self.module_marks()]
-        if is_skipped(marks):
-            return
-        for given in expand_parameters(marks):
-            with ExitStack() as stack, contextlib.suppress(Skipped):
-                automatic = [
-                    name for name, value in self.fixtures(instance).items() if value.pytest_fixture.get("autouse")
-                ]
-                used = [name for mark in marks if mark.name == "usefixtures" for name in mark.args]
-                cache: dict[str, Any] = dict(given)
-                for name in (*automatic, *used):
-                    self.fixture_value(name, instance, cache, stack)
-                run_maybe_async(function, self.arguments(function, instance, cache, stack))
+        if not is_skipped(marks):
+            used = [name for mark in marks if mark.name == "usefixtures" for name in mark.args]
+            for given in expand_parameters(marks):
+                yield Run(given, used)
+
+    def set_up_module(self) -> None:
+        """Once, before the first test."""
+        if not self.module_is_set_up:
+            self.module_is_set_up = True
+            module = Names(self.namespace)
+            call_hook(self.namespace.get("setup_module"), module)
+            self.kept.callback(call_hook, self.namespace.get("teardown_module"), module)
+
+    def run_test(self, function: Any, instance: object, run: Run, hooks: list[tuple[Any, Any]]) -> None:
+        """One run of a test: what sets up, the fixtures, the test, and in the reverse order what tears down."""
+        self.set_up_module()
+        with ExitStack() as stack, contextlib.suppress(Skipped):
+            for setup, teardown in hooks:
+                call_hook(setup, function)
+                stack.callback(call_hook, teardown, function)
+            automatic = [name for name, value in self.fixtures(instance).items() if value.pytest_fixture.get("autouse")]
+            cache = dict(run.arguments)
+            for name in (*automatic, *run.fixtures):
+                self.fixture_value(name, instance, cache, stack)
+            run_maybe_async(function, self.arguments(function, instance, cache, stack))
 
     def module_marks(self) -> list[Mark]:
         marks = self.namespace.get("pytestmark", [])
@@ -258,8 +282,10 @@ class Runner:
         if fixture is None or fixture.pytest_fixture.get("params") is not None:
             what = "fixture with parameters" if fixture else "fixture that the judge does not have"
             raise Unsupported(f"a test takes {name}, a {what}")
-        wide = fixture.pytest_fixture.get("scope", "function") != "function"
-        place = (getattr(fixture, "__func__", fixture), name)
+        scope = fixture.pytest_fixture.get("scope", "function")
+        per_class = scope == "class"
+        wide = scope != "function" and not (per_class and instance is None)
+        place = (getattr(fixture, "__func__", fixture), name, type(instance) if per_class else None)
         if wide and place in self.values:
             return self.values[place]
         keeper = self.kept if wide else stack
@@ -270,6 +296,12 @@ class Runner:
             value = keeper.enter_context(contextmanager(lambda made=value: made)())
         (self.values if wide else cache)[place if wide else name] = value  # type: ignore[index]
         return value
+
+
+def call_hook(hook: Any, subject: object = None) -> None:
+    """A function that sets up or tears down, which may take what it is called for. A fixture named so is only a fixture."""
+    if hook is not None and not hasattr(hook, "pytest_fixture"):
+        hook(*([subject] if inspect.signature(hook).parameters else []))
 
 
 def run_maybe_async(function: Any, arguments: dict[str, Any]) -> Any:
