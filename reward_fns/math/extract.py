@@ -31,11 +31,11 @@ MAX_RUN = 20  # boxes side by side; more change nothing
 TAIL = 20_000  # characters at the end of a completion in which a phrase or a bare value is searched
 NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:\*\*|#+ )?(?:Question|Q|Problem|Human|User|Instruction)(?:\s*\d*)?\s*:")
 ANNOTATION = re.compile(r"<<[^<>\n]*(?:>>|>?\Z)")  # GSM8K's calculator marks
-# Emoji and marks of a proof's end, but no crosses, which deny; and a line that closes the text.
-DECORATION = re.compile(
+# Emoji and marks of a proof's end, but no crosses, which deny.
+EMOJI = re.compile(
     rf"(?:(?![{claims.CROSSES}])[\u220e\u25a0\u25a1\u2600-\u27bf\u2b50\u2b55\ufe0f\u200d\U0001f300-\U0001faff])+"
-    r"|\n[ \t]*[-*_=]{3,}\s*\Z"
 )
+CLOSING_LINE = re.compile(r"\n[ \t]*[-*_=]{3,}\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,18 @@ def final_answer(response: str, mode: str = "flexible") -> Answer:
         if answer:
             return answer
     if mode == "flexible":
-        tail = DECORATION.sub("", ANNOTATION.sub("", (text[answer.end :] if answer else text)[-TAIL:]))
+        tail = undecorated((text[answer.end :] if answer else text)[-TAIL:])
         if answer:
             return revised_answer(answer, tail)
         whole, cut = drop_unfinished(tail)
         answer = last_phrase(whole, cut) or (None if cut else last_value(whole))
     return answer or Answer()
+
+
+def undecorated(text: str) -> str:
+    """`text` without marks of calculators, emoji, and a line that closes it."""
+    plain = ANNOTATION.sub("", text)
+    return CLOSING_LINE.sub("", plain if plain.isascii() else EMOJI.sub("", plain))
 
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{|(?=[\w$\\-]))")
@@ -187,8 +193,8 @@ def find_hashes(text: str) -> list[tuple[int, int, str]]:
 
 PHRASE = re.compile(
     r"(?:\b(?:final|correct)?\s*(?:answers?|(?:correct|right|best)\s+(?:option|choice)s?)\b(?:[^.\n:=]{0,60}?\b(?:is|are|be|becomes|equals)\b|[\s*]{0,8}[:=])"
-    r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|(?<!\u4e0d)(?:(?:\u6545|\u5e94|\u7b54\u6848|\u6240\u4ee5)\u9009\u62e9?|\u6b63\u786e\u7684?\u9009\u9879[\u662f\u4e3a])\s?[:\uff1a]?(?=\s*\(?[A-K])"
-    r"|(?<!\u4e0d)(?<!\u4e0d\u80fd)\u9009\u62e9?\s?:?(?=\s*\(?[A-K]{1,5}\)?[\s.!*]*\Z)"
+    r"|\u7b54\u6848(?:\u5e94?[\u662f\u4e3a]|[\s*]{0,8}[:\uff1a])|(?:(?:\u6545|\u5e94(?<!\u4e0d\u5e94)|\u7b54\u6848|\u6240\u4ee5)\u9009\u62e9?|\u6b63\u786e\u7684?\u9009\u9879[\u662f\u4e3a])\s?[:\uff1a]?(?=\s*\(?[A-K])"
+    r"|\u9009(?<!\u4e0d\u9009)(?<!\u4e0d\u80fd\u9009)\u62e9?\s?:?(?=\s*\(?[A-K]{1,5}\)?[\s.!*]*\Z)"
     r"|\b(?:option|choice)\s+(?=\(?[A-K]\)?\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|one|choice|option))?[\s.!*]*\Z)"
     r"|^[ \t]{0,8}\**A[ \t]?:|^(?:#{1,6}[ \t]{0,8}|\*\*)(?:Final )?Answer\**[ \t]*$)[\s:*_]*",
     re.IGNORECASE | re.MULTILINE,
