@@ -306,7 +306,7 @@ def choose_reward(asked: Evaluate, run: RunFolder | None) -> OwnReward | None:
     """The reward that `reward=` names, else that of the run, as it was when the run was launched. Raises InputError."""
     kept = (
         None
-        if asked.reward or not run
+        if asked.reward or not run or not run.plan.exists()
         else own_reward.kept_by_run(own_reward.of_settings(run.read_settings()), run.path)
     )
     return own_reward.read_reward(asked.reward, asked.arguments, default=kept)
