@@ -69,8 +69,13 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         if any(each.startswith("~") for each in asked.rewritten) or not all(map(OmegaConf.is_dict, tree.values())):
             _check_verl_nodes(tree, stage, title)
         fixed_keys = asked.keys if fixed is None else fixed
+        chosen = tree.hydra.runtime.choices
         touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
-        changes = adapt.choose_options(tree.posttrain.hardware, tree.hydra.runtime.choices, touched)
+        # What the user wrote is meant: the hardware replaces only options that come with the package.
+        touched |= {
+            group for group in OUR_GROUPS if not paths.is_shipped(group, find_file(group, chosen[group], asked.files))
+        }
+        changes = adapt.choose_options(tree.posttrain.hardware, chosen, touched)
         OmegaConf.set_struct(tree, False)
         _describe_hub_model(tree.posttrain.base_model)
         for change in changes:  # composing the whole tree again would take most of a second

@@ -56,7 +56,8 @@ def name_weights(override: str, asked: verbs.RecipeVerb) -> list[str]:
     run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
     folder = weights.present_folder(run) if isinstance(asked, verbs.Check) else weights.ensure_weights(run)
     name = f"{run.path.parent.name}-{run.path.name}-{weights.newest_step(run)}"
-    return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}"]
+    return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}",
+            f"posttrain.base_model.run={quote_value(str(run.path))}"]  # fmt: skip
 
 
 def page_of_sweep(folder: Path) -> Path:

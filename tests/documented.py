@@ -34,6 +34,7 @@ GRPO = "tests/e2e/test_grpo.py::test_grpo_saves_and_resumes"
 PIPELINE = "tests/e2e/test_pipeline.py::test_the_pipeline_goes_on_and_ends_with_a_report"
 SWEEP = "tests/e2e/test_sweep.py::test_a_sweep_of_two_runs"
 RESUME = "tests/e2e/test_faults.py::test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after"
+FIRST_DAY = "tests/e2e/test_first_day.py::test_the_page_word_for_word"
 HUB = "the hub: a data set or model of it"
 
 WAYS: dict[str, Way] = {
@@ -62,6 +63,7 @@ WAYS: dict[str, Way] = {
         "tests/own_reward/test_verbs.py::test_which_reward_grades_an_evaluation"
     ),
     r"inspect mix=EXAMPLE --approve": Nowhere("a mix in the place of the dots"),
+    r".*\bsubtract.*": Elsewhere(FIRST_DAY),
     # What looks at what there is.
     r"list": Here(0, "math_grpo/20260801-120000"),
     r"status run=math_grpo": Here(0, "done"),
@@ -70,7 +72,7 @@ WAYS: dict[str, Way] = {
     r"report run=math_grpo": Here(0, "math_grpo/20260801-120000/report.html"),
     r"report run=math_grpo/\d+-\d+ vs=math_grpo/\d+-\d+": Here(0, "math_grpo/20260801-120000/report.html"),
     r"serve": Here(130, "http://127.0.0.1:"),
-    r"compare \S+ \S+": Here(0, "on gsm8k"),
+    r"compare (?!run=subtract)\S+ \S+": Here(0, "on gsm8k"),
     r"grade completions\.(jsonl|parquet)( .*)?": Here(0, "openai/gsm8k"),
     # What trains.
     r"launch recipe=math_grpo( actor_rollout_ref.actor.optim.lr=3e-6)?": Elsewhere(GRPO),

@@ -68,8 +68,8 @@ def ways_of(name: str) -> list[Way]:
 
 def composes(words: list[str]) -> None:
     """What `launch` and `check` do first; a run or sweep that goes on has nothing to compose."""
-    if any(word.split("=")[0] in ("run", "posttrain.sweep") for word in words):
-        return
+    if any(word.split("=")[0] in ("run", "posttrain.sweep") or word.startswith("recipe=subtract_") for word in words):
+        return  # the recipes of docs/first_day.md lie on the page
     plain = [word for word in words if not word.startswith(("address=", "hydra"))]
     asked = overrides.read_overrides(plain, sweep=True)
     if not any("," in word for word in plain):

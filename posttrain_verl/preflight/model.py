@@ -32,7 +32,7 @@ def check_model(composed: Composed) -> list[Problem]:
     found = []
     for path in dict.fromkeys(composed.models):
         if _is_folder_path(path):
-            found += check_folder(Path(path).expanduser())
+            found += check_folder(Path(path).expanduser(), run=composed.posttrain.base_model.get("run"))
         elif not is_embedded(path):
             found += _check_hub(path, composed)
     return found
@@ -117,8 +117,11 @@ def _check_hub(name: str, composed: Composed) -> list[Problem]:
     return []
 
 
-def check_folder(folder: Path) -> list[Problem]:
-    """Problems of one Hugging Face folder."""
+_WEIGHTS = "weights (*.safetensors or pytorch_model*.bin)"
+
+
+def check_folder(folder: Path, run: str | None = None) -> list[Problem]:
+    """Problems of one Hugging Face folder. A launch exports the weights of a `run` that has shards only."""
     if not folder.is_dir():
         near = one_of(folder.name, paths.names("base_model"), "base_model=")
         remedy = f"base_model takes a folder or a name; {near}\n{_HUB_REMEDY}"
@@ -126,7 +129,7 @@ def check_folder(folder: Path) -> list[Problem]:
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     parts = {
         "config.json": (folder / "config.json").is_file(),
-        "weights (*.safetensors or pytorch_model*.bin)": bool(weights),
+        _WEIGHTS: bool(weights),
         f"tokenizer ({', '.join(TOKENIZER_FILES)})": any((folder / name).is_file() for name in TOKENIZER_FILES),
     }
     lacking = [f"no {name}" for name, is_there in parts.items() if not is_there]
@@ -138,6 +141,8 @@ def check_folder(folder: Path) -> list[Problem]:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and not _is_json_object(folder / name):
             lacking.append(f"an unreadable {name}")
+    if run and list(lacking) == [f"no {_WEIGHTS}"]:
+        return [warning(f"{run} has its weights in shards alone", "launch exports them before anything else")]
     remedy = "give the folder that save_pretrained wrote"
     if (folder.parent / "fsdp_config.json").is_file():  # beside the shards lie config and tokenizer alone
         remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder\n"

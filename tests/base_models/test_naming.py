@@ -12,6 +12,7 @@ from posttrain_verl import recipe_verbs, verbs
 from posttrain_verl.base_models import naming
 from posttrain_verl.compose import compose
 from posttrain_verl.export import weights
+from posttrain_verl.preflight import model
 from posttrain_verl.run.folder import RunFolder
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -90,7 +91,8 @@ def test_what_a_run_trained_is_a_model(here, monkeypatch):
     for verb in (verbs.Check, verbs.Launch):
         asked = verb(arguments=("recipe=math_grpo", "base_model=run:my_grpo/g2"))
         named = recipe_verbs.name_weights("base_model=run:my_grpo/g2", asked)
-        assert named == [f"base_model={folder}", "posttrain.base_model.name='my_grpo-g2-9'"]
+        assert named == [f"base_model={folder}", "posttrain.base_model.name='my_grpo-g2-9'",
+                         f"posttrain.base_model.run='{run.path}'"]  # fmt: skip
     assert recipe_verbs.name_weights("base_model=tiny", asked) == ["base_model=tiny"]
     (folder / "model.safetensors").unlink()
     (folder.parent / "fsdp_config.json").write_text('{"world_size": 1}')
@@ -99,3 +101,7 @@ def test_what_a_run_trained_is_a_model(here, monkeypatch):
     monkeypatch.setattr(weights, "_run_export", lambda run, step, checkpoint, out: pytest.fail("check exports nothing"))
     check = verbs.Check(arguments=("recipe=math_grpo", "base_model=run:g2"))
     assert recipe_verbs.name_weights("base_model=run:g2", check)[0] == f"base_model={folder}"
+    (folder / "tokenizer.json").write_text("{}")
+    (problem,) = model.check_folder(folder, run=str(run.path))
+    assert problem.level == "warning" and problem.remedy == "launch exports them before anything else"
+    assert model.check_folder(folder)[0].level == "problem"

@@ -67,6 +67,14 @@ def test_a_recipe_and_prep_find_the_same_mix(folder):
     assert data.check_mix(compose(["recipe=mine.yaml", "hardware=8xh100", "posttrain.mix.sead=3"])) != []
 
 
+def test_the_hardware_does_not_replace_what_the_user_wrote(folder):
+    (folder / "mine.yaml").write_text(RECIPE.replace("_self_", "override /base_model: mine, _self_"))
+    composed = compose(["recipe=mine.yaml", "hardware=cpu"])
+    assert (composed.choices["mix"], composed.choices["base_model"]) == ("mine", "mine")
+    shipped = compose(["recipe=math_grpo", "hardware=cpu"])
+    assert (shipped.choices["mix"], shipped.choices["base_model"]) == ("embedded", "smollm2_135m")
+
+
 def test_a_misspelt_key_of_an_own_option_is_named(folder):
     (folder / "conf/hardware/mine.yaml").write_text("n_gpus_per_node: 4\nnnodes: 1\nmemory_gb: 96\nmemmory: 3\n")
     (folder / "conf/mix/mine.yaml").write_text(MIX.replace("rows: 64", "row: 64"))
