@@ -25,12 +25,12 @@ from yaml import YAMLError
 from posttrain_verl import own_reward, paths
 from posttrain_verl.base_models import naming
 from posttrain_verl.machine import devices
-from posttrain_verl.overrides import OUR_GROUPS, expand_keys, read_overrides
+from posttrain_verl.overrides import OUR_GROUPS, Overrides, expand_keys, read_overrides
 from posttrain_verl.plan import adapt
 from posttrain_verl.terminal.command_line import obstacle
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl import renamed
-from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.composed import Change, Composed
 from posttrain_verl.verl.schema import read_yaml
 from posttrain_verl.verl.settings import format_value
 from posttrain_verl.verl.stage import Stage, is_number, stage_named
@@ -69,18 +69,9 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         if any(each.startswith("~") for each in asked.rewritten) or not all(map(OmegaConf.is_dict, tree.values())):
             _check_verl_nodes(tree, stage, title)
         fixed_keys = asked.keys if fixed is None else fixed
-        chosen = tree.hydra.runtime.choices
-        touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
-        # What the user wrote is meant: the hardware replaces only options that come with the package.
-        touched |= {
-            group for group in OUR_GROUPS if not paths.is_shipped(group, find_file(group, chosen[group], asked.files))
-        }
-        changes = adapt.choose_options(tree.posttrain.hardware, chosen, touched)
         OmegaConf.set_struct(tree, False)
         _describe_hub_model(tree.posttrain.base_model)
-        for change in changes:  # composing the whole tree again would take most of a second
-            tree.posttrain[change.key] = read_option(change.key, find_file(change.key, str(change.new)))
-            tree.hydra.runtime.choices[change.key] = change.new
+        changes = _replace_options(tree, asked)
         changes += adapt.apply_hardware(tree, fixed_keys, found)
         _follow_curriculum(tree, stage)
         stage.complete(tree, fixed_keys)
@@ -104,6 +95,20 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         text = str(error) or str(error.__cause__)  # Hydra wraps an error of OmegaConf in one that says nothing
         what = " ".join(text.split()).removesuffix(" object_type=dict")
         raise InputError(title, [Problem(what, "correct the override, or the yaml, that says so")]) from error
+
+
+def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:
+    """Replace the options that the machine cannot carry, and return what changed. What the user wrote or named is meant."""
+    chosen = tree.hydra.runtime.choices
+    touched = set(asked.options) | {key.split(".")[1] for key in asked.keys if key.startswith("posttrain.")}
+    touched |= {
+        group for group in OUR_GROUPS if not paths.is_shipped(group, find_file(group, chosen[group], asked.files))
+    }
+    changes = adapt.choose_options(tree.posttrain.hardware, chosen, touched)
+    for change in changes:  # composing the whole tree again would take most of a second
+        tree.posttrain[change.key] = read_option(change.key, find_file(change.key, str(change.new)))
+        chosen[change.key] = change.new
+    return changes
 
 
 def _describe_hub_model(model: DictConfig) -> None:
