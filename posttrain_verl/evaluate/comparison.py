@@ -72,9 +72,13 @@ class Comparison:
             claim += "" if math.isnan(seen.detectable) else f"; with these questions {found}"
         difference, low, high = map(self.format_difference, (seen.difference, seen.low, seen.high))
         pair = f"{self.second} against {self.first} on {self.eval}"
-        unit = "points" if self.figure == ACCURACY else "of mean reward"
-        size = f"{difference} {unit} [{low}, {high}] on {seen.n} questions"
+        size = f"{difference} {self.unit} [{low}, {high}] on {seen.n} questions"
         return f"{pair}: {size}, p = {self.corrected:.2g}{corrected}: {claim}."
+
+    @property
+    def unit(self) -> str:
+        """What a difference counts."""
+        return "points" if self.figure == ACCURACY else "of mean reward"
 
     def format_difference(self, difference: float) -> str:
         """A difference with its sign: percentage points of accuracy, or the reward as it is."""

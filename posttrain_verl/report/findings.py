@@ -12,7 +12,8 @@ import numpy as np
 
 from data_prep.manifest import describe_drops
 from posttrain_verl import significance
-from posttrain_verl.evaluate.comparison import Comparison, comparison_remarks, format_interval, format_points
+from posttrain_verl.evaluate.comparison import Comparison, comparison_remarks
+from posttrain_verl.evaluate.result import ACCURACY
 from posttrain_verl.report.run import Evaluation, Files, JsonObject, Metrics, Run, Series, headline_comparison
 from posttrain_verl.run.folder import worked_seconds
 from posttrain_verl.sweep import table
@@ -35,13 +36,14 @@ def format_p_value(p: float) -> str:
 def comparison_sentence(found: Comparison, evaluations: Sequence[Evaluation]) -> str:
     """Whether the second model is better, in one sentence."""
     seen = found.numbers
-    shares = {each.label: format_interval(each.accuracy) for each in evaluations if each.name == found.eval}
+    shares = {each.label: each.shown for each in evaluations if each.name == found.eval}
     claim = {
         "gain": f"The gain is real: {found.second} is better than {found.first} on {found.eval}",
         "loss": f"The loss is real: {found.second} is worse than {found.first} on {found.eval}",
         "noise": f"No difference is shown: {found.second} against {found.first} on {found.eval} is within noise",
     }[found.verdict]
-    change = f"{format_points(seen.difference)} points [{format_points(seen.low)}, {format_points(seen.high)}]"
+    difference, low, high = map(found.format_difference, (seen.difference, seen.low, seen.high))
+    change = f"{difference} {found.unit} [{low}, {high}]"
     test = f"{seen.test} {format_p_value(found.corrected)}{f' corrected for {found.of} comparisons' if found.of > 1 else ''}"
     return f"{claim}, {shares[found.second]} against {shares[found.first]} ({change}, {test}, n = {seen.n})."
 
@@ -71,7 +73,9 @@ def gain_sentences(evaluations: Sequence[Evaluation], compared: Sequence[Compari
         return [comparison_sentence(each, evaluations) for each in (first, *others)]
     if evaluations:
         last = evaluations[-1]
-        answers = f"The model {last.label} answers {format_interval(last.accuracy)} of {last.name} right"
+        answers = f"The model {last.label} answers {last.shown} of {last.name} right"
+        if last.figure != ACCURACY:
+            answers = f"The model {last.label} earns a mean reward of {last.shown} on {last.name}"
         unknown = "whether that is a gain is not known: no other model was evaluated on the same questions"
         return [f"{answers} (n = {last.data['n']}); {unknown}."]
     if (held_out := find_held_out(metrics)) and len(values := held_out.series.finite) > 1:

@@ -17,7 +17,6 @@ import jinja2
 from markupsafe import Markup
 
 from data_prep.inspection import FORMULA_SCRIPTS
-from posttrain_verl.evaluate import comparison
 from posttrain_verl.evaluate.comparison import Comparison
 from posttrain_verl.report import facts, findings
 from posttrain_verl.report.facts import Fact
@@ -138,9 +137,7 @@ def jinja_environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "interval": comparison.format_interval,
         "percent": findings.format_percent,
-        "points": comparison.format_points,
         "p_value": findings.format_p_value,
         "duration": findings.format_duration,
         "plan_rows": findings.plan_rows,

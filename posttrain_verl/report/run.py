@@ -23,7 +23,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from posttrain_verl.evaluate import comparison
 from posttrain_verl.evaluate.comparison import Comparison
-from posttrain_verl.evaluate.result import ERROR_KINDS, Item, Metric, Result, read_result
+from posttrain_verl.evaluate.result import (
+    ACCURACY,
+    ERROR_KINDS,
+    MEAN_REWARD,
+    Item,
+    Metric,
+    Result,
+    headline,
+    read_result,
+)
 from posttrain_verl.run.folder import join_attempts, worked_seconds
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.metrics import HELD_OUT_ACCURACY, HELD_OUT_REWARD, REWARD, VALIDATION_LOSS, with_held_out
@@ -219,13 +228,19 @@ class Evaluation:
         return self.data["items"]
 
     @property
-    def has_accuracy(self) -> bool:
-        """Whether its grades say what is right; the page shows no other evaluations."""
-        return "accuracy" in self.data["metrics"]
+    def figure(self) -> str:
+        """What it is about: accuracy, or the mean reward where its grades do not say what is right."""
+        return headline(self.data)[0]
 
     @property
-    def accuracy(self) -> Metric:
-        return self.data["metrics"]["accuracy"]
+    def metric(self) -> Metric:
+        """The value of `figure`."""
+        return headline(self.data)[1]
+
+    @property
+    def shown(self) -> str:
+        """The value of `figure` with its interval, for a reader."""
+        return comparison.format_interval(self.metric, self.figure)
 
     def named(self, label: str) -> Evaluation:
         """The same under another label, for a page on which several runs have one of this."""
@@ -261,6 +276,9 @@ def load_evaluation(path: Path) -> Evaluation:
     if missing := sorted(Result.__required_keys__ - data.keys()):
         remedy = "name a file that `python -m posttrain_verl.evaluate` wrote, or evaluate again"
         raise InputError("no evaluation", [Problem(f"{path} lacks {', '.join(missing)}", remedy)])
+    if not {ACCURACY, MEAN_REWARD} & data["metrics"].keys():
+        what = f"{path} has neither {ACCURACY} nor {MEAN_REWARD} among its metrics"
+        raise InputError("no evaluation", [Problem(what, "evaluate again")])
     return Evaluation(path, data)
 
 
@@ -270,7 +288,7 @@ def read_evaluations(files: Files) -> list[Evaluation]:
     for path in (files.path / "eval").glob("*.json"):
         try:
             each = load_evaluation(path)
-            found += [each] if each.has_accuracy else []
+            found.append(each)
         except InputError as error:
             files.flaws += [problem.what for problem in error.problems]
     ranks = comparison.label_ranks(files.path / "eval")
@@ -291,7 +309,7 @@ def find_base_evaluations(run: Run) -> list[Evaluation]:
         with suppress(InputError):  # other files may lie there
             each = load_evaluation(path)
             last = wanted.get(each.name)
-            if last and each.has_accuracy and each.is_of(model) and each.shares_questions(last):
+            if last and each.figure == last.figure and each.is_of(model) and each.shares_questions(last):
                 found[each.name].append((each.data["sampling"] == last.data["sampling"], path.stat().st_mtime, each))
     chosen = [max(several, key=lambda one: one[:2])[2] for several in found.values()]
     return [each.named(comparison.BASE) if each.label in {one.label for one in own} else each for each in chosen]

@@ -13,7 +13,6 @@ from posttrain_verl.report.page import Member, Page, Part
 from posttrain_verl.report.run import Evaluation, Files, Metrics, Run
 from posttrain_verl.run.folder import RUNNING
 from posttrain_verl.sweep.members import override_key, override_value
-from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.metrics import HELD_OUT_ACCURACY
 
 SWEEP, PIPELINE = "sweep.json", PIPELINE_FILE
@@ -78,12 +77,7 @@ class Reader:
             one = self.read(place)
             return Rival(one.name, one.own_evaluations, one)
         found = [run.load_evaluation(path) for path in comparison.find_results(str(place))]
-        if not (judged := [each for each in found if each.has_accuracy]):
-            problem = Problem(
-                f"{place} holds no evaluation with an accuracy", "compare models by a grader that returns acc"
-            )
-            raise InputError("nothing to compare", [problem])
-        return Rival(f"{place.parent.name}/{place.name}", judged)
+        return Rival(f"{place.parent.name}/{place.name}", found)
 
     def _run_page(self, one: Run, rival: Rival | None) -> Page:
         shown = one.evaluations

@@ -161,11 +161,34 @@ def test_what_holds_no_results_cannot_be_compared_with(tmp_path):
         subjects.Reader().page(folder, tmp_path / "empty")
     path = made_runs.evaluation(tmp_path / "rewards.json", "base", 0.5, n=4)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"mean_reward": {"value": 0.5}}}))
-    with pytest.raises(InputError, match="no evaluation with an accuracy"):
+    with pytest.raises(InputError, match="has neither accuracy nor reward"):
         subjects.Reader().page(folder, path)
     (tmp_path / "it.json").write_text("{}")
     with pytest.raises(InputError, match="not an evaluation of schema 1"):
         subjects.Reader().page(folder, tmp_path / "it.json")
+
+
+def as_rewards(path, change=0.0):
+    """The file of an evaluation as one whose grades do not say what is right."""
+    data = json.loads(path.read_text())
+    items = [{**item, "score": item["acc"] / 2 + change} for item in data["items"]]
+    items = [{key: value for key, value in item.items() if key != "acc"} for item in items]
+    mean = sum(item["score"] for item in items) / len(items)
+    metrics = {"reward": {"value": mean, "low": mean - 0.1, "high": mean + 0.1, "n": len(items)}}
+    path.write_text(json.dumps(data | {"items": items, "metrics": metrics}))
+
+
+def test_evaluations_by_a_reward_are_shown_and_compared_as_rewards(tmp_path):
+    folder = made_runs.grpo(tmp_path / "math_grpo" / "b", steps=5, prompts=1)
+    for label, right in (("base", 0.4), ("grpo", 0.6)):
+        as_rewards(
+            made_runs.evaluation(folder / "eval" / f"{label}.json", label, right, n=200, seed=3), change=right / 10
+        )
+    page = subjects.Reader().page(folder)
+    assert page.sentences[0].startswith("The gain is real: grpo is better than base on gsm8k, 0.3")
+    assert " of mean reward [" in page.sentences[0] and "%" not in page.sentences[0].split("(")[0]
+    write_page(page, tmp_path / "page.html")
+    assert "of mean reward [" in (tmp_path / "page.html").read_text() and page.compared[0].unit == "of mean reward"
 
 
 def test_evaluations_of_other_questions_are_said_not_to_be_compared(tmp_path):
