@@ -48,6 +48,7 @@ class EvalSet:
     file: Path
     sampling: dict[str, Any] = field(default_factory=dict)
     stratify: str | None = None
+    is_own: bool = False  # a Parquet of the user's, for which nobody published how to ask
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def choose_eval_set(
         if not file.is_file():
             remedy = f"name a Parquet in the RL schema, or one of {', '.join(paths.names('eval'))}"
             raise InputError("nothing to evaluate", [Problem(f"{file} is not a file", remedy)])
-        return EvalSet(f"{file.absolute().parent.name}-{file.stem}", file)
+        return EvalSet(f"{file.absolute().parent.name}-{file.stem}", file, is_own=True)
     declared = paths.find_option("eval", name)
     if declared is None:
         what = f"eval={name} is not a set of conf/eval"
@@ -312,6 +313,13 @@ def choose_reward(asked: Evaluate, run: RunFolder | None) -> OwnReward | None:
     return own_reward.read_reward(asked.reward, asked.arguments, default=kept)
 
 
+def run_lengths(run: RunFolder) -> dict[str, int]:
+    """How long the answers are for which a run trained, in tokens: the default for data of the user's own."""
+    settings = run.read_settings() if run.plan.exists() else None
+    longest = getattr(settings, settings.length_names[-1], None) if settings and settings.length_names else None
+    return {"max_tokens": longest} if isinstance(longest, int) else {}
+
+
 def read_right_at(run: RunFolder | None) -> float | None:
     """The score from which a run declares an answer right; None where it does not."""
     return read_verdicts(run.read_plan(), None, ()).right_at if run and run.plan.exists() else None
@@ -374,6 +382,8 @@ def read_job(asked: Evaluate) -> Job:
             what = f"chat_template={asked.chat_template} is not a file"
             raise InputError(Evaluate.TITLE, [Problem(what, "name a Jinja file")])
         template = Path(asked.chat_template).read_text(encoding="utf-8")
+    elif run and run.plan.exists() and (own := run.read_settings().model.chat_template):
+        template = own
     elif not has_chat_template(model):
         what = f"{model} has no chat template, so it is not known how to ask it"
         raise InputError(Evaluate.TITLE, [Problem(what, "add chat_template=FILE.jinja")])
@@ -383,7 +393,7 @@ def read_job(asked: Evaluate) -> Job:
     label = asked.label or label
     out = Path(asked.out or folder / f"{label}-{chosen.name}.json").expanduser()
     given = {key: value for key in SAMPLING if (value := getattr(asked, key)) is not None}
-    sampling: Any = {**SAMPLING, **chosen.sampling, **given}
+    sampling: Any = {**SAMPLING, **chosen.sampling, **(run_lengths(run) if run and chosen.is_own else {}), **given}
     if sampling["k"] > 1 and sampling["temperature"] == 0:
         what = f"k={sampling['k']} with temperature=0 would draw the same answer {sampling['k']} times"
         raise InputError("nothing to sample", [Problem(what, "add temperature=0.8, or leave k out")])

@@ -203,3 +203,18 @@ def test_the_set_is_looked_up_before_a_model_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(job.base_models, "ensure_model", lambda _: pytest.fail("a model was built"))
     with pytest.raises(InputError, match="eval=gsm9k is not a set"):
         read("base_model=tiny", "eval=gsm9k")
+
+
+def test_on_data_of_ones_own_a_run_answers_as_long_as_it_trained_and_with_its_template(tmp_path, sums):
+    run = RunFolder.create(tmp_path / "runs" / "recipe" / "7")
+    config = {"data": {"max_response_length": 77}, "algorithm": {"adv_estimator": "grpo"},
+              "actor_rollout_ref": {"model": {"custom_chat_template": "{{ messages }} mine"}}}  # fmt: skip
+    run.write_config(OmegaConf.create(config))
+    run.write_plan({"stage": "rl"})
+    folder = run.checkpoints / "global_step_9" / "actor/huggingface"
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_text("{}")
+    where = ["run=recipe/7", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}/runs"]
+    assert (read(*where).sampling["max_tokens"], read(*where).chat_template) == (77, "{{ messages }} mine")
+    assert read(*where, "max_tokens=5").sampling["max_tokens"] == 5
