@@ -42,7 +42,7 @@ def run(asked: Stop) -> int:
     if known.is_supervised and known.processes:  # it did not end in time
         processes.kill_processes([known.supervisor])
     left = record.clear_run(folder, known) if known.processes else ""
-    print(f"stopped{f'; cleared {left}' if left else ''}")
+    print(f"stopped{f'; cleared {left}' if left else ''}; resume it: python -m posttrain_verl.resume run={folder.path}")
     return int(bool(known.alive))
 
 

@@ -7,16 +7,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MEANINGS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "`stop`, or a SIGTERM of a scheduler",
+    signal.SIGHUP: "its terminal was closed",
+}
+_SIGNALS = tuple(_MEANINGS)
 
 
 class Interrupts:
-    """`count` is how often the user asked the run to end. More than once means to end it quickly."""
+    """`count` is how often the user asked the run to end. More than once means to end it quickly. `why` names the first."""
 
     count = 0
+    why = ""
 
-    def note(self, *_: object) -> None:
+    def note(self, number: int = signal.SIGINT, *_: object) -> None:
         self.count += 1
+        self.why = self.why or _MEANINGS[signal.Signals(number)]
 
 
 def treat_as_ctrl_c() -> None:

@@ -167,6 +167,7 @@ def train_attempt(folder: RunFolder, variables: dict[str, str], watch: Watch | N
         try:
             event = _follow_to_end(process, follower, noted)
             status.state = INTERRUPTED if noted.count else DONE if event is None and process.returncode == 0 else FAILED
+            status.why = noted.why  # of a run that failed or is done there is none
             seconds = ALARM_STOP_SECONDS if event else STOP_SECONDS
         except OSError as error:  # the disk is full, or gone
             status.state, status.why = FAILED, f"the run folder cannot be written: {error}"
@@ -298,7 +299,8 @@ def closing_line(folder: RunFolder, status: Status) -> str:
         attempts = folder.read_attempts(status)
         took = f"{worked_seconds(attempts):.0f} s{f' of {len(attempts)} attempts' if len(attempts) > 1 else ''}"
         return f"done after {status.last_step} steps in {took}; checkpoints and metrics in {folder.path}"
-    return f"{status.state}{f': {status.why}' if status.why else ''}; the log is {folder.log}"
+    ended = f"{status.state}{f': {status.why}' if status.why else ''}; the log is {folder.log}"
+    return ended if status.state == FAILED else f"{ended}; resume it: python -m posttrain_verl.resume run={folder.path}"
 
 
 if __name__ == "__main__":
