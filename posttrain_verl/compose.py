@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -54,9 +54,8 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
     overrides = expand_keys(overrides)
     asked = read_overrides(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
-    register_options(
-        {**paths.own_options(), **asked.files, ("recipe", recipe): find_file("recipe", recipe, asked.files)}
-    )
+    wanted = {**asked.files, ("recipe", recipe): find_file("recipe", recipe, asked.files)}
+    register_options(paths.own_options() | wanted, {*wanted, *asked.options.items()})
     found = devices.detect_machine() if machine == "auto" else None
     of_hydra = [*asked.rewritten, f"hardware={found.name if found else machine}"]
     title = f"recipe '{recipe}' does not compose"
@@ -251,11 +250,13 @@ def find_file(group: str, name: str, given: Mapping[tuple[str, str], Path] | Non
 _registered: list[tuple[str, str]] = []
 
 
-def register_options(files: Mapping[tuple[str, str], Path]) -> None:
+def register_options(files: Mapping[tuple[str, str], Path], wanted: Container[tuple[str, str]] = ()) -> None:
     """Store recipes and options of the user's with Hydra, by group and name, in place of those of the call before.
 
+    A file that is not `wanted` and cannot be read is left out: the folder may hold files of other programs.
+
     Raises:
-        InputError: a file is not readable yaml.
+        InputError: a file that is wanted is not readable yaml.
     """
     store = ConfigStore.instance()
     while _registered:
@@ -265,6 +266,8 @@ def register_options(files: Mapping[tuple[str, str], Path]) -> None:
         try:
             node = _load_yaml(file) if group == "recipe" else _complete_option(group, file)
         except (YAMLError, OmegaConfBaseException, ValueError) as error:
+            if (group, name) not in wanted:
+                continue
             unreadable = Problem(f"{file} is not readable yaml: {' '.join(str(error).split())}", "correct the file")
             raise InputError(f"{group} '{name}' does not compose", [unreadable]) from error
         if group == "recipe":
@@ -289,7 +292,8 @@ def _complete_option(group: str, file: Path) -> DictConfig:
     node = OmegaConf.load(file)
     if not isinstance(node, DictConfig):
         raise ValueError("it is not a mapping; write `key: value` lines")
-    named = node if group == "cluster" else OmegaConf.merge({"name": file.stem}, node)
+    own = {"name": file.stem} | ({"nnodes": 1} if group == "hardware" else {})
+    named = node if group == "cluster" else OmegaConf.merge(own, node)
     base = paths.shipped_folder(group) / f"{node.get('name') if group == 'cluster' else _BASES.get(group)}.yaml"
     return cast(DictConfig, OmegaConf.merge(_load_yaml(base), named) if base.is_file() else named)
 

@@ -15,6 +15,7 @@ from posttrain_verl.run.folder import RunFolder, worked_seconds
 from posttrain_verl.run.output import format_duration, last_records, parse_line
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
+from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verbs import List
 from posttrain_verl.verl.metrics import HEADLINES
 
@@ -28,7 +29,10 @@ def runs_table(folders: list[RunFolder], now: float) -> Table:
                   "overrides", why, box=None)  # fmt: skip
     for folder in folders:
         state, status = run_verbs.current_state(folder, ask=False)
-        plan = folder.read_plan() if folder.plan.exists() else {}
+        try:
+            plan = folder.read_plan()
+        except InputError:  # a run that was damaged is listed like any other
+            plan = {}
         step = f"{status.last_step or 0}{f'/{status.total_steps}' if status.total_steps else ''}"
         began = f"{format_duration(now - status.started)} ago" if status.started else ""
         worked = format_duration(worked_seconds(folder.read_attempts(status), now)) if status.started else ""

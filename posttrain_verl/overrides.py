@@ -144,13 +144,13 @@ def rewrite_override(given: str) -> list[str]:
     return [f"++{plain}={value}"]
 
 
+# `skip` is a node of VeRL's.
 SHORT_KEYS = (
     "run_id",
     "runs_dir",
     "data_dir",
     "detach",
     "small_batch",
-    "skip",
     "evals",
     "require_inspected",
     "sweep",

@@ -21,7 +21,8 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
     as a command of its own. Raises InputError where the arguments do not compose.
     """
     typed = expand_keys(list(asked.arguments))
-    arguments = [each for argument in typed for each in name_weights(argument, asked)]
+    may_export = not isinstance(asked, verbs.Check)
+    arguments = [each for argument in typed for each in name_weights(argument, typed, may_export)]
     if asked.multirun:
         from posttrain_verl import sweep  # clusters, which a single launch on this machine need not import
 
@@ -36,10 +37,11 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
     return verb(composed)
 
 
-def name_weights(override: str, asked: verbs.RecipeVerb) -> list[str]:
+def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]:
     """`base_model=run:NAME` as the folder of the weights that the run trained; another override as it is.
 
-    `check` takes what is there, and the other verbs export the newest checkpoint where it has shards only.
+    `typed` are all overrides, which may name the folder of the runs. Where the newest checkpoint has shards only, it is exported
+    if `may_export`, and else the folder beside the shards is meant.
 
     Raises:
         InputError: there is no such run, it has no checkpoint, or it cannot be exported.
@@ -50,11 +52,9 @@ def name_weights(override: str, asked: verbs.RecipeVerb) -> list[str]:
     from posttrain_verl.export import weights  # torch, which a launch of another model need not import
     from posttrain_verl.run.folder import RunFolder
 
-    runs_dir = next(
-        (each.partition("=")[2] for each in asked.arguments if each.startswith("posttrain.runs_dir=")), "runs"
-    )
+    runs_dir = next((each.partition("=")[2] for each in typed if each.startswith("posttrain.runs_dir=")), "runs")
     run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
-    folder = weights.present_folder(run) if isinstance(asked, verbs.Check) else weights.ensure_weights(run)
+    folder = weights.ensure_weights(run) if may_export else weights.present_folder(run)
     name = f"{run.path.parent.name}-{run.path.name}-{weights.newest_step(run)}"
     return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}",
             f"posttrain.base_model.run={quote_value(str(run.path))}"]  # fmt: skip

@@ -411,7 +411,7 @@ class Logs(OneRun):
 
     raw: bool = key(False, "the log itself: all that VeRL and Ray print")
     follow: bool = option("-f", "--follow", text="continue with what is written, until the run ends")
-    lines: int = option("-n", "--lines", default=50, text="so many of the last lines")
+    lines: AtLeast1 = option("-n", "--lines", default=50, text="so many of the last lines")
 
 
 class Stop(OneRun):

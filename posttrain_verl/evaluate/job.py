@@ -18,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import data_prep
 import reward_fns
@@ -108,8 +110,21 @@ def choose_eval_set(
 
 
 def load_eval_config(file: Path, keys: dict[str, Any]) -> dict[str, Any]:
-    """A file that declares a set of questions with some of its keys replaced, as plain data."""
-    node = OmegaConf.load(file)
+    """A file that declares a set of questions with some of its keys replaced, as plain data.
+
+    Raises:
+        InputError: the file is not readable yaml, or names neither a source nor a mix.
+    """
+    title = f"eval={file.stem} cannot be read"
+    try:
+        node = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise InputError(title, [Problem(f"{file}: {' '.join(str(error).split())}", "correct the yaml")]) from None
+    if not isinstance(node, DictConfig) or not {"mix", "source"} & {*node}:
+        remedy = (
+            "write source: {from: NAME, split: test} and prompt: {user: ..., answer: ...}, as the files of conf/eval do"
+        )
+        raise InputError(title, [Problem(f"{file} has neither source: nor mix:", remedy)])
     for key, value in keys.items():
         OmegaConf.update(node, "source.path" if key == "path" else key, value, force_add=True)
     return {"name": file.stem, **OmegaConf.to_container(node, resolve=True)}  # type: ignore[dict-item]

@@ -31,7 +31,7 @@ from posttrain_verl.verl.schema import (
     is_free_form,
     is_read_unlisted,
 )
-from posttrain_verl.verl.settings import format_value
+from posttrain_verl.verl.settings import RewardSettings, format_value
 
 ABSENT = object()  # stands for VeRL's own value of a key that only a dataclass has
 
@@ -117,6 +117,9 @@ def _is_left_open(value: Any) -> bool:
     return value is None or value is ABSENT or (isinstance(value, str) and ("${" in value or value == "???"))
 
 
+REWARD_NODE = RewardSettings.key("reward_path").rpartition(".")[0]
+
+
 def check_keys(composed: Composed) -> list[Problem]:
     """Every key of the launch that VeRL (or we) would ignore, with the nearest key that is read."""
     config, known = to_plain_dict(composed.verl), verl_tree(composed.stage, composed.choices)
@@ -134,6 +137,9 @@ def check_keys(composed: Composed) -> list[Problem]:
     for path in _unknown_paths(others, known):
         near = key_meant(path, composed.settings, candidates) or _nearest_path(path, candidates)
         renamed = current_key(path)
+        if composed.settings.reward is None and path.startswith(REWARD_NODE):
+            problems.append(Problem(f"{path} is for RL: {composed.stage.name.upper()} takes no reward", "leave it out"))
+            continue
         remedy = f"VeRL calls it {renamed} now" if renamed != path else f"did you mean {near}?" if near else "remove it"
         problems.append(Problem(f"{path} is not a key of VeRL {verl_version()} and would be ignored", remedy))
     known, ours = {"posttrain": our_tree(composed)}, to_plain_dict(composed.posttrain)

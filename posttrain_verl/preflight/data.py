@@ -5,6 +5,7 @@ The manifest shows whether the files are unchanged, whether somebody approved th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,16 @@ def is_offline(composed: Composed) -> bool:
     return bool(mix.get("offline", mix.name == "embedded"))
 
 
+def mix_command(composed: Composed, verb: str, *options: str) -> str:
+    """What to type for a verb on the mix of this launch, with its folder and with the reward that its rows need."""
+    words = [f"mix={composed.typed_option('mix')}"]
+    if composed.data_dir.parent != Path("data").absolute():
+        words.append(f"posttrain.data_dir={composed.posttrain.data_dir}")
+    if reward := own_reward.of_settings(composed.settings):
+        words.append(f"reward={reward.word}")
+    return f"python -m posttrain_verl.{verb} {shlex.join([*words, *options])}"
+
+
 def list_mix_files(composed: Composed) -> list[Path]:
     """The data files of the launch that are those of its mix."""
     return [file for file in list_data_files(composed) if file.parent == composed.data_dir]
@@ -129,7 +140,7 @@ def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
         if file.parent != composed.data_dir:
             yield Problem(f"{file} is missing", "give the path of a Parquet file that exists")
         elif not is_offline(composed):
-            build = f"build it: python -m posttrain_verl.prep mix={composed.typed_option('mix')}"
+            build = f"build it: {mix_command(composed, 'prep')}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")
         return
     endings = composed.settings.data_endings
@@ -266,7 +277,7 @@ def check_manifest(composed: Composed) -> list[Problem]:
 
 
 def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) -> Iterator[Problem]:
-    build = f"python -m posttrain_verl.prep mix={composed.typed_option('mix')}"
+    build = mix_command(composed, "prep")
     is_ours, must_be_inspected = folder == composed.data_dir, composed.posttrain.require_inspected
     level: Any = "problem" if must_be_inspected else "warning"
     try:
@@ -289,7 +300,7 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
     if is_ours and not is_offline(composed) and manifest.get("mix_sha256") != config_digest(mix):
         yield warning(f"{folder} was built from another version of the mix {mix['name']}", f"build it again: {build}")
     if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
-        remedy = f"python -m posttrain_verl.inspect mix={composed.typed_option('mix')} --approve"
+        remedy = mix_command(composed, "inspect", "--approve")
         yield Problem(f"nobody has approved the data in {folder}", remedy, level)
     if not is_offline(composed):  # an offline mix is made up by us, in place of the data that the evaluations are about
         for name in list_evaluations(composed):

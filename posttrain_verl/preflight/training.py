@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain_verl.base_models import is_embedded
+from posttrain_verl.base_models.shape import known_shape
 from posttrain_verl.preflight import data, model
 from posttrain_verl.preflight.report import CannotTell
 from posttrain_verl.terminal.problem import Problem, blocking, warning
@@ -70,7 +71,10 @@ def check_training(composed: Composed) -> list[Problem]:
 def _check_learning_rate(composed: Composed) -> Iterator[Problem]:
     trained, stage = composed.settings.model, composed.stage
     key, lr, lora = trained.key("lr"), trained.lr, trained.lora_rank > 0
-    size = model.count_parameters(model.find_model_folder(composed.model))
+    size, shape = model.count_parameters(model.find_model_folder(composed.model)), None
+    if size is None and not is_embedded(composed.model):  # weights that are not here yet
+        shape = known_shape(composed.model, composed.posttrain.base_model)
+        size = shape.parameters if shape else None
     if is_embedded(composed.model) if size is None else size < SMALL_MODEL:
         return
     low, high = stage.usual_lora_lr if lora else stage.usual_lr

@@ -117,9 +117,7 @@ def not_rehearsed(planned: Composed, facts: dict[str, Any], own_data: bool) -> l
     missing = ["the real weights, their numbers in bf16, and what they learn",
                "the real lengths and batch sizes, so neither memory nor speed"]  # fmt: skip
     if not own_data:
-        missing.append(
-            "the recipe's data (build it: python -m posttrain_verl.prep mix=" + planned.typed_option("mix") + ")"
-        )
+        missing.append(f"the recipe's data (build it: {data.mix_command(planned, 'prep')})")
     if facts["tokenizer"] == "byte-level":
         missing.append(f"the tokenizer and template of {planned.model} (not in the hub's cache)")
     graphs = ", CUDA graphs, vLLM's sleep mode" if settings.rollout else ""

@@ -147,7 +147,14 @@ class RunFolder:
         write_atomically(self.plan, json.dumps(plan, indent=2, default=str) + "\n")
 
     def read_plan(self) -> dict[str, Any]:
-        return json.loads(self.plan.read_text())
+        """The content of plan.json. Raises InputError where it is not there or cannot be read."""
+        try:
+            return json.loads(self.plan.read_text())
+        except (OSError, ValueError) as error:
+            what = f"{self.plan} cannot be read: {error}"
+            raise InputError(
+                "the run's folder is damaged", [Problem(what, "launch the run again under another id")]
+            ) from None
 
     def write_status(self, status: Status) -> None:
         write_atomically(self.status, json.dumps(asdict(status), indent=2) + "\n")

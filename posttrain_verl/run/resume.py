@@ -140,6 +140,7 @@ def plan_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> Atte
     first, before = (cast(DictConfig, OmegaConf.create(with_present_modules(each.read_text())))
                      for each in (file if file.exists() else folder.config, folder.config))  # fmt: skip
     _restore_start(folder.stage.settings(before), folder.stage.settings(first))
+    _follow_folder(before, folder)
     config = cast(DictConfig, OmegaConf.merge(before, overrides or {}))
     folder.stage.follow_changes(config, before)
     if changed := own_reward.hold_reward(folder.stage.settings(config), before, folder.path):
@@ -153,11 +154,26 @@ def plan_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> Atte
         problem = Problem(f"{settings.override('total_steps')}: step {choice.step} is reached already",
                           f"{settings.key('total_steps')}=N with more than {choice.step} steps resumes the run")  # fmt: skip
         raise InputError("cannot resume", [problem])
-    if choice.path:
-        _require_same_ranks(choice.path, folder.stage.settings(before), settings)
-        if fixed := list(find_fixed(folder.stage.settings(before), settings)):
+    was = folder.stage.settings(before)
+    there = choose_checkpoint(Path(was.checkpoint_dir), folder.stage, before, last_step).path  # without the overrides
+    if there:
+        _require_same_ranks(there, was, settings)
+        if fixed := list(find_fixed(was, settings)):
             raise InputError("cannot resume", fixed)
+    if there and not choice.path:
+        what = f"with these overrides {there} cannot be resumed, and the run would start again"
+        raise InputError("cannot resume", [Problem("; ".join([what, *choice.refused]), f"leave them out, or {_ANEW}")])
     return Attempt(config, choice, first)
+
+
+def _follow_folder(config: DictConfig, folder: RunFolder) -> None:
+    """Set the places of the run anew where its folder was moved or copied: the config holds them as absolute paths."""
+    old = Path(folder.stage.settings(config).checkpoint_dir).parent
+    if old == folder.path or not folder.checkpoints.is_dir():
+        return
+    for key, place in folder.stage.run_paths(old).items():
+        if OmegaConf.select(config, key) == place:
+            OmegaConf.update(config, key, folder.stage.run_paths(folder.path)[key])
 
 
 def _restore_start(settings: Settings, first: Settings) -> None:

@@ -106,7 +106,7 @@ class ModelSettings(View):
     name: ClassVar[str]  # "model", "actor" or "critic": VeRL's name in checkpoints and metrics
     # What a checkpoint holds: its shards have the form of the first, and its optimizer and scheduler bring the second along.
     IN_SHARDS: ClassVar = ("lora_rank", "strategy", "fsdp_size")
-    IN_OPTIMIZER: ClassVar = ("lr", "weight_decay", "betas")
+    IN_OPTIMIZER: ClassVar = ("lr", "weight_decay", "betas", "optimizer", "optimizer_impl")
     outputs_values: ClassVar[bool] = False  # one number a token takes the place of the output layer
 
     path = Setting[str]("{model}.path")
@@ -128,6 +128,8 @@ class ModelSettings(View):
     lr = Setting[float]("{optim}.lr")
     weight_decay = Setting[float]("{optim}.weight_decay")
     betas = Setting[list[float]]("{optim}.betas")
+    optimizer = Setting[str]("{optim}.optimizer")
+    optimizer_impl = Setting[str]("{optim}.optimizer_impl")
     schedule_steps = Setting[int]("{optim}.total_training_steps")  # of the schedule of the learning rate
     warmup_steps = Setting[int]("{optim}.lr_warmup_steps")
 

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants as hub_constants
 from omegaconf import OmegaConf
 
-from posttrain_verl import recipe_verbs, verbs
+from posttrain_verl import recipe_verbs
 from posttrain_verl.base_models import naming
 from posttrain_verl.compose import compose
 from posttrain_verl.export import weights
@@ -88,19 +88,18 @@ def test_what_a_run_trained_is_a_model(here, monkeypatch):
     folder.mkdir(parents=True)
     for file in ("model.safetensors", "config.json"):
         (folder / file).write_text("{}")
-    for verb in (verbs.Check, verbs.Launch):
-        asked = verb(arguments=("recipe=math_grpo", "base_model=run:my_grpo/g2"))
-        named = recipe_verbs.name_weights("base_model=run:my_grpo/g2", asked)
+    there = [f"posttrain.runs_dir={here}/runs"]
+    for may_export in (False, True):
+        named = recipe_verbs.name_weights("base_model=run:my_grpo/g2", there, may_export)
         assert named == [f"base_model={folder}", "posttrain.base_model.name='my_grpo-g2-9'",
                          f"posttrain.base_model.run='{run.path}'"]  # fmt: skip
-    assert recipe_verbs.name_weights("base_model=tiny", asked) == ["base_model=tiny"]
+    assert recipe_verbs.name_weights("base_model=tiny", there, True) == ["base_model=tiny"]
     (folder / "model.safetensors").unlink()
     (folder.parent / "fsdp_config.json").write_text('{"world_size": 1}')
     for kind in ("model", "optim", "extra_state"):
         torch.save({}, folder.parent / f"{kind}_world_size_1_rank_0.pt")
     monkeypatch.setattr(weights, "_run_export", lambda run, step, checkpoint, out: pytest.fail("check exports nothing"))
-    check = verbs.Check(arguments=("recipe=math_grpo", "base_model=run:g2"))
-    assert recipe_verbs.name_weights("base_model=run:g2", check)[0] == f"base_model={folder}"
+    assert recipe_verbs.name_weights("base_model=run:g2", [], False)[0] == f"base_model={folder}"
     (folder / "tokenizer.json").write_text("{}")
     (problem,) = model.check_folder(folder, run=str(run.path))
     assert problem.level == "warning" and problem.remedy == "launch exports them before anything else"

@@ -8,6 +8,7 @@ import yaml
 from posttrain_verl import mixes, overrides, paths
 from posttrain_verl.clusters import kuberay, remote_launch, slurm
 from posttrain_verl.compose import compose
+from posttrain_verl.evaluate import job
 from posttrain_verl.preflight import config_form, data
 from posttrain_verl.sweep import members
 from posttrain_verl.terminal.problem import InputError
@@ -175,3 +176,36 @@ def test_nobody_builds_a_mix_that_the_launch_does_not_read(folder):
     assert data.reads_offline_mix(half)
     assert "data.val_files is of the mix embedded" in str(data.check_data(half))
     assert "is of the mix" not in str(data.check_data(composed))
+
+
+def test_a_broken_file_that_is_not_asked_for_is_in_nobodys_way(folder):
+    (folder / "conf/mix/broken.yaml").write_text("name: [\n")
+    (folder / "conf/hardware/foreign.yaml").write_text("{{ jinja }}: [\n")
+    assert compose(["recipe=math_grpo", "hardware=8xh100", "mix=mine"]).posttrain.mix.name == "mine"
+    with pytest.raises(InputError, match="is not readable yaml"):
+        compose(["recipe=math_grpo", "hardware=8xh100", "mix=broken"])
+
+
+def test_a_machine_is_one_node_unless_it_says_otherwise(folder):
+    (folder / "conf/hardware/mine.yaml").write_text("n_gpus_per_node: 1\nmemory_gb: 24\n")
+    assert compose(["recipe=math_grpo", "hardware=mine"]).posttrain.hardware.nnodes == 1
+
+
+@pytest.mark.parametrize("text", ["bad: [\n", "", "prompt: {user: x}\n"])
+def test_an_evaluation_that_declares_nothing_is_named(folder, text):
+    (folder / "conf/eval").mkdir()
+    (folder / "conf/eval/e.yaml").write_text(text)
+    with pytest.raises(InputError, match="eval=e cannot be read"):
+        job.choose_eval_set("e", folder / "data")
+
+
+def test_the_command_that_builds_the_mix_names_its_folder_and_reward(folder):
+    (folder / "my_reward.py").write_text(
+        "def score(data_source, solution_str, ground_truth, extra_info=None):\n    return 1\n"
+    )
+    words = ["recipe=math_grpo", "hardware=8xh100", "mix=mine", "reward=my_reward.py:score", "data_dir=there"]
+    command = data.mix_command(compose(words), "prep")
+    assert (
+        command == f"python -m posttrain_verl.prep mix=mine posttrain.data_dir=there reward={folder}/my_reward.py:score"
+    )
+    assert "is for RL: SFT takes no reward" in str(config_form.check_keys(compose(["recipe=math_sft", *words[1:]])))

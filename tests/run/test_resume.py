@@ -1,6 +1,7 @@
 """Resuming a run whose driver is one of the test's own: metrics without gap or double line, retries, what cannot be resumed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -287,3 +288,37 @@ def test_the_verb_resume_is_launch_with_a_run(monkeypatch):
     monkeypatch.setattr(launch, "resume_run", lambda arguments: asked.append(arguments) or 0)
     assert command_line.main(Resume, resume_verb.run, ["run=g2", "detach=true", "posttrain.runs_dir=there"]) == 0
     assert asked == [["run=g2", "posttrain.runs_dir=there", "detach=true"]]
+
+
+def test_a_run_that_was_moved_or_copied_resumes_from_its_own_checkpoints(training, sft):
+    folder = training(KILLED)
+    sft(folder.checkpoints, 4)
+    folder.metrics.write_text('{"step": 4, "data": {}}\n')
+    folder.write_status(Status(FAILED))
+    copy = RunFolder(folder.path.with_name("copy"))
+    shutil.copytree(folder.path, copy.path)
+    attempt = resume.plan_attempt(copy)
+    assert attempt.choice.path == copy.checkpoints / "global_step_4"
+    assert attempt.config.trainer.default_local_dir == str(copy.checkpoints)
+
+
+def test_overrides_that_leave_no_checkpoint_are_refused_and_change_nothing(training, sft, tmp_path):
+    folder = training(KILLED)
+    sft(folder.checkpoints, 4)
+    folder.metrics.write_text('{"step": 4, "data": {}}\n')
+    folder.write_status(Status(FAILED))
+    elsewhere = OmegaConf.create({"trainer": {"default_local_dir": str(tmp_path / "elsewhere")}})
+    with pytest.raises(InputError, match="cannot be resumed, and the run would start again"):
+        resume.plan_attempt(folder, elsewhere)
+    with pytest.raises(InputError, match="was written with AdamW"):
+        config = OmegaConf.merge(OmegaConf.load(folder.config), {"optim": {"optimizer": "AdamW"}})
+        folder.write_config(config)
+        resume.plan_attempt(folder, OmegaConf.create({"optim": {"optimizer": "SGD"}}))
+    assert folder.metrics.read_text()
+
+
+def test_a_damaged_plan_is_named(training, capsys):
+    folder = training(KILLED)
+    folder.plan.write_text("{bad")
+    with pytest.raises(InputError, match=r"plan\.json cannot be read"):
+        resume.plan_attempt(folder)

@@ -47,6 +47,7 @@ def test_a_job_trains_on_two_nodes_and_its_files_come_back(launch, cluster, shar
     )
 
 
+@pytest.mark.nightly  # three minutes
 def test_members_of_a_sweep_run_side_by_side_and_go_on_where_they_ended(cluster, shared, tmp_path):
     """Two devices, members of one each. The driver of the first is killed, the learning rate of the third is beyond all
     bounds, and none ends another; the sweep goes on with the first from its newest checkpoint."""
