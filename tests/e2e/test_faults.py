@@ -158,7 +158,8 @@ def test_a_port_that_is_taken_and_given_back(launch):
     """The reward is a client of its own server, whose port is another program's until the first attempt has failed."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         run = launch("math_grpo", f"reward.custom_reward_function.path={REWARDS / 'serving_reward.py'}",
-                     "posttrain.skip=[rewards]", "posttrain.watch.retries=1", variables={"POSTTRAIN_TEST_PORT": str(other.getsockname()[1])},
+                     "posttrain.skip=[rewards]", "posttrain.watch.retries=1",  # a check would find the port taken, too
+                     variables={"POSTTRAIN_TEST_PORT": str(other.getsockname()[1])},
                      at=lambda folder: folder.events.exists() and '"rule": "retry"' in folder.events.read_text(),
                      strike=lambda supervisor, folder: other.close())  # fmt: skip
     run.assert_done([1, 2])
