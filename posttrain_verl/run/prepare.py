@@ -119,9 +119,8 @@ def prepare_data(composed: Composed) -> bool:
         if not data_prep.is_complete(composed.data_dir, mix):
             log.info(f"building the mix {mix['name']} in {composed.data_dir}")
             with data_errors_as_input(f"the mix {mix['name']} cannot be built"):
-                settings = composed.settings
-                reward, any_source = own_reward.of_settings(settings), own_reward.takes_any_source(settings)
-                data_prep.build(mix, composed.data_dir, reward, any_source)
+                # The data stays for other runs, so that a reward of the user's own, which the checks call, drops nothing.
+                data_prep.build(mix, composed.data_dir, any_source=own_reward.takes_any_source(composed.settings))
     return True
 
 

@@ -79,7 +79,7 @@ def test_of_launches_at_once_one_builds_the_data(tmp_path, monkeypatch):
     """A second build would take away the files that the first launch reads by now."""
     built = []
 
-    def build(mix, folder, *_):
+    def build(mix, folder, **_):
         time.sleep(0.2)
         built.append(folder)
 
