@@ -137,7 +137,8 @@ def read_result(returned: Any) -> dict[str, Any]:
     """A number, or a dict with `score`, as a dict with a float. Raises RewardError (result)."""
     if inspect.iscoroutine(returned):
         returned.close()
-        raise RewardError("result", "it returns a coroutine, which VeRL awaits only from a function of `async def`")
+        awaits = "VeRL awaits only a function of `async def`: wrap it in one"
+        raise RewardError("result", f"it returns a coroutine, and {awaits}")
     parts = dict(returned) if isinstance(returned, dict) else {"score": returned}
     if "score" not in parts:
         raise RewardError("result", f"it returns a dict without score: {', '.join(map(str, parts)) or 'an empty one'}")

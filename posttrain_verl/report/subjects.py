@@ -165,12 +165,14 @@ class Rival:
 def pair_evaluations(own: Sequence[Evaluation], name: str, rival: Rival, files: Files) -> list[Evaluation]:
     """The last evaluation of each set of questions that both have, the rival's first, named so that they can be distinguished.
 
-    Where both have evaluations, but none of the same set, that is a flaw of the page.
+    Where there are no two of the same set, that is a flaw of the page.
     """
     theirs, ours = ({each.name: each for each in found} for found in (rival.evaluations, own))
     if theirs and ours and not theirs.keys() & ours.keys():
         sets = " and ".join(f"{who} on {', '.join(found)}" for who, found in ((name, ours), (rival.name, theirs)))
         files.flaws.append(f"not compared: no set of questions has both evaluations; there are {sets}")
+    if lacking := [who for who, found in ((name, ours), (rival.name, theirs)) if not found]:
+        files.flaws.append(f"only curves are compared: {' and '.join(lacking)} was not evaluated")
     return [each.named(f"{each.label} of {whose}") for found, whose in ((theirs, rival.name), (ours, name))
             for each in found.values() if each.name in theirs.keys() & ours.keys()]  # fmt: skip
 
