@@ -17,6 +17,7 @@ COMMANDS = re.compile(r"^    python (.*)$", re.MULTILINE)
 
 @pytest.mark.nightly
 @pytest.mark.e2e
+@pytest.mark.timeout(2400)
 def test_the_page_word_for_word(tmp_path):
     text = PAGE.read_text(encoding="utf-8")
     files, commands = FILES.findall(text), COMMANDS.findall(text)
