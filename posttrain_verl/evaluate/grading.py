@@ -23,6 +23,7 @@ from data_prep.filters import arithmetic
 from posttrain_verl.evaluate.job import Question
 from posttrain_verl.evaluate.result import ACCURACY, ERROR_KINDS, MEAN_REWARD, Answer, Item, Metric
 from posttrain_verl.significance import Mean, Share, mean_interval, pass_at, share
+from posttrain_verl.verl.verdicts import Verdicts
 from reward_fns.code.grader import grade_code
 from reward_fns.math import notation
 from reward_fns.math.grader import grade_math
@@ -99,11 +100,12 @@ def false_step(answer: str) -> str | None:
 
 
 def is_right(grade: Mapping[str, Any], right_at: float | None = None) -> float | None:
-    """Whether a grade is that of a right answer, 0 to 1: its `acc`, else whether its score is at least `right_at`; None where
-    neither says it, since a reward is not an accuracy."""
+    """Whether a grade is that of a right answer, 0 to 1: its `acc`, else what the score says, by the rule of the report; None
+    where neither says it, since a reward is not an accuracy."""
     if hasattr(acc := grade.get("acc"), "__float__"):
         return float(acc)  # type: ignore[arg-type]
-    return None if right_at is None else float(grade["score"] >= right_at)
+    right = Verdicts(right_at=right_at).is_right({"score": float(grade["score"])})
+    return None if right is None else float(right)
 
 
 def grade_by_reward(
