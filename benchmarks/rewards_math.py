@@ -148,7 +148,7 @@ async def latencies(rows: list[Row], beside: int) -> list[float]:
 
     async def adversary() -> None:
         while not stop.is_set():
-            await reward_fns.compute_score("math", r"\boxed{\prod_{k=1}^{3} 9^{9^{9^9}}}", "5", limit=1.0)
+            await reward_fns.compute_score("math", r"\boxed{\prod_{k=1}^{3} 9^{9^{9^9}}}", "5", timeout=1.0)
 
     async def one(row: Row) -> None:
         async with gate:

@@ -16,7 +16,8 @@ import data_prep
 from data_prep import inspection
 from data_prep import manifest as manifests
 from data_prep.builder import FAILED
-from posttrain_verl import base_models, own_reward
+from posttrain_verl import own_reward
+from posttrain_verl.base_models import naming
 from posttrain_verl.mixes import choose_mix
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
@@ -28,7 +29,7 @@ def chat_template(name: str) -> inspection.Template:
     """How a model's tokenizer renders messages, piece by piece, with the loss mask of SFT: what the assistant says."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base_models.ensure_model(name))
+    tokenizer = AutoTokenizer.from_pretrained(naming.find_model(name))
 
     def tokens(messages: inspection.Messages, begin: bool) -> list[int]:
         return list(tokenizer.apply_chat_template(messages, add_generation_prompt=begin, return_dict=False))

@@ -29,17 +29,21 @@ OTHER_VERBS = {
 class Overrides:
     """The overrides as Hydra should see them, the options they name by group, and the keys whose values they set.
 
-    `files` are the options that they name by the path of a yaml file, by group and name.
+    `files` are the options that they name by the path of a yaml file, by group and name. `models` are the folders, models of the
+    hub and runs among the values of a swept `base_model`, by the names of the options that stand for them.
     """
 
     rewritten: list[str]
     options: dict[str, str]
     keys: frozenset[str]
     files: dict[tuple[str, str], Path]
+    models: dict[str, str]
 
     def typed_option(self, override: str) -> str:
         """An override as another command should get it, which finds an option of `files` by its path alone."""
         group, _, name = override.partition("=")
+        if group == "base_model" and name in self.models:
+            return f"{group}={self.models[name]}"
         return f"{group}={file}" if (file := self.files.get((group, name))) else override
 
 
@@ -51,7 +55,9 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
     Raises:
         InputError: an argument that is not an override, an unwanted sweep, no recipe, or an option that does not exist.
     """
+    models, given = _name_models(given)
     files, given = _name_files(given)
+    files |= {("base_model", name): paths.shipped_folder("base_model") / "folder.yaml" for name in models}
     rewritten = [part for each in given for part in rewrite_override(each)]
     parsed = _parse_overrides(rewritten, sweep)
     named = []  # (group, option)
@@ -82,7 +88,28 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
             problems.append(Problem(f"{group}={name} is unknown", remedy + one_of(name, known, f"{group}=")))
     if problems:
         raise InputError("nothing to launch", problems)
-    return Overrides(rewritten, dict(named), keys, files)
+    return Overrides(rewritten, dict(named), keys, files, models)
+
+
+def _name_models(given: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The folders, models of the hub and runs among several values of `base_model=`, which Hydra would not take for options.
+
+    They are returned as typed, by names that Hydra takes, with the overrides that have these names.
+    """
+    models: dict[str, str] = {}
+    named = []
+    for override in given:
+        key, _, value = override.partition("=")
+        values = value.split(",") if key == "base_model" and "," in value else []
+        for place, each in enumerate(values):
+            found = None if each.startswith(naming.RUN_PREFIX) else naming.read_name(each)
+            if found and not found.path:
+                values[place] = found.option
+            else:
+                values[place] = re.sub(r"[^A-Za-z0-9_.+-]", "_", each).lstrip("_.+-")
+                models[values[place]] = each
+        named.append(f"{key}={','.join(values)}" if values else override)
+    return models, named
 
 
 def _name_files(given: list[str]) -> tuple[dict[tuple[str, str], Path], list[str]]:

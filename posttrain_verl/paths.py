@@ -56,9 +56,12 @@ def shipped_folder(group: str) -> Path:
 
 def names(group: str) -> list[str]:
     """The names of the recipes, or of the options of a group of conf/, sorted."""
-    return sorted(
-        {file.stem for folder in (own_folder(group), shipped_folder(group)) for file in folder.glob("*.yaml")}
-    )
+    return sorted({file.stem for file in [*_own_files(group), *shipped_folder(group).glob("*.yaml")]})
+
+
+def _own_files(group: str) -> list[Path]:
+    """The user's own files of a group; of two with one name, the one that ends in .yaml comes last."""
+    return [file for suffix in reversed(YAML_SUFFIXES) for file in own_folder(group).glob(f"*{suffix}")]
 
 
 def find_option(group: str, name: str) -> Path | None:
@@ -72,15 +75,16 @@ def find_option(group: str, name: str) -> Path | None:
         return given.absolute() if given.is_file() else None
     if "/" in name:
         return None
-    own, shipped = own_folder(group) / f"{name}.yaml", shipped_folder(group) / f"{name}.yaml"
-    if own.is_file() and (group in ("recipe", "pipeline") or not shipped.is_file() or has_package_line(own, group)):
+    own = {file.stem: file for file in _own_files(group)}.get(name)
+    shipped = shipped_folder(group) / f"{name}.yaml"
+    if own and (group in ("recipe", "pipeline") or not shipped.is_file() or has_package_line(own, group)):
         return own
     return shipped if shipped.is_file() else None
 
 
 def own_options() -> dict[tuple[str, str], Path]:
     """The options of our groups that the current folder adds or replaces, by group and name; not its recipes."""
-    files = [(group, file) for group in OUR_GROUPS if group != "recipe" for file in own_folder(group).glob("*.yaml")]
+    files = [(group, file) for group in OUR_GROUPS if group != "recipe" for file in _own_files(group)]
     return {(group, file.stem): file for group, file in files
             if not is_shipped(group, file) and find_option(group, file.stem) == file}  # fmt: skip
 

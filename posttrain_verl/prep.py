@@ -33,7 +33,7 @@ def describe_build(folder: Path, manifest: dict[str, Any]) -> str:
 def run(asked: Prep) -> int:
     """The verb without its command line. Raises InputError."""
     reward = own_reward.read_reward(asked.reward, asked.arguments)
-    keys = own_reward.other_arguments(asked.arguments)
+    keys = own_reward.other_arguments(asked.arguments) + ([f"limit={asked.rows}"] if asked.rows else [])
     choice = choose_mix(asked.mix, asked.data_dir, keys, any_source=reward is not None or asked.verify)
     title = f"mix {choice.config['name']!r} cannot be {'verified' if asked.verify else 'built'}"
     with data_errors_as_input(title):

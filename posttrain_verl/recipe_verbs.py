@@ -28,7 +28,10 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
 
         own = [each for each in fields(type(asked)) if each not in fields(verbs.RecipeVerb)]
         chosen = [each.metadata["flags"][-1] for each in own if getattr(asked, each.name)]
-        return sweep.run_sweep(f"posttrain_verl.{asked.name()}", arguments, chosen, page_of_sweep)
+        verb_module = f"posttrain_verl.{asked.name()}"
+        if isinstance(asked, verbs.Check):  # which starts no run
+            return sweep.check_sweep(verb_module, arguments, chosen)
+        return sweep.run_sweep(verb_module, arguments, chosen, page_of_sweep)
     composed = compose.compose(arguments)
     if asked.cfg:
         preflight.raise_if_blocked(preflight.config_form.check_keys(composed), composed)
@@ -47,7 +50,8 @@ def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]
         InputError: there is no such run, it has no checkpoint, or it cannot be exported.
     """
     value = override.removeprefix("base_model=")
-    if value == override or not value.startswith(naming.RUN_PREFIX):
+    is_one_run = value != override and value.startswith(naming.RUN_PREFIX) and "," not in value
+    if not is_one_run:  # of several each member of a sweep finds its own
         return [override]
     from posttrain_verl.export import weights  # torch, which a launch of another model need not import
     from posttrain_verl.run.folder import RunFolder

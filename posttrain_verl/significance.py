@@ -12,13 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import comb
-from scipy.stats import norm, t, ttest_rel
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import proportion_confint
+import scipy  # which imports scipy.stats when it is first used; statsmodels does not, so that the functions import it
 
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
@@ -80,6 +74,8 @@ def share(values: Sequence[float]) -> Share:
     Raises:
         ValueError: there is no item.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     if not len(values):
         raise ValueError("no item was evaluated")
     given = np.asarray(values, dtype=float)
@@ -88,7 +84,7 @@ def share(values: Sequence[float]) -> Share:
     variance = float(given.var(ddof=1)) / n if n > 1 else 0.0
     if variance != 0.0 and not are_verdicts(given):
         # So many independent answers have a mean that varies as much as this one: p (1 - p) / n is their variance.
-        few = norm.ppf(1 - ALPHA / 2) / t.ppf(1 - ALPHA / 2, n - 1)
+        few = scipy.stats.norm.ppf(1 - ALPHA / 2) / scipy.stats.t.ppf(1 - ALPHA / 2, n - 1)
         effective = float(max(n, mean * (1 - mean) / variance) * few**2)
     low, high = proportion_confint(mean * effective, effective, alpha=ALPHA, method="wilson")
     return Share(mean, max(0.0, float(low)), min(1.0, float(high)), n)
@@ -104,7 +100,7 @@ def mean_interval(values: Sequence[float]) -> Mean:
         raise ValueError("no item was evaluated")
     given = np.asarray(values, dtype=float)
     mean, n = float(given.mean()), len(given)
-    half = float(t.ppf(1 - ALPHA / 2, n - 1) * given.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, n - 1) * given.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Mean(mean, mean - half, mean + half, n)
 
 
@@ -121,7 +117,7 @@ def pass_at(right: int, drawn: int, k: int) -> float:
     """
     if not 0 < k <= drawn:
         raise ValueError(f"pass@{k} needs at least {k} answers an item; there are {drawn}")
-    return 1.0 - float(comb(drawn - right, k, exact=True)) / comb(drawn, k, exact=True)
+    return 1.0 - float(scipy.special.comb(drawn - right, k, exact=True)) / scipy.special.comb(drawn, k, exact=True)
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
@@ -143,6 +139,8 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
     gained, lost, mean = int((gaps > 0).sum()), int((gaps < 0).sum()), float(gaps.mean())
     if are_verdicts(np.concatenate([one, two])):
         low, high = agresti_min(gained, lost, n)
+        from statsmodels.stats.contingency_tables import mcnemar
+
         p = float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
         # Half an item more on each side: where no item differed, that does not prove that none ever will.
         detectable = detectable_difference(n, (gained + lost + 1) / (n + 2))
@@ -150,8 +148,10 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
     spread = float(gaps.std(ddof=1)) if n > 1 else math.nan
     if not spread > 0:
         return Paired(n, mean, math.nan, math.nan, gained, lost, 1.0 if mean == 0 else math.nan, math.nan, "paired t")
-    test = ttest_rel(two, one)
+    test = scipy.stats.ttest_rel(two, one)
     low, high = map(float, test.confidence_interval(CONFIDENCE))
+    from statsmodels.stats.power import TTestPower
+
     effect = float(TTestPower().solve_power(effect_size=None, nobs=n, alpha=ALPHA, power=POWER))
     return Paired(n, mean, low, high, gained, lost, float(test.pvalue), effect * spread, "paired t")
 
@@ -161,7 +161,7 @@ def agresti_min(gained: int, lost: int, n: int) -> tuple[float, float]:
     2005, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24)."""
     up, down, total = gained + 0.5, lost + 0.5, n + 2
     middle = (up - down) / total
-    half = norm.ppf(1 - ALPHA / 2) * math.sqrt((up + down) / total - middle**2) / math.sqrt(total)
+    half = scipy.stats.norm.ppf(1 - ALPHA / 2) * math.sqrt((up + down) / total - middle**2) / math.sqrt(total)
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
@@ -171,16 +171,18 @@ def detectable_difference(n: int, discordant: float) -> float:
     A share `discordant` of the items has different verdicts. Source: Connor 1987, "Sample size for testing differences in
     proportions for the paired-sample design", Biometrics 43.
     """
-    z_alpha, z_power = norm.ppf(1 - ALPHA / 2), norm.ppf(POWER)
+    z_alpha, z_power = scipy.stats.norm.ppf([1 - ALPHA / 2, POWER])
 
     def missing(difference: float) -> float:
         most = max(discordant, difference)  # a difference needs as many items that differ
         spread = z_alpha * math.sqrt(most) + z_power * math.sqrt(most - difference**2)
         return spread - difference * math.sqrt(n)
 
-    return float(brentq(missing, 0.0, 1.0)) if missing(1.0) < 0 else 1.0
+    return float(scipy.optimize.brentq(missing, 0.0, 1.0)) if missing(1.0) < 0 else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for being several (Holm 1979, by statsmodels), in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]] if len(p_values) else []

@@ -134,13 +134,16 @@ class Prep(Verb):
     """Build the data of a mix into Parquet files and a manifest. A finished build of the same mix is kept."""
 
     MAIN = "mix"
-    EXAMPLE = "mix=gsm8k limit=200"
+    EXAMPLE = "mix=gsm8k rows=200"
     TAKES = ".*="
-    OTHERS = ("keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes all splits together N rows; "
+    OTHERS = ("keys of the mix (seed=3, splits.rl_train.rows=500); budget=N makes N rows of all splits, drawn from all; "
               "reward_kwargs.NAME=VALUE of your own reward")  # fmt: skip
     PROGRESS = "stderr"
 
     mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    rows: AtLeast1 | None = key(
+        None, "a quick first look: about so many of all splits together", shown="the mix's", old="limit"
+    )
     reward: Reward = reward_key()
     data_dir: OutFolder = key("data", "the data lies in DIR/NAME-OF-THE-MIX", "posttrain.data_dir")
     verify: bool = option("--verify", text="check every byte of a finished build against its manifest")
@@ -179,7 +182,7 @@ class Grade(Verb):
     EXAMPLE = "completions.jsonl mode=strict --compare"
     TITLE = "nothing to grade"
     TAKES = ""
-    OTHERS = "FILE, then options of the rewards (mode=strict, limit=5), or reward_kwargs.NAME=VALUE of your own"
+    OTHERS = "FILE, then options of the rewards (mode=strict, timeout=5), or reward_kwargs.NAME=VALUE of your own"
     EXITS = "0 done, 1 some rows are not graded, 2 no row is, or the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
 
@@ -290,7 +293,7 @@ class Compare(OfRuns):
 
     @property
     def places(self) -> list[str]:
-        return [argument.removeprefix("run=") for argument in self.arguments]
+        return [re.sub("^(run|vs)=", "", argument) for argument in self.arguments]
 
     def problems(self) -> Iterator[Problem]:
         if not self.places or not all(self.places):
@@ -351,7 +354,7 @@ class Pipeline(Verb):
     RESUME = "the same command continues from there"
 
     recipe: str = key("", "a name of conf/pipeline, or a yaml file", shown="required", names=group("pipeline"))
-    id: str | None = key(None, "the name of its folder", shown="by the seed, or 0")
+    run_id: str | None = key(None, "the name of its folder", shown="by the seed, or 0", old="id")
     seed: int | None = key(None, "of data and rollouts", shown="the pipeline's")
     require_inspected: bool | None = key(None, "wait until somebody has looked at the data", shown="the pipeline's")
     export: bool | None = key(None, "whether to export", shown="the pipeline's")
@@ -385,8 +388,8 @@ class Pipeline(Verb):
             known = paths.names("pipeline")
             what = f"recipe={self.recipe} is not a pipeline" if self.recipe else "no pipeline is named"
             yield Problem(what, f"recipe=NAME or FILE.yaml; {one_of(self.recipe, known, 'recipe=')}")
-        if self.id and "/" in self.id:
-            yield Problem(f"id={self.id} is not a name", "posttrain.runs_dir moves the folder")
+        if self.run_id and "/" in self.run_id:
+            yield Problem(f"run_id={self.run_id} is not a name", "posttrain.runs_dir moves the folder")
         for override in self.overrides_by_stage().get("evaluate", []):  # read after all training
             if remedy := Evaluate.misuse(override):
                 yield Problem(f"'evaluate:{override}' is not an option of evaluate", remedy)

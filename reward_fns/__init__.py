@@ -13,7 +13,7 @@ from reward_fns.code.grader import grade_code
 from reward_fns.grades import KEYS, Grade, shape_grade
 from reward_fns.math.grader import grade_math
 from reward_fns.pools import WaitingThreads, close, shared_pool
-from reward_fns.registry import Grader, UnknownSource, known_sources, register, resolve
+from reward_fns.registry import Grader, UnknownSource, known_sources, register, resolve, under_current_names
 
 __all__ = ["KEYS", "Grade", "UnknownSource", "close", "compute_score", "grade", "known_sources", "register", "resolve"]
 
@@ -30,7 +30,7 @@ for _pattern in ("*math*", "*aime*", "*amc*", "*olympiad*", "*minerva*"):
 
 # What the values of options may be.
 OPTION_VALUES = {"mode": ("strict", "flexible"), "evaluated": (True, False), "partial": (True, False)}
-NUMBER_OPTIONS = ("limit", "memory_mb")
+NUMBER_OPTIONS = ("timeout", "memory_mb")
 VERL_EXTRAS = {"reward_router_address", "reward_model_tokenizer"}  # for reward models; no verifier needs them
 
 
@@ -46,9 +46,9 @@ def grade(
     """Grade one completion, blocking. The keys are those of KEYS, plus `shape_<part>` for each part of `shaping`.
 
     `options` go to the graders that know them and override the source's registered defaults: `mode`, `evaluated`,
-    `limit` (math), `partial`, `limit`, `memory_mb`, `workers`, `sandbox_url`, `packages` (code). A bad completion never raises.
-    Raises UnknownSource, and ValueError for an option that no grader has, a value that it cannot have, or a gold answer that
-    is none."""
+    `timeout` (math), `partial`, `timeout`, `memory_mb`, `workers`, `sandbox_url`, `packages` (code). A bad completion never
+    raises. Raises UnknownSource, and ValueError for an option that no grader has, a value that it cannot have, or a gold
+    answer that is none."""
     grader, defaults = resolve(data_source)
     chosen = {**defaults, **known_options(grader, options)}
     return shape_grade(grader(solution_str, ground_truth, extra_info, **chosen), solution_str, shaping or {})
@@ -56,6 +56,7 @@ def grade(
 
 def known_options(grader: Grader, options: dict[str, object]) -> dict[str, object]:
     """Those of `options` that `grader` takes: a recipe over several sources sets them for all of them at once."""
+    options = under_current_names(options)
     known = {name for each in (grader, grade_math, grade_code) for name in option_names(each)}
     if unknown := set(options) - known - VERL_EXTRAS:
         raise ValueError(f"no reward has the options {sorted(unknown)}; there are: {', '.join(sorted(known))}")

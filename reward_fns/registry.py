@@ -1,6 +1,6 @@
 """Which grader a `data_source` gets: exact names first, then patterns in the order of registration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 from reward_fns.grades import Grade
@@ -24,12 +24,20 @@ class UnknownSource(LookupError):
         self.data_source = data_source
 
 
+OLD_NAMES = {"limit": "timeout"}  # options that had another name in an earlier version
+
+
+def under_current_names(options: Mapping[str, object]) -> dict[str, object]:
+    """Options of a grader, with those of an earlier version under the names that they have now."""
+    return {OLD_NAMES.get(name, name): value for name, value in options.items()}
+
+
 def register(name_or_pattern: str, grader: Grader, **defaults: object) -> None:
     """Route a data_source, or a shell pattern in lower case such as `*math*`, to `grader` with default options.
 
     A later registration of the same name or pattern replaces the earlier one."""
     table = _patterns if any(c in name_or_pattern for c in "*?[") else _exact
-    table[name_or_pattern] = (grader, dict(defaults))
+    table[name_or_pattern] = (grader, under_current_names(defaults))
 
 
 def resolve(data_source: str) -> tuple[Grader, dict[str, object]]:

@@ -1,5 +1,6 @@
 """Every verb as somebody uses it who has not read about it: help, no words, and wrong ones."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ WRONG = {
     "export": ["run=x posttrain=1", "run=x step=a", "run=x vllm=maybe", "run=x form="],
     "report": ["run=/etc/passwd", "run=x posttrain.out=."],
     "serve": ["posttrain.runs_dir=", "port=99999"],
-    "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo id=a/b", "recipe=demo evaluate:foo=1",
+    "pipeline": ["recipe=", "recipe=demo export=maybe", "recipe=demo run_id=a/b", "recipe=demo evaluate:foo=1",
                  "recipe=demo foo=1", "recipe=demo plateau=x", "recipe=demo posttrain.runs_dir=/etc/passwd"],
     "resume": ["run=/etc/passwd", "run=x recipe=math_sft", "run=x --changes"],
     "new": ["reward a b", "mix ../x", "recipe r posttrain.out=."],
@@ -50,6 +51,21 @@ def test_help(verb, flag, tmp_path, monkeypatch, capsys):
     assert f"example: python -m posttrain_verl.{verb} " in said and "exit codes: " in said
     described = [each.metadata["text"] for each in fields(declarations[verb])]
     assert described and all(described)
+
+
+def test_help_imports_no_slow_library():
+    """`--help` of each verb stays under a second: what takes longer is imported by the work itself."""
+    code = """if True:
+        import sys
+        from importlib import import_module, util
+        for verb in sys.argv[1:]:
+            spec = util.find_spec(f"posttrain_verl.{verb}")
+            import_module(f"{spec.name}.__main__" if spec.submodule_search_locations else spec.name)
+        slow = {"torch", "transformers", "pandas", "scipy.stats", "statsmodels", "datasets", "ray", "verl", "vllm"}
+        print(*slow & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code, *VERBS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -97,7 +113,10 @@ def test_what_was_meant_is_named(verb, words, said, tmp_path, monkeypatch, capsy
         ("evaluate", "--base-model=tiny --eval gsm8k", "base_model=tiny eval=gsm8k"),
         ("evaluate", "base_model=tiny eval=gsm8k --max-tokens 9", "base_model=tiny eval=gsm8k max_tokens=9"),
         ("check", "--recipe math_grpo --json", "recipe=math_grpo --json"),
+        ("prep", "mix=gsm8k --limit 20", "mix=gsm8k rows=20"),
+        ("prep", "mix=gsm8k limit=20", "mix=gsm8k rows=20"),
+        ("pipeline", "recipe=demo id=a", "recipe=demo run_id=a"),
     ],
 )
-def test_a_key_that_is_written_as_a_flag_is_understood(verb, words, meant):
+def test_a_key_that_is_written_as_a_flag_or_by_its_old_name_is_understood(verb, words, meant):
     assert read(declarations[verb], words.split()) == read(declarations[verb], meant.split())

@@ -25,7 +25,7 @@ from yaml import YAMLError
 import data_prep
 import reward_fns
 from data_prep.filters.gold import has_grader
-from posttrain_verl import base_models, mixes, own_reward, paths, preflight
+from posttrain_verl import mixes, own_reward, paths, preflight
 from posttrain_verl.base_models import naming
 from posttrain_verl.evaluate.engine import has_chat_template
 from posttrain_verl.evaluate.result import SamplingFields
@@ -349,25 +349,15 @@ def is_graded_by_set(chosen: EvalSet) -> bool:
 
 
 def _find_model(name: str) -> str:
-    """The folder of a model on this machine, or its id of the hub. An embedded model is built.
+    """The folder of a model on this machine, or its id of the hub.
 
     Raises:
         InputError: there is no such model, or a file of its weights is missing or cut short.
     """
-    named = naming.read_name(name)
-    path, file = named.path, paths.find_option("base_model", named.option)
-    if path is None and file is not None:
-        path = OmegaConf.to_container(OmegaConf.load(file)).get("path")  # type: ignore[union-attr]
-    if path in (None, "???"):
-        what = f"{name} is neither a folder nor a model of conf/base_model or of the hub (Organisation/Model)"
-        raise InputError(Evaluate.TITLE, [Problem(what, one_of(name, paths.names("base_model")))])
-    path = str(path)
-    if naming.is_hub_id(path) and not Path(path).is_dir():
-        return path
-    folder = base_models.ensure_model(path)
-    if problems := preflight.model.check_folder(folder):
-        raise InputError(f"{folder} cannot be evaluated", problems)
-    return str(folder)
+    found = naming.find_model(name)
+    if Path(found).is_dir() and (problems := preflight.model.check_folder(Path(found))):
+        raise InputError(f"{found} cannot be evaluated", problems)
+    return found
 
 
 def read_job(asked: Evaluate) -> Job:

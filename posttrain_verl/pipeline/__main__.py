@@ -34,9 +34,9 @@ def run_stages(spec: Spec) -> Path:
     Raises:
         InputError: a stage cannot begin; StageFailed: one ended badly.
     """
-    home = spec.runs_dir / "pipeline" / spec.name / spec.id
+    home = spec.runs_dir / "pipeline" / spec.name / spec.run_id
     adopt_former_names(home, spec.stages[0].name)
-    it = Pipeline(spec, home, Journal(home, {"name": spec.name, "id": spec.id}))
+    it = Pipeline(spec, home, Journal(home, {"name": spec.name, "id": spec.run_id}))
     for composed in it.launches():  # a wrong override for the last stage should show now, not when the others are done
         preflight.raise_if_blocked(preflight.config_form.check_keys(composed), composed)
     home.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ class Spec(Declaration):
     """A pipeline. `evals` are names of conf/eval, or "test". `overrides` are for all launches, `evaluate` for each evaluation."""
 
     name: str = Field(validation_alias=OWN_NAME)
-    id: str = Field(pattern="^[^/]*$", description="posttrain.runs_dir moves the folder")
+    run_id: str = Field(pattern="^[^/]*$", description="posttrain.runs_dir moves the folder")
     stages: Annotated[
         list[Annotated[Entry, BeforeValidator(_by_kind)]],
         AfterValidator(must(len, "name at least one recipe", "names no stage")),

@@ -38,14 +38,15 @@ def read_spec(asked: verbs.Pipeline) -> Spec:
     file = asked.file
     assert file is not None  # the command line refuses another name
     config = _read_file(file)
-    replaced = ("id", "seed", "require_inspected", "export", "report")
+    replaced = ("run_id", "seed", "require_inspected", "export", "report")
     config |= {key: value for key in replaced if (value := getattr(asked, key)) is not None}
     rule = {key: value for key in Plateau.model_fields if (value := getattr(asked, f"plateau_{key}")) is not None}
     if rule:
         _set_plateau(config.get("stages"), rule)
     seed = config.get("seed")
-    identity = config.get("id") or ("0" if seed is None else f"seed{seed}")
-    config |= {"id": str(identity), OWN_NAME: file.stem, "runs_dir": Path(asked.runs_dir).expanduser().absolute()}
+    older = config.pop("id", None)  # the key's name in an earlier version
+    identity = config.get("run_id") or older or ("0" if seed is None else f"seed{seed}")
+    config |= {"run_id": str(identity), OWN_NAME: file.stem, "runs_dir": Path(asked.runs_dir).expanduser().absolute()}
     try:
         spec = Spec.model_validate(config)
     except ValidationError as error:
@@ -111,6 +112,8 @@ def _add_overrides(spec: Spec, asked: verbs.Pipeline) -> None:
     for prefix, override in ((prefix, each) for prefix, overrides in launches.items() for each in overrides):
         if override.partition("=")[0].lstrip("+~") in SET_BY_THE_PIPELINE:
             what = f"'{prefix}{override}' is for a key that the pipeline itself sets for each launch"
-            problems.append(Problem(what, "leave it out; id= and posttrain.runs_dir= of the pipeline name its folder"))
+            problems.append(
+                Problem(what, "leave it out; run_id= and posttrain.runs_dir= of the pipeline name its folder")
+            )
     if problems:
         raise InputError(TITLE, problems)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
+import scipy
 
 from posttrain_verl.report.run import Floats, Ints, Metrics, Series
 from posttrain_verl.verl import metrics as names
@@ -165,8 +165,8 @@ def _moving_mean(series: Series) -> Series:
     """The mean over a centred window of a twentieth of the curve; shorter at its ends. What is not finite is left out."""
     window = 2 * max(1, len(series) // 40) + 1
     good = np.isfinite(series.values)
-    means = uniform_filter1d(np.where(good, series.values, 0.0), window, mode="constant")
-    shares = uniform_filter1d(good.astype(float), window, mode="constant")
+    means = scipy.ndimage.uniform_filter1d(np.where(good, series.values, 0.0), window, mode="constant")
+    shares = scipy.ndimage.uniform_filter1d(good.astype(float), window, mode="constant")
     return Series(series.steps, means / np.where(shares > 0, shares, np.nan))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
@@ -36,6 +37,35 @@ def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Cal
         InputError: the overrides cannot be read, or the sweep does not exist or has other overrides.
     """
     record = open_record(verb, arguments, flags)
+    try:
+        _run_members(record)
+    finally:
+        if record.members:
+            table.conclude_sweep(record)
+            log.info(f"the page of the sweep: {write_page(record.folder)}")
+    return worst_code(record)
+
+
+def check_sweep(verb: str, arguments: list[str], flags: list[str]) -> int:
+    """Check the members of the sweep that the arguments ask for, and return the worst exit code. Nothing is left on the disk.
+
+    Raises:
+        InputError: as `run_sweep`.
+    """
+    with TemporaryDirectory() as home:
+        record = open_record(verb, arguments, flags, Path(home))
+        _run_members(record)
+        sound = [member for member in record.members if member.state == DONE]
+        log.info(f"{len(sound)} of {len(record.members)} members can launch")
+    return worst_code(record)
+
+
+def worst_code(record: Record) -> int:
+    return max((member.code or 0 for member in record.members), default=0)
+
+
+def _run_members(record: Record) -> None:
+    """Let Hydra's sweeper choose the members, and run each. Raises InputError."""
     asked = overrides.read_overrides(record.words, sweep=True)
     recipes = {("recipe", name): compose.find_file("recipe", name) for name in paths.names("recipe")}
     compose.register_options(recipes | paths.own_options() | asked.files)
@@ -57,11 +87,6 @@ def run_sweep(verb: str, arguments: list[str], flags: list[str], write_page: Cal
     except HydraException as error:
         problem = Problem(" ".join(str(error).split()), "docs/sweeps.md shows sweeps")
         raise InputError("nothing to sweep", [problem]) from error
-    finally:
-        if record.members:
-            table.conclude_sweep(record)
-            log.info(f"the page of the sweep: {write_page(record.folder)}")
-    return max((member.code or 0 for member in record.members), default=0)
 
 
 def _hydra_overrides(record: Record) -> list[str]:

@@ -114,16 +114,19 @@ def _run_status(member: Member) -> Status | None:
     return folder.read_status() if folder.status.exists() else None
 
 
-def open_record(verb: str, arguments: list[str], flags: list[str]) -> Record:
+def open_record(verb: str, arguments: list[str], flags: list[str], home: Path | None = None) -> Record:
     """The record of the sweep that the arguments ask for: a new one, or with `posttrain.sweep=<id>` an existing one.
+
+    It lies in `home`, or else beside the runs.
 
     Raises:
         InputError: there is no such sweep, it has other overrides, or a new one would take the folder of another.
     """
     known = override_value(arguments, "posttrain.sweep")
     own = [each for each in arguments if override_key(each) not in ("posttrain.sweep", "posttrain.run_id")]
-    default = OmegaConf.load(paths.conf_dir() / "launch.yaml").posttrain.runs_dir
-    home = Path(override_value(arguments, "posttrain.runs_dir") or default).expanduser().absolute() / "multirun"
+    if home is None:
+        default = OmegaConf.load(paths.conf_dir() / "launch.yaml").posttrain.runs_dir
+        home = Path(override_value(arguments, "posttrain.runs_dir") or default).expanduser().absolute() / "multirun"
     folder = home / (known or override_value(arguments, "posttrain.run_id") or datetime.now().strftime("%Y%m%d-%H%M%S"))
     exists = (folder / SWEEP_FILE).exists()
     if not known:

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import scipy
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import ttest_ind
-from statsmodels.stats.proportion import proportions_ztest
 
 from posttrain_verl import significance
 from posttrain_verl.run.folder import DONE
@@ -73,8 +72,10 @@ def _p_value(best: Result, other: Result) -> float:
         one, two = list(best.items.values()), list(other.items.values())
         if len(set(one)) == len(set(two)) == 1:  # no variance
             return float(one[0] == two[0])
-        p = float(ttest_ind(one, two, equal_var=False).pvalue)
+        p = float(scipy.stats.ttest_ind(one, two, equal_var=False).pvalue)
         return 1.0 if math.isnan(p) else p  # one question
+    from statsmodels.stats.proportion import proportions_ztest  # half a second, which most verbs need not pay for
+
     right = [sum(result.items.values()) for result in (best, other)]
     sizes = [len(result.items) for result in (best, other)]
     if sum(right) in (0, sum(sizes)):  # no variance: all wrong or all right on both

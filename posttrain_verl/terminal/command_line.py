@@ -68,16 +68,17 @@ V = TypeVar("V", bound=Verb)
 
 
 def key(default: Any, text: str, alias: str | None = None, *, shown: str | None = None, remedy: str | None = None,
-        names: Names | None = None) -> Any:  # fmt: skip
-    """A field given as `key=value`. With a `remedy` it is required. The help shows `shown` in place of its default."""
+        names: Names | None = None, old: str | None = None) -> Any:  # fmt: skip
+    """A field given as `key=value`. With a `remedy` it is required. The help shows `shown` in place of its default. `old` is the
+    key's name in an earlier version."""
     return dataclasses.field(default=default, metadata={"text": text, "key": alias, "shown": "required" if remedy else shown,
-                                                        "remedy": remedy, "names": names, "flags": ()})  # fmt: skip
+                                                        "remedy": remedy, "names": names, "old": old, "flags": ()})  # fmt: skip
 
 
 def option(*flags: str, text: str, default: Any = False) -> Any:
     """A field given as an option, `-f` or `--follow`. Unless its type is bool, it takes a value."""
     return dataclasses.field(default=default, metadata={"text": text, "key": None, "shown": None, "remedy": None, "names": None,
-                                                        "flags": flags})  # fmt: skip
+                                                        "old": None, "flags": flags})  # fmt: skip
 
 
 def fields(declared: type[Verb]) -> list[DataField[Any]]:
@@ -134,6 +135,7 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     every = fields(declared)
     keys = {key_of(each): each.name for each in every if not each.metadata["flags"]}
     short = {each.name: each.name for each in every if "." in key_of(each)}  # runs_dir for posttrain.runs_dir
+    short |= {each.metadata["old"]: each.name for each in every if each.metadata["old"]}
     known = [*(f"{key}=" for key in keys), *(flag for each in every for flag in each.metadata["flags"])]
     given: dict[str, Any] = {}
     others: list[str] = []

@@ -30,7 +30,7 @@ def grade_code(
     extra_info: dict[str, object] | None = None,
     *,
     partial: bool = False,
-    limit: float = 10.0,
+    timeout: float = 10.0,
     memory_mb: int = 1024,
     workers: int | None = None,
     sandbox_url: str = "",
@@ -38,7 +38,7 @@ def grade_code(
 ) -> Grade:
     """All tests passed, or with `partial` the share that passed.
 
-    `limit` is seconds of wall clock: for all assertions or calls together, and for each stdin/stdout test. A
+    `timeout` is seconds of wall clock: for all assertions or calls together, and for each stdin/stdout test. A
     `sandbox_url` grades on a SandboxFusion server. `packages` are shown to program and tests besides the standard
     library (`code.packages`). Raises BadTests for tests of an unknown schema, ValueError for a package that no sandbox
     shows, and SandboxUnavailable when model code cannot be isolated here."""
@@ -51,7 +51,7 @@ def grade_code(
     if not source.text.strip():
         return Grade(why="no program")
     grade = Grade(format=float(source.fenced), answered=1.0)
-    limits = Limits(wall=limit, memory=memory_mb << 20)
+    limits = Limits(wall=timeout, memory=memory_mb << 20)
     try:
         code = complete_program(source.text, problem)
         if sandbox_url:

@@ -101,12 +101,12 @@ def grade_math(
     *,
     mode: str = "flexible",
     evaluated: bool = False,
-    limit: float = LIMIT_SECONDS,
+    timeout: float = LIMIT_SECONDS,
 ) -> Grade:
     """Compare the final answer of a completion with the gold.
 
     `mode` is "strict" (only a box or #### is an answer) or "flexible". `evaluated` asks for a number where the gold is
-    one: the task is to work it out, so that 47+85 is not an answer to it. `limit` is the most seconds that one symbolic
+    one: the task is to work it out, so that 47+85 is not an answer to it. `timeout` is the most seconds that one symbolic
     comparison may take. Raises ValueError for an empty gold, which would not be a task."""
     gold = read_gold(str(ground_truth))
     if not gold.text:
@@ -118,7 +118,7 @@ def grade_math(
     if len(answer.text) > MAX_ANSWER or nesting_depth(answer.text) > MAX_NESTING:
         return replace(found, why=f"the answer is longer than {MAX_ANSWER} characters or deeper than {MAX_NESTING}")
     try:
-        right = float(same_answer(answer, gold, limit, evaluated))
+        right = float(same_answer(answer, gold, timeout, evaluated))
     except VerifierError as error:
         return replace(found, verifier_error=1.0, why=str(error))
     return replace(found, score=right, acc=right)

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -14,6 +15,7 @@ from posttrain_verl.compose import compose
 from posttrain_verl.export import weights
 from posttrain_verl.preflight import model
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.terminal.problem import InputError
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 4096,
@@ -54,6 +56,7 @@ def test_the_config_of_a_hub_model_is_fetched_once_and_the_plan_has_its_shape(he
         path.write_text(json.dumps(LLAMA))
         return str(path)
 
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     composed = compose(["recipe=math_sft", "hardware=8xh100", "base_model=Org/Model-1B"])
     assert composed.model == "Org/Model-1B" and composed.posttrain.base_model.name == "Model-1B"
@@ -66,18 +69,33 @@ def test_the_config_of_a_hub_model_is_fetched_once_and_the_plan_has_its_shape(he
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_the_cache_of_the_hub_is_enough(here, monkeypatch, offline):
-    def unreachable(name, file, **options):
+    def unreachable(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: pytest.fail("the download tries six times"))
     monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
     assert naming.fetch_config("Org/Model-1B") is None
+    with pytest.raises(
+        InputError, match="Org/Model-1B is not in the hub's cache of this machine, and cannot be fetched: "
+    ):
+        naming.find_model("Org/Model-1B")
     snapshot = here / "hub" / "models--Org--Model-1B"
     (snapshot / "snapshots" / "abc").mkdir(parents=True)
     (snapshot / "refs").mkdir()
     (snapshot / "refs" / "main").write_text("abc")
     (snapshot / "snapshots" / "abc" / "config.json").write_text(json.dumps(LLAMA))
     assert naming.fetch_config("Org/Model-1B") == LLAMA
+    assert naming.find_model("Org/Model-1B") == "Org/Model-1B"
+
+
+def test_a_slow_network_may_still_have_the_model(here, monkeypatch):
+    def slow(*_, **__):
+        raise httpx.ConnectTimeout("3 s are over")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", slow)
+    assert naming.fetch_config("Org/Model-1B") is None
+    assert naming.find_model("Org/Model-1B") == "Org/Model-1B"
 
 
 def test_what_a_run_trained_is_a_model(here, monkeypatch):

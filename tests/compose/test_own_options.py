@@ -41,8 +41,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.parametrize("ending", paths.YAML_SUFFIXES)
 @pytest.mark.parametrize("group", OWN)
-def test_an_option_of_the_current_folder_is_found_by_its_name_and_by_its_path(folder, group):
+def test_an_option_of_the_current_folder_is_found_by_its_name_and_by_its_path(folder, group, ending):
+    (folder / "conf" / group / "mine.yaml").rename(folder / "conf" / group / f"mine{ending}")
     _, key, value = OWN[group]
     hardware = [] if group == "hardware" else ["hardware=8xh100"]
     composed = compose(["recipe=math_grpo", *hardware, f"{group}=mine"])

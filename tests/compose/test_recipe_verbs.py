@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["recipe=math_sft", "hardware=cpu", "base_model=tiny", "mix=embedded"]
 
 
-def command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def command(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     line = [sys.executable, "-m", "posttrain_verl.check", *words]
     return subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
@@ -102,14 +103,29 @@ def test_multirun_runs_a_job_for_each_combination(tmp_path):
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "member 0: recipe=math_sft\n" in done.stdout and "member 1: recipe=demo_sft\n" in done.stdout
-    assert done.stdout.count("can launch") == 2
+    assert done.stdout.count("' can launch") == 2 and done.stdout.endswith("2 of 2 members can launch\n")
+    assert not list(tmp_path.iterdir()), "a check leaves nothing"
 
 
 def test_multirun_returns_the_worst_exit_code(tmp_path):
     done = command("-m", *WORDS, "data.train_batch_size=16,15", "data.micro_batch_size_per_gpu=8", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stdout.count("can launch") == 1
+    assert done.stdout.count("' can launch") == 1
     assert "data.micro_batch_size_per_gpu=8 does not divide 15 rows" in done.stdout
+
+
+def test_multirun_takes_models_by_folder_and_hub_id(tmp_path):
+    (tmp_path / "mine.v1").mkdir()
+    models = "./mine.v1,Qwen/Qwen2.5-0.5B-Instruct,Org/Model-1B,run:a/b"
+    done = command("-m", "recipe=math_sft", f"base_model={models}", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    members = re.findall(r"^member \d: (.*)\n(?:recipe .*\n  model +([^, ]*))?", done.stdout, re.MULTILINE)
+    assert members == [
+        ("base_model=./mine.v1", str(tmp_path / "mine.v1")),
+        ("base_model=qwen2_5_0_5b_instruct", "Qwen/Qwen2.5-0.5B-Instruct"),
+        ("base_model=Org/Model-1B", "Org/Model-1B"),
+        ("base_model=run:a/b", ""),
+    ]
+    assert "run=a/b is not a run" in done.stdout + done.stderr
 
 
 def test_multirun_refuses_unknown_options_before_any_job(tmp_path):

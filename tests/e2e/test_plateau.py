@@ -17,7 +17,7 @@ EVERY = 10
 
 def test_a_flat_held_out_loss_ends_sft_and_grpo_goes_on_from_its_best_checkpoint(tmp_path, shared):
     """A learning rate of 1e-7 leaves the loss of the tiny model where it is."""
-    command = [sys.executable, "-m", "posttrain_verl.pipeline", "recipe=demo", "base_model=tiny", "id=flat",
+    command = [sys.executable, "-m", "posttrain_verl.pipeline", "recipe=demo", "base_model=tiny", "run_id=flat",
                f"posttrain.runs_dir={tmp_path}/runs", f"posttrain.data_dir={tmp_path}/data", "evaluate:max_tokens=8",
                "plateau.patience=1", "export=false", "report=false", "evaluate:rows=32",
                f"sft:trainer.total_training_steps={STEPS}", f"sft:trainer.save_freq={EVERY}", "sft:optim.lr=1e-7",

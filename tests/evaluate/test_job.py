@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from posttrain_verl import paths
+from posttrain_verl.base_models import naming
 from posttrain_verl.evaluate import grading, job
 from posttrain_verl.evaluate.result import Answer
 from posttrain_verl.run.folder import RunFolder
@@ -49,7 +50,8 @@ def test_a_run_without_weights_is_told(tmp_path, sums):
         read("run=r/1", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}")
 
 
-def test_a_name_of_conf_is_the_hubs_and_a_wrong_one_is_told(sums):
+def test_a_name_of_conf_is_the_hubs_and_a_wrong_one_is_told(sums, monkeypatch):
+    monkeypatch.setattr(naming, "_config_file", lambda _: "config.json")
     assert read("base_model=qwen2_5_0_5b_instruct", f"eval={sums(3)}").model == "Qwen/Qwen2.5-0.5B-Instruct"
     with pytest.raises(InputError, match="did you mean qwen2_5_0_5b_instruct"):
         read("base_model=qwen2_5_0_5b_instrct", f"eval={sums(3)}")
@@ -200,7 +202,7 @@ def test_a_gold_that_is_a_list_is_refused_where_answers_are_compared_with_one_te
 
 
 def test_the_set_is_looked_up_before_a_model_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.base_models, "ensure_model", lambda _: pytest.fail("a model was built"))
+    monkeypatch.setattr(naming.cache, "ensure_model", lambda _: pytest.fail("a model was built"))
     with pytest.raises(InputError, match="eval=gsm9k is not a set"):
         read("base_model=tiny", "eval=gsm9k")
 

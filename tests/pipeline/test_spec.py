@@ -58,7 +58,7 @@ def test_overrides_go_to_their_stages(tmp_path):
     for_stages = ["sft:optim.lr=1", "rl:data.seed=4", "evaluate:rows=9", "evaluate:source.path=x"]
     given = ["seed=2", "base_model=tiny", "hardware=cpu", *for_stages]
     it = running(["recipe=demo", *given], tmp_path)
-    assert (it.spec.id, it.spec.seed) == ("seed2", 2)
+    assert (it.spec.run_id, it.spec.seed) == ("seed2", 2)
     assert it.spec.overrides == ["base_model=tiny", "hardware=cpu"] and it.spec.evaluate == [
         "max_tokens=64",
         "rows=9",
@@ -99,8 +99,8 @@ def test_a_stage_is_named_by_its_recipe_or_by_the_file(own, tmp_path):
 
 
 def test_all_problems_of_a_command_line_come_at_once():
-    said = refused("recipe=demo", "export=5", "id=a/b", "plateau.min_gain=-1", "evaluate:row=3", "fast")
-    for problem in ("export=5 is", "id=a/b is", "plateau.min_gain=-1 is", "did you mean rows?", "'fast' is not"):
+    said = refused("recipe=demo", "export=5", "run_id=a/b", "plateau.min_gain=-1", "evaluate:row=3", "fast")
+    for problem in ("export=5 is", "run_id=a/b is", "plateau.min_gain=-1 is", "did you mean rows?", "'fast' is not"):
         assert problem in said
 
 
@@ -186,7 +186,7 @@ def test_keys_of_verl_in_a_file_follow_the_installed_verl(name, monkeypatch):
     file = OmegaConf.load(paths.conf_dir() / "pipeline" / f"{name}.yaml")
     assert file.stages[0].overrides == ["trainer.total_epochs=6"]
     monkeypatch.setitem(RENAMED, "trainer.total_epochs", "trainer.epochs")
-    (override,) = Spec.model_validate({**file, "<name>": name, "id": "0", "runs_dir": "runs"}).stages[0].overrides
+    (override,) = Spec.model_validate({**file, "<name>": name, "run_id": "0", "runs_dir": "runs"}).stages[0].overrides
     assert override == "trainer.epochs=6"
 
 

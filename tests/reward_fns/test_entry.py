@@ -111,14 +111,14 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
         stop = asyncio.Event()
         ticks = asyncio.create_task(loop_delays(stop))
         begin = time.perf_counter()
-        hostile = [reward_fns.compute_score("math", SPINNING, "5", limit=1.0) for _ in range(2)]
-        honest = [reward_fns.compute_score("math", symbolic(i), f"{i + 6}", limit=10.0) for i in range(40)]
+        hostile = [reward_fns.compute_score("math", SPINNING, "5", timeout=1.0) for _ in range(2)]
+        honest = [reward_fns.compute_score("math", symbolic(i), f"{i + 6}", timeout=10.0) for i in range(40)]
         grades = await asyncio.gather(*hostile, *honest)
         seconds = time.perf_counter() - begin
         stop.set()
         return grades, seconds, sorted(await ticks)
 
-    reward_fns.grade("math", symbolic(1), "7", limit=60.0)  # start the workers outside the measurement
+    reward_fns.grade("math", symbolic(1), "7", timeout=60.0)  # start the workers outside the measurement
     grades, seconds, late = asyncio.run(run())
     assert [g["verifier_error"] for g in grades[:2]] == [1.0, 1.0]
     assert [g["score"] for g in grades[2:]] == [1.0] * 40
@@ -127,18 +127,18 @@ def test_a_spinning_verifier_does_not_block_the_loop_and_costs_its_limit():
 
 
 def test_a_killed_worker_is_replaced():
-    assert reward_fns.grade("math", SPINNING, "5", limit=0.3)["verifier_error"] == 1.0
-    assert reward_fns.grade("math", symbolic(2), "8", limit=10.0)["score"] == 1.0
+    assert reward_fns.grade("math", SPINNING, "5", timeout=0.3)["verifier_error"] == 1.0
+    assert reward_fns.grade("math", symbolic(2), "8", timeout=10.0)["score"] == 1.0
 
 
 def test_a_worker_that_was_ended_while_it_was_idle_is_replaced():
     """By the kernel, for want of memory, say."""
-    reward_fns.grade("math", symbolic(8), "14", limit=60.0)
+    reward_fns.grade("math", symbolic(8), "14", timeout=60.0)
     idle = list(verifier_pool()._idle)
     for worker in idle:
         os.kill(worker.pid, signal.SIGKILL)
         assert worker.channel.recv(1) == b""  # it is gone
-    assert reward_fns.grade("math", symbolic(9), "15", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(9), "15", timeout=60.0)["score"] == 1.0
     assert idle and not set(map(id, idle)) & set(map(id, verifier_pool()._idle))
 
 
@@ -167,7 +167,7 @@ def test_ten_thousand_calls_leak_nothing():
 
 def test_close_ends_every_process():
     psutil = pytest.importorskip("psutil")
-    reward_fns.grade("math", symbolic(3), "9", limit=60.0)
+    reward_fns.grade("math", symbolic(3), "9", timeout=60.0)
     reward_fns.close()
     time.sleep(0.5)
     mine = [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
@@ -175,11 +175,11 @@ def test_close_ends_every_process():
 
 
 def test_a_forked_child_has_workers_of_its_own():
-    assert reward_fns.grade("math", symbolic(4), "10", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(4), "10", timeout=60.0)["score"] == 1.0
     child = os.fork()
     if child == 0:
-        grade = reward_fns.grade("math", symbolic(5), "11", limit=60.0)
+        grade = reward_fns.grade("math", symbolic(5), "11", timeout=60.0)
         reward_fns.close()
         os._exit(int(grade["score"] != 1.0))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert reward_fns.grade("math", symbolic(6), "12", limit=60.0)["score"] == 1.0
+    assert reward_fns.grade("math", symbolic(6), "12", timeout=60.0)["score"] == 1.0

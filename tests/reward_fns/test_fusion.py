@@ -108,7 +108,7 @@ def test_partial_and_request_fields(server):
     tests = {"inputs": ["2", "3"], "outputs": ["4", "9"], "language": "cpp"}
     ran = {"status": "Finished", "return_code": 0}
     Server.replies += [{"status": "Success", "run_result": {**ran, "stdout": out}} for out in ("4\n", "8\n")]
-    result = grade("```cpp\nint main() {}\n```", tests, server, partial=True, limit=3.0)
+    result = grade("```cpp\nint main() {}\n```", tests, server, partial=True, timeout=3.0)
     assert result["score"] == 0.5
     path, body = Server.seen[0]
     assert path == "/run_code"

@@ -35,7 +35,7 @@ def test_svamp():
 
 def grade_mbpp(row):
     tests = json.dumps({key: row[key] for key in ("test_list", "test_setup_code")})
-    return reward_fns.grade("mbpp", f"```python\n{row['code']}\n```", tests, limit=30.0)
+    return reward_fns.grade("mbpp", f"```python\n{row['code']}\n```", tests, timeout=30.0)
 
 
 @pytest.mark.usefixtures("sandboxed")

@@ -30,7 +30,7 @@ def sums(capsys):
 
 
 def test_counts_of_every_key_by_source(jsonl, capsys):
-    assert command_line.main(Grade, grade.run, [str(jsonl), "limit=0.5", "--json"]) == 0
+    assert command_line.main(Grade, grade.run, [str(jsonl), "timeout=0.5", "--json"]) == 0
     assert sums(capsys) == {
         "openai/gsm8k": {"rows": 3, "score": 2, "acc": 2, "format": 1, "answered": 2, "verifier_error": 0},
         "math": {"rows": 1, "score": 0, "acc": 0, "format": 1, "answered": 1, "verifier_error": 1},
@@ -47,7 +47,9 @@ def test_parquet_with_verls_own_fields(tmp_path, capsys):
 def test_options_and_the_file_of_grades(jsonl, tmp_path, capsys):
     out = tmp_path / "graded.jsonl"
     assert (
-        command_line.main(Grade, grade.run, [str(jsonl), "mode=strict", "limit=0.5", f"posttrain.out={out}", "--json"])
+        command_line.main(
+            Grade, grade.run, [str(jsonl), "mode=strict", "timeout=0.5", f"posttrain.out={out}", "--json"]
+        )
         == 0
     )
     assert sums(capsys)["openai/gsm8k"]["acc"] == 1
@@ -55,7 +57,7 @@ def test_options_and_the_file_of_grades(jsonl, tmp_path, capsys):
 
 
 def test_disagreements(jsonl, capsys):
-    assert command_line.main(Grade, grade.run, [str(jsonl), "--compare", "limit=0.5"]) == 0
+    assert command_line.main(Grade, grade.run, [str(jsonl), "--compare", "timeout=0.5"]) == 0
     printed = capsys.readouterr().out
     assert "disagreements" in printed and "openai/gsm8k" in printed
 
@@ -148,7 +150,7 @@ def test_tests_of_code_may_be_data(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "word", ["mood=strict", "mode=strickt", "mode=", "limit=abc", "limit=0", "limit={", "partial=maybe"]
+    "word", ["mood=strict", "mode=strickt", "mode=", "timeout=abc", "timeout=0", "timeout={", "partial=maybe"]
 )
 def test_wrong_options_are_said(jsonl, capsys, word):
     assert command_line.main(Grade, grade.run, [str(jsonl), word]) == 2
