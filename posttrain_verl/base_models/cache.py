@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from posttrain_verl.paths import cache_dir, in_cache
-from posttrain_verl.terminal.console import log
+from posttrain_verl.terminal.console import hidden_bars, log
 from posttrain_verl.terminal.problem import InputError, Problem
 
 # name -> "module:function"; function(folder) writes the checkpoint into the empty folder.
@@ -71,7 +71,8 @@ def _build_model(name: str, folder: Path) -> None:
         raise InputError(f"base model '{name}' cannot be built", [problem]) from None
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        builder(unfinished)
+        with hidden_bars():
+            builder(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     finally:

@@ -18,7 +18,7 @@ from posttrain_verl.export import proof
 from posttrain_verl.export.proof import Finding
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
-from posttrain_verl.terminal.console import stdout
+from posttrain_verl.terminal.console import hidden_bars, stdout
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verbs import Export
 from posttrain_verl.verl.checkpoints import HUGGING_FACE
@@ -28,6 +28,7 @@ TEXTS = 8  # whose tokens are compared, each of at most TOKENS
 TOKENS = 256
 
 
+@hidden_bars()
 def export_checkpoint(
     run: RunFolder, out: Path, step: int, form: str = "merged", dtype: str = "auto", vllm: bool = True
 ) -> list[Finding]:

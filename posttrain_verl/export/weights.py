@@ -7,6 +7,7 @@ the dtype stays, and meshes with replicas (HSDP) are read, too.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def read_shards(folder: Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
+    # It warns of torch.compile each time that a DTensor is read outside of training.
+    logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
     try:
         files = list_shards(folder)
     except FileNotFoundError as error:

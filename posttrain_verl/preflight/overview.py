@@ -39,7 +39,9 @@ def _describe_model(composed: Composed) -> str:
         unit, name = (1e9, "B") if shape.parameters >= 1e9 else (1e6, "M")
         size = f" ({shape.parameters / unit:.3g} {name} parameters)"
     mode = f"LoRA of rank {trained.lora_rank}" if trained.lora_rank else "full fine-tuning"
-    return f"{composed.model}{_own_file(composed, 'base_model')}{size}, {mode}"
+    node = composed.posttrain.base_model
+    named = f"{node.name}, trained by {_shown_path(Path(node.run))}" if node.get("run") else composed.model
+    return f"{named}{_own_file(composed, 'base_model')}{size}, {mode}"
 
 
 def _describe_data(composed: Composed) -> str:
@@ -68,7 +70,11 @@ def _own_file(composed: Composed, group: str) -> str:
     file = composed.files.get(group)
     if file is None or paths.is_shipped(group, file):
         return ""
-    return f" ({file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file})"
+    return f" ({_shown_path(file)})"
+
+
+def _shown_path(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _change_lines(composed: Composed, all_changes: bool) -> list[str]:

@@ -26,6 +26,20 @@ def stdout() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
+@contextmanager
+def hidden_bars() -> Iterator[None]:
+    """Without the progress bars of transformers: they are of other lines than ours, and of a model that is there in a moment."""
+    from transformers.utils import logging as of_transformers  # only who loads a model should pay for it
+
+    are_shown = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if are_shown:
+            of_transformers.enable_progress_bar()
+
+
 class Output:
     """A standard stream. When nobody reads it any more (`| head`, a closed terminal), the work continues in silence."""
 

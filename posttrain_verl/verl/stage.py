@@ -258,8 +258,8 @@ class Settings(View):
         """Phases before the real training that are as long as all of its `steps`."""
         warmup = self.model.warmup_steps
         if isinstance(warmup, int) and warmup >= steps:
-            what = f"the learning rate warms up for lr_warmup_steps={warmup} of {steps} steps, and never reaches lr"
-            yield warning(what, "set lr_warmup_steps lower")
+            what = f"{self.model.override('warmup_steps')} warms the learning rate up in all {steps} steps, and it never reaches lr"
+            yield warning(what, f"{self.model.key('warmup_steps')} below {steps}")
 
     @property
     def resumes_from_path(self) -> bool:

@@ -1,5 +1,6 @@
 """What `ensure` promises: complete folders, built once, and one clear message for what it cannot use."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def embedded(monkeypatch):
 
     def make(function):
         monkeypatch.setattr(cache, "EMBEDDED", {"fake": f"writer:{function.__name__}"})
-        monkeypatch.setattr(cache.importlib, "import_module", lambda name: _Module(function))
+        monkeypatch.setitem(sys.modules, "writer", _Module(function))
 
     return make
 
@@ -104,3 +105,11 @@ def test_an_unknown_name_is_answered_with_the_names_that_exist():
     with pytest.raises(InputError) as caught:
         base_models.ensure_model("smolm2_135m")
     assert all(name in str(caught.value) for name in base_models.EMBEDDED)
+
+
+def test_a_build_shows_no_bar_of_transformers(capfd):
+    from transformers.utils import logging as of_transformers
+
+    cache.ensure_model("tiny")
+    assert "it/s" not in "".join(capfd.readouterr())
+    assert of_transformers.is_progress_bar_enabled(), "a program that uses this package keeps its own"

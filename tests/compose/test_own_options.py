@@ -52,10 +52,10 @@ def test_an_option_of_the_current_folder_is_found_by_its_name_and_by_its_path(fo
     assert composed.posttrain[group].name == ("ray" if group == "cluster" else "mine")
     assert config_form.check_keys(composed) == []
     assert composed.typed_option(group) == "mine"
-    shutil.move(f"conf/{group}/mine.yaml", "elsewhere.yaml")
-    composed = compose(["recipe=math_grpo", *hardware, f"{group}=elsewhere.yaml"])
+    shutil.move(f"conf/{group}/mine{ending}", f"elsewhere{ending}")
+    composed = compose(["recipe=math_grpo", *hardware, f"{group}=elsewhere{ending}"])
     assert composed.posttrain[group][key] == value and composed.choices[group] == "elsewhere"
-    assert composed.typed_option(group) == str(folder / "elsewhere.yaml")
+    assert composed.typed_option(group) == str(folder / f"elsewhere{ending}")
     with pytest.raises(InputError) as refused:  # what was registered for one launch is not there for the next
         compose(["recipe=math_grpo", *hardware, f"{group}=elsewhere"])
     assert "elsewhere is unknown" in str(refused.value)

@@ -74,3 +74,10 @@ def test_problems_come_before_the_tables_on_one_stream(capsys):
     said = capsys.readouterr()
     assert said.err == "" and "can launch" not in said.out
     assert said.out.index("recipe math_grpo: RL") < said.out.index("cannot launch (") < said.out.index("unseen:")
+
+
+def test_weights_of_a_run_are_called_by_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = ["posttrain.base_model.name='my_sft-first-9'", f"posttrain.base_model.run='{tmp_path}/runs/my_sft/first'"]
+    said = header("recipe=math_grpo", "hardware=8xh100", f"base_model={tmp_path}", *run)
+    assert said["model"] == "my_sft-first-9, trained by runs/my_sft/first, full fine-tuning"
