@@ -27,6 +27,7 @@ from reward_fns.own import OwnReward, RewardError
 
 LOAD_SECONDS, CALL_SECONDS = 60.0, 10.0  # the most time of loading the file, and of one call
 ALL_CALLS_SECONDS = 20.0  # no call starts after that
+MORE_CALLS_SECONDS = 1.0  # after the cases that have to be tried, no other starts after that
 SLACK_SECONDS = 10.0  # for the process itself
 # What libraries raise where a service is out of reach: classes, numbers of an OSError, and packages with errors of their own.
 NETWORK_ERRORS = (ConnectionError, TimeoutError)
@@ -61,10 +62,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Request:
-    """What a trial does: `more` are arguments that VeRL adds by itself and that are not here; with them nothing is called."""
+    """What a trial does: the first `needed` cases, and as many of the others as a second allows. `more` are arguments that VeRL
+    adds by itself and that are not here; with them nothing is called."""
 
     reward: OwnReward
     cases: Sequence[Case]
+    needed: int = 0
     more: Mapping[str, Any] = field(default_factory=dict)
     call_seconds: float = CALL_SECONDS
 
@@ -83,13 +86,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that returned: the score, the keys of a dict, and its seconds on the clock and of processor time."""
+    """One call that returned: the score, the keys of a dict, its seconds on the clock and of processor time, and what is odd:
+    an `acc` that is not from 0 to 1, and the keys `without_mean`, whose values are neither numbers nor text."""
 
     call: int
     score: float
     keys: list[str]
     wall: float
     cpu: float
+    acc: float | None = None
+    without_mean: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -175,6 +181,8 @@ def _work_through(request: Request, file: IO[str]) -> None:
         return
     until = time.monotonic() + ALL_CALLS_SECONDS
     for number, case in enumerate(() if request.more else request.cases):
+        if number == request.needed:
+            until = min(until, time.monotonic() + MORE_CALLS_SECONDS)
         if time.monotonic() > until:
             return
         _write_event(file, "begins", call=number)
@@ -186,7 +194,19 @@ def _work_through(request: Request, file: IO[str]) -> None:
             _write_event(file, "fault", **asdict(_fault_of(error, number)))
             continue
         seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        _write_event(file, "call", call=number, score=parts["score"], keys=sorted(map(str, parts)), **seconds)
+        numbers = {str(key): _as_number(value) for key, value in parts.items() if not isinstance(value, str | None)}
+        odd = {
+            "acc": numbers.get("acc"),
+            "without_mean": sorted(key for key, value in numbers.items() if value is None),
+        }
+        _write_event(file, "call", call=number, score=parts["score"], keys=sorted(map(str, parts)), **seconds, **odd)
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _fault_of(error: RewardError, call: int | None) -> Fault:

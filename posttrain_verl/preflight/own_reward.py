@@ -19,11 +19,8 @@ from reward_fns import trial
 from reward_fns.own import SIGNATURE, OwnReward, render_gold
 from reward_fns.trial import Case, Fault, Request, Trial
 
-SAMPLED_ROWS, GOLDS_OF_SOURCE, MOST_SOURCES = (
-    64,
-    2,
-    4,
-)  # looked at in a file; golds of a source that are graded; sources
+SAMPLED_ROWS = 64  # looked at in a file
+GOLDS_OF_SOURCE, MOST_SOURCES = 2, 4  # golds of a source that are always graded; sources
 ANY_ANSWER = "The answer is 1."  # where the gold is not one that a model would write, such as tests
 SLOW_STEP_SECONDS = 60.0  # of grading the answers of one step
 THREADS = 36  # of the executor that VeRL calls a plain function in, on a node of many cores
@@ -51,8 +48,9 @@ def check_own_reward(composed: Composed, reward: OwnReward) -> Iterator[Problem]
     assert settings is not None
     model = settings.reward_model.get("enable") if settings.reward_model else False
     more = dict.fromkeys(REWARD_MODEL_ARGUMENTS) if model else {}
-    cases = [] if more else sample_cases(composed, settings.source_column)
-    seen = _try_once(Request(reward, tuple(cases), more, trial.CALL_SECONDS))
+    always, others = ([], []) if more else sample_cases(composed, settings.source_column)
+    cases = always + others
+    seen = _try_once(Request(reward, tuple(cases), len(always), more, trial.CALL_SECONDS))
     yield from judge_faults(seen, reward, cases, forgives=_excuse_of(composed, settings))
     yield from judge_scores(seen, reward, cases)
     if settings.manager_name == "remote" and seen.awaited:
@@ -75,9 +73,11 @@ def _try_once(request: Request) -> Trial:
     return _TRIALS[key]
 
 
-def sample_cases(composed: Composed, source_column: str) -> list[Case]:
-    """For some rows of each source their gold in a natural form and bare, and an empty answer; none without data."""
+def sample_cases(composed: Composed, source_column: str) -> tuple[list[Case], list[Case]]:
+    """What is always graded: for some rows of each source their gold in a natural form and bare, and an empty answer. And the
+    golds of other rows, which may be graded. None without data."""
     found: list[Case] = []
+    others: list[Case] = []
     golds: dict[str, int] = {}
     files = [file for name in data.DATA_NAMES for file in data.list_readable_files(composed, name)]
     for file in dict.fromkeys(files):
@@ -85,19 +85,17 @@ def sample_cases(composed: Composed, source_column: str) -> list[Case]:
         columns = [name for name in (source_column, "reward_model", "extra_info", "ability") if name in there]
         for row in rows.sample_rows(file, columns, SAMPLED_ROWS):
             source, facts = str(row[source_column]), row.get("extra_info") or {}
+            gold = (row["reward_model"] or {}).get("ground_truth")
+            is_known = row.get("ability") != "code" and is_answer(gold)
+            answers = [render_gold(gold, facts.get("answer_mark")), str(gold)] if is_known else [ANY_ANSWER]
+            cases = [Case(source, answer, gold, facts, is_known) for answer in dict.fromkeys(answers)]
             taken = golds.setdefault(source, 0) if source in golds or len(golds) < MOST_SOURCES else GOLDS_OF_SOURCE
             if taken < GOLDS_OF_SOURCE:
                 golds[source] += 1
-                gold = (row["reward_model"] or {}).get("ground_truth")
-                is_known = (
-                    row.get("ability") != "code"
-                    and isinstance(gold, str | int | float)
-                    and not str(gold).startswith(("{", "["))
-                )
-                answers = [render_gold(gold, facts.get("answer_mark")), str(gold)] if is_known else [ANY_ANSWER]
-                found += [Case(source, answer, gold, facts, is_known) for answer in dict.fromkeys(answers)]
-                found += [Case(source, "", gold, facts)] if not taken else []
-    return found
+                found += cases + ([] if taken else [Case(source, "", gold, facts)])
+            else:
+                others.append(cases[0])
+    return found, others
 
 
 def is_answer(gold: Any) -> bool:
@@ -168,6 +166,17 @@ def judge_scores(seen: Trial, reward: OwnReward, cases: Sequence[Case]) -> Itera
     elif max(golds) <= min(empty):
         what = f"{reward.shown} gives golds {fmean(golds):.3g}, and an empty answer {fmean(empty):.3g}"
         yield warning(what, "see that it reads an answer as the prompt asks for it, and that more is better")
+    if wrong := sorted({call.acc for call in seen.calls if call.acc is not None and not 0 <= call.acc <= 1}):
+        what = f"{reward.shown} returns acc={wrong[0]:g}, and an accuracy lies from 0 to 1"
+        yield warning(
+            what, "return 1.0 for a right answer and 0.0 for a wrong one under acc, and other numbers under other keys"
+        )
+    if odd := sorted({key for call in seen.calls for key in call.without_mean}):
+        what = f"{reward.shown} returns neither a number nor text under {', '.join(odd)}"
+        yield warning(
+            what,
+            "return numbers or text: a validation of VeRL takes means, and a list or dict may end it",
+        )
     if len(keys := {tuple(call.keys) for call in seen.calls}) > 1:
         what = f"{reward.shown} returns other keys for other answers: {' or '.join(', '.join(each) for each in sorted(keys))}"
         yield warning(what, "return the same keys always: VeRL's means are over the answers that have one")

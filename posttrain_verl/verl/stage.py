@@ -258,7 +258,7 @@ class Settings(View):
         """Phases before the real training that are as long as all of its `steps`."""
         warmup = self.model.warmup_steps
         if isinstance(warmup, int) and warmup >= steps:
-            what = f"{self.model.override('warmup_steps')} warms the learning rate up in all {steps} steps, and it never reaches lr"
+            what = f"{self.model.override('warmup_steps')} warms up in all {steps} steps: the learning rate stays below its value"
             yield warning(what, f"{self.model.key('warmup_steps')} below {steps}")
 
     @property

@@ -66,6 +66,9 @@ def test_a_source_needs_a_grader_and_an_own_reward_is_one(launched, checked):
         ("return 0.5", "warning: other_reward.py:compute_score gives 0.5 to every answer that was tried"),
         ("return -len(solution_str)", "warning: other_reward.py:compute_score gives golds"),
         ("return {'score': 1.0, 'a': 1} if solution_str else {'score': 0.0}", "returns other keys for other answers"),
+        ("return {'score': 1.0 * bool(solution_str), 'acc': 5}", "warning: other_reward.py:compute_score returns acc=5, and an"),
+        ("return {'score': 1.0 * bool(solution_str), 'steps': [1], 'why': ''}", "neither a number nor text under steps"),
+        ("return 1 / (int(ground_truth) - 74) if solution_str else -9.0", "ZeroDivisionError: division by zero"),
         ("raise ConnectionError", "warning: other_reward.py:compute_score: ConnectionError"),
     ],
 )  # fmt: skip
@@ -176,5 +179,6 @@ def test_golds_that_no_model_would_write(here, rows):
 
     file = str(rows(8, tests))
     composed = changed(train_files=file, val_files=file, reward_path=str(here / "my_reward.py"), reward_name="score")
-    cases = own_reward.sample_cases(composed, "data_source")
+    always, others = own_reward.sample_cases(composed, "data_source")
+    cases = always + others
     assert {case.response for case in cases} == {own_reward.ANY_ANSWER, ""} and not any(case.is_gold for case in cases)
