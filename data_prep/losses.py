@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import Problem
 from data_prep.mix import Mix
+from data_prep.schema import RL
 
 HEAVY = 0.5  # of a source's rows; fewer are what filters are for
 EXAMPLES = 3  # rows that are shown
@@ -67,6 +68,11 @@ def _find_hint(mix: Mix, source: str, reason: str) -> str:
         prompt = spec.ability if spec.ability in mix.prompts else "default"
         form = (mix.prompt_for(spec.ability).asked or ("hashes",))[0]
         return f"or let prep write the gold below each solution: prompts.{prompt}.answer={form}"
+    if reason == "empty_answer" and RL.name in mix.uses_of(source).kinds:
+        return (
+            f"but RL is graded by the gold, and check refuses an empty one: name its column in sources.{source}.columns, "
+            "or keep the rows for a reward of your own that needs no gold, reward=FILE.py:NAME"
+        )
     if reason == "empty_answer" and "columns" in type(spec).model_fields:
         return f"or take answer out of the columns of source {source}: SFT needs no gold"
     if reason == "unreadable_gold" and "answer_pattern" in type(spec).model_fields:

@@ -21,7 +21,7 @@ from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import hidden_bars, stdout
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verbs import Export
-from posttrain_verl.verl.checkpoints import HUGGING_FACE
+from posttrain_verl.verl.checkpoints import HUGGING_FACE, fingerprint_shards
 from posttrain_verl.verl.stage import Settings
 
 TEXTS = 8  # whose tokens are compared, each of at most TOKENS
@@ -58,6 +58,7 @@ def export_checkpoint(
     findings = prove_export(scratch, form, dtype, base, expected, texts, vllm)
     findings += [Finding("config of the checkpoint kept", None, changed)] if changed else []
     (scratch / "proof.json").write_text(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    (scratch / models.EXPORTED_SHARDS).write_text(fingerprint_shards(checkpoint))
     (scratch / "README.md").write_text(proof.card_text(run, step, base, findings))
     scratch.rename(out)
     return findings

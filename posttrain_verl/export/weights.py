@@ -22,13 +22,14 @@ from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
 from posttrain_verl.verl import vllm_models
-from posttrain_verl.verl.checkpoints import HUGGING_FACE, LORA, find_shards, list_shards
+from posttrain_verl.verl.checkpoints import HUGGING_FACE, LORA, find_shards, fingerprint_shards, list_shards
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 TITLE = "nothing to export"
+EXPORTED_SHARDS = "shards.sha256"  # in the folder of an export: the fingerprint of the shards that it came from
 
 
 def read_shards(folder: Path) -> dict[str, torch.Tensor]:
@@ -240,11 +241,14 @@ def is_model(folder: Path) -> bool:
 
 
 def is_current_export(folder: Path, checkpoint: Path) -> bool:
-    """Whether a whole model was exported there since the checkpoint was written: a resumed run may train a step again."""
-    if not is_model(folder) or not (proof_file := folder / "proof.json").is_file():
+    """Whether a whole model of these very shards was exported there: a resumed run may train a step again. Exported weights whose
+    shards are gone are all that is left of the step."""
+    if not is_model(folder) or not (folder / "proof.json").is_file():
         return False
-    written = [file.stat().st_mtime for file in find_shards(checkpoint)]
-    return proof_file.stat().st_mtime >= max(written, default=0.0)
+    if not find_shards(checkpoint):
+        return True
+    exported = folder / EXPORTED_SHARDS
+    return exported.is_file() and exported.read_text() == fingerprint_shards(checkpoint)
 
 
 def export_size(checkpoint: Path) -> int:

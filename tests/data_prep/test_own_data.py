@@ -290,6 +290,8 @@ def test_golds_inside_a_text_and_rows_without_a_gold_have_remedies_in_the_source
         own_mix(rows)
     assert own_mix(rows, own={"answer_pattern": r"are (\d+) pens"})["files"]["rl_train.parquet"]["rows"] == 60
     rows = [row | {"answer": ""} for row in ROWS]
+    with pytest.raises(InputError, match="but RL is graded by the gold, and check refuses an empty one"):
+        own_mix(rows)
     with pytest.raises(InputError, match="take answer out of the columns of source own"):
         own_mix(rows, splits=SFT)
     columns = {"question": "question", "solution": "solution"}

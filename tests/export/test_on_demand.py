@@ -14,6 +14,7 @@ from posttrain_verl.export import proof, weights
 from posttrain_verl.export.weights import ensure_weights
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.problem import InputError, WorkFailed
+from posttrain_verl.verl.checkpoints import fingerprint_shards
 
 
 @pytest.fixture
@@ -30,11 +31,14 @@ def run(tmp_path):
     return found
 
 
-def model(folder, agrees=True):
+def model(folder, agrees=True, shards=None):
+    """A model, exported from `shards` where they are given."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "proof.json").write_text(json.dumps([{"name": proof.AGREES, "passed": agrees, "saw": "so far off"}]))
+    if shards:
+        (folder / weights.EXPORTED_SHARDS).write_text(fingerprint_shards(shards))
 
 
 @pytest.fixture
@@ -47,7 +51,9 @@ def exports(monkeypatch):
             asked.append(command[3:])
             out = next(word.partition("=")[2] for word in command if word.startswith("posttrain.out="))
             if agrees is not None:
-                model(weights.Path(out), agrees)
+                words = dict(word.split("=", 1) for word in command if "=" in word)
+                shards = weights.Path(words["run"], "checkpoints", f"global_step_{words['step']}", "actor")
+                model(weights.Path(out), agrees, shards)
             return subprocess.CompletedProcess(
                 command, 0, "", "nothing to export (1 problem):\n  1. a shard is missing"
             )
@@ -86,21 +92,30 @@ def test_of_a_lora_run_verls_folder_is_no_model(run, exports):
 
 def test_an_export_is_taken_and_an_adapter_is_not(run, exports):
     exports()
-    model(run.path / "export-20")
+    model(run.path / "export-20", shards=run.checkpoints / "global_step_20/actor")
     assert ensure_weights(run) == run.path / "export-20"
     (run.path / "export-20" / "config.json").unlink()
     assert ensure_weights(run) == run.path / "weights-20"
 
 
 def test_a_step_that_was_trained_again_is_exported_again(run, exports):
-    asked = exports()
-    model(run.path / "export-20")
-    later = time.time() + 60
-    os.utime(run.checkpoints / "global_step_20/actor/model_world_size_1_rank_0.pt", (later, later))
-    assert ensure_weights(run) == run.path / "weights-20"
-    os.utime(run.path / "weights-20" / "proof.json", (later, later))
-    assert ensure_weights(run) == run.path / "weights-20"
+    asked, shards = exports(), run.checkpoints / "global_step_20/actor"
+    model(run.path / "export-20", shards=shards)
+    torch.save({"weight": 2 * torch.ones(100)}, shards / "model_world_size_1_rank_0.pt")
+    os.utime(shards / "model_world_size_1_rank_0.pt", (1, 1))
+    assert ensure_weights(run) == run.path / "weights-20" == ensure_weights(run)
     assert len(asked) == 1
+
+
+def test_the_exports_of_a_copied_run_are_its_own(run, exports, tmp_path):
+    """`cp -r` gives every file the time of the copy."""
+    asked = exports()
+    model(run.path / "export-20", shards=run.checkpoints / "global_step_20/actor")
+    shutil.copytree(run.path, tmp_path / "copy", copy_function=shutil.copyfile)
+    later = time.time() + 60
+    os.utime(tmp_path / "copy/checkpoints/global_step_20/actor/model_world_size_1_rank_0.pt", (later, later))
+    assert ensure_weights(RunFolder(tmp_path / "copy")) == tmp_path / "copy/export-20"
+    assert asked == []
 
 
 def test_what_a_killed_run_was_writing_is_passed_over(run, exports):
