@@ -11,6 +11,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 import data_prep
+from data_prep.manifest import describe_difference
 from posttrain_verl import base_models, own_reward, preflight
 from posttrain_verl.compose import to_plain_dict
 from posttrain_verl.machine import devices
@@ -117,7 +118,11 @@ def prepare_data(composed: Composed) -> bool:
     # Of several launches at the same time, one builds.
     with FileLock(composed.data_dir.with_name(f".{composed.data_dir.name}.lock")):
         if not data_prep.is_complete(composed.data_dir, mix):
-            log.info(f"building the mix {mix['name']} in {composed.data_dir}")
+            other = describe_difference(composed.data_dir, mix)
+            log.info(
+                f"building the mix {mix['name']} in {composed.data_dir}"
+                + (f", in place of one with {other}" if other else "")
+            )
             with data_errors_as_input(f"the mix {mix['name']} cannot be built"):
                 # The data stays for other runs, so that a reward of the user's own, which the checks call, drops nothing.
                 data_prep.build(mix, composed.data_dir, any_source=own_reward.takes_any_source(composed.settings))

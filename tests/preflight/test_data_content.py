@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from data_prep.manifest import file_sha256
+from data_prep.manifest import config_digest, file_sha256
 from posttrain_verl.compose import compose
 from posttrain_verl.preflight import data, rewards, tokenizer
 from posttrain_verl.preflight.report import CannotTell
@@ -225,10 +225,14 @@ def with_manifest(tmp_path):
 
 def test_the_manifest(launch, with_manifest, tmp_path):
     assert "nobody knows what this data is" in whats(data.check_manifest(launch("sft")))
-    with_manifest()
+    with_manifest(mix={"seed": 5})
+    (other,) = data.check_manifest(launch("sft"))
+    assert other.level == "warning" and "another version of the mix embedded: seed=5, no " in other.what
+    digest = {"mix_sha256": config_digest(OmegaConf.to_container(launch("sft").posttrain.mix))}
+    with_manifest(**digest)
     assert data.check_manifest(launch("sft")) == []
     assert "problem: nobody has approved" in whats(data.check_manifest(launch("sft", {"require_inspected": True})))
-    with_manifest(inspected=[{"who": "me"}])
+    with_manifest(inspected=[{"who": "me"}], **digest)
     assert data.check_manifest(launch("sft", {"require_inspected": True})) == []
 
 
