@@ -207,7 +207,7 @@ def test_rewards(launch, changes, message):
 
 
 @pytest.fixture
-def with_manifest(tmp_path):
+def with_manifest(tmp_path, launch):
     """Write a manifest beside the data, with some of its entries changed."""
 
     def make(**changes: object) -> None:
@@ -217,7 +217,14 @@ def with_manifest(tmp_path):
         }
         mix = {"sources": {"gsm8k_test": {"from": "gsm8k", "split": "test"}}}
         found = {"rows_by_overlap": {"8 words": 4, "13 words": 2}, "dropped": 2}
-        plain = {"files": files, "overlap": {"gsm8k_test": found}, "inspected": [], "mix": mix}
+        digest = config_digest(OmegaConf.to_container(launch("sft").posttrain.mix))
+        plain = {
+            "files": files,
+            "overlap": {"gsm8k_test": found},
+            "inspected": [],
+            "mix": mix,
+            "mix_sha256": digest,
+        }
         write_json(folder / "manifest.json", plain | changes)
 
     return make
@@ -225,14 +232,13 @@ def with_manifest(tmp_path):
 
 def test_the_manifest(launch, with_manifest, tmp_path):
     assert "nobody knows what this data is" in whats(data.check_manifest(launch("sft")))
-    with_manifest(mix={"seed": 5})
+    with_manifest(mix={"seed": 5}, mix_sha256="")
     (other,) = data.check_manifest(launch("sft"))
     assert other.level == "warning" and "another version of the mix embedded: seed=5, no " in other.what
-    digest = {"mix_sha256": config_digest(OmegaConf.to_container(launch("sft").posttrain.mix))}
-    with_manifest(**digest)
+    with_manifest()
     assert data.check_manifest(launch("sft")) == []
     assert "problem: nobody has approved" in whats(data.check_manifest(launch("sft", {"require_inspected": True})))
-    with_manifest(inspected=[{"who": "me"}], **digest)
+    with_manifest(inspected=[{"who": "me"}])
     assert data.check_manifest(launch("sft", {"require_inspected": True})) == []
 
 
