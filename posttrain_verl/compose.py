@@ -17,7 +17,7 @@ from typing import Any, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -28,7 +28,7 @@ from posttrain_verl.machine import devices
 from posttrain_verl.overrides import OUR_GROUPS, Overrides, expand_keys, read_overrides
 from posttrain_verl.plan import adapt
 from posttrain_verl.terminal.command_line import obstacle
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, one_of
 from posttrain_verl.verl import renamed
 from posttrain_verl.verl.composed import Change, Composed
 from posttrain_verl.verl.schema import read_yaml
@@ -91,9 +91,35 @@ def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Compos
         remedy = "copy that recipe; a recipe stands on /sft or /rl, and not on another"
         raise InputError(title, [Problem(f"the defaults of recipe {recipe} include a recipe", remedy)]) from None
     except (HydraException, OmegaConfBaseException) as error:
-        text = str(error) or str(error.__cause__)  # Hydra wraps an error of OmegaConf in one that says nothing
-        what = " ".join(text.split()).removesuffix(" object_type=dict")
-        raise InputError(title, [Problem(what, "correct the override, or the yaml, that says so")]) from error
+        raise InputError(title, [_explain(error)]) from error
+
+
+def _explain(error: Exception) -> Problem:
+    """What Hydra or OmegaConf refuses, in words of the recipe's defaults list where it is about that."""
+    text = " ".join(
+        (str(error) or str(error.__cause__)).split()
+    )  # Hydra wraps an error of OmegaConf in one that says nothing
+    missing = (error.missing_cfg_file or "") if isinstance(error, MissingConfigException) else ""
+    group, slash, name = missing.removesuffix(".yaml").lstrip("/").partition("/")
+    if slash and group in OUR_GROUPS:
+        what = f"the defaults name {group} {name}, and conf/{group} has no such file"
+        if group == "base_model" and "/" in name:
+            own = f"conf/base_model/NAME.yaml with `path: {name}`"
+            return Problem(what, f"leave it out and give base_model={name}, or write {own} and name that")
+        return Problem(what, one_of(name, paths.names(group), f"override /{group}: "))
+    if slash and (options := error.options if isinstance(error, MissingConfigException) else None):
+        return Problem(
+            f"{group}={name} is unknown: VeRL has no such option", one_of(name, sorted(options), f"{group}=")
+        )
+    if missing:
+        return Problem(
+            f"the defaults name {group}{slash}{name}, which is not a file of conf/", "a recipe stands on /sft or /rl"
+        )
+    if unknown := re.search(r"Could not override '/?([^']+)'", text):
+        return Problem(
+            f"the defaults override {unknown[1]}, which they do not name before", one_of(unknown[1], OUR_GROUPS, "/")
+        )
+    return Problem(text.removesuffix(" object_type=dict"), "correct the override, or the yaml, that says so")
 
 
 def _replace_options(tree: DictConfig, asked: Overrides) -> list[Change]:

@@ -138,7 +138,7 @@ def test_an_unreadable_recipe_is_one_message(tmp_path, monkeypatch):
         (["recipe=math_sft", "posttrain.run_id=.."], ["posttrain.run_id=.. is not a name"]),
         (["recipe=math_sft", "posttrain.run_id=''"], ["posttrain.run_id= is not a name"]),
         (["recipe=math_sft", f"posttrain.run_id={'x' * 101}"], ["is not a name"]),
-        (["recipe=math_sft", "engine=none"], ["Could not find 'engine/none'"]),
+        (["recipe=math_sft", "engine=none"], ["engine=none is unknown", "there are: automodel, fsdp"]),
         (["recipe=math_sft", "base_model=folder"], ["posttrain.base_model.path"]),
     ],
 )  # fmt: skip
@@ -147,6 +147,28 @@ def test_bad_words_are_one_clear_message(words, messages):
         compose(words)
     for message in messages:
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "what", "remedy"),
+    [
+        ("/rl, override /mix: mth", "the defaults name mix mth", "did you mean override /mix: math?"),
+        ("/rll", "the defaults name rll, which is not a file of conf/", "a recipe stands on /sft or /rl"),
+        ("/rl, override /mx: math", "the defaults override mx, which they do not name before", "did you mean /mix?"),
+        (
+            "/rl, override /base_model: Org/Model-1B",
+            "conf/base_model has no such file",
+            "base_model=Org/Model-1B, or write",
+        ),
+    ],
+)
+def test_wrong_names_in_a_recipe_are_told_as_on_the_command_line(tmp_path, monkeypatch, defaults, what, remedy):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"defaults: [{defaults}, _self_]\n")
+    with pytest.raises(InputError) as error:
+        compose(["recipe=mine.yaml", "hardware=8xh100"])
+    (problem,) = error.value.problems
+    assert what in problem.what and remedy in problem.remedy and "path=" not in str(error.value)
 
 
 def test_neither_verl_nor_torch_nor_ray_is_imported():
