@@ -35,7 +35,7 @@ def check_recipe(composed: Composed, json: bool = False, rehearse: bool = False,
 
 def _print_result(composed: Composed, found: CheckResult, changes: bool) -> None:
     out = stdout()
-    for line in overview.overview_lines(composed, changes):
+    for line in overview.overview_lines(composed, all_changes=True) if changes else found.overview:
         out.print(line, soft_wrap=True, markup=False)
     if not found.ok:  # before the tables, and on one stream with them
         print(InputError(found.title, found.report.problems))

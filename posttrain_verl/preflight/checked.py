@@ -9,7 +9,7 @@ from typing import Any
 from posttrain_verl import preflight
 from posttrain_verl.plan import summary
 from posttrain_verl.plan.memory import Table
-from posttrain_verl.preflight import capacity, data, training
+from posttrain_verl.preflight import capacity, data, overview, training
 from posttrain_verl.preflight.report import Report
 from posttrain_verl.terminal.problem import Problem, blocking, render, warning_lines
 from posttrain_verl.verl.composed import Change, Composed
@@ -20,10 +20,10 @@ from posttrain_verl.verl.job import Batch
 class CheckResult:
     """What a check found. `problems` prevent a launch and `warnings` do not; `ok` is true without problems.
 
-    `to_build` are files that a launch builds first, and `changes` what the hardware set. `report` has a verdict for each check.
-    The numbers are None where they cannot be read: where the config or the batch has problems, or where `steps` needs data and
-    `memory` a shape that are not here. `memory` counts bytes of one GPU by phase of a step, and `disk_bytes` is what the run
-    needs at most.
+    `overview` says in lines what a launch will do, `to_build` are files that it builds first, and `changes` is what the hardware
+    set. `report` has a verdict for each check. The numbers are None where they cannot be read: where the config or the batch has
+    problems, or where `steps` needs data and `memory` a shape that are not here. `memory` counts bytes of one GPU by phase of a
+    step, and `disk_bytes` is what the run needs at most.
     """
 
     recipe: str
@@ -35,12 +35,13 @@ class CheckResult:
     warnings: list[Problem]
     changes: list[Change]
     to_build: list[Path]
+    overview: list[str] = field(repr=False)
     report: Report = field(repr=False)
     steps: int | None = None
     batch: Batch | None = None
     memory: Table | None = field(default=None, repr=False)
     disk_bytes: int | None = None
-    plan: dict[str, Any] = field(default_factory=dict, repr=False)  # of `as_dict`: the numbers as plain data and in words
+    plan: dict[str, Any] = field(default_factory=dict, repr=False)  # the numbers as plain data, for `as_dict`
 
     @property
     def ok(self) -> bool:
@@ -51,10 +52,9 @@ class CheckResult:
         return f"recipe '{self.recipe}' {'can' if self.ok else 'cannot'} launch"
 
     def __str__(self) -> str:
-        """The title, and each problem and warning with its remedy."""
-        if self.problems:
-            return render(self.title, [*self.problems, *self.warnings])
-        return "\n".join([self.title, *warning_lines(self.warnings)])
+        """What a launch will do, whether it can, and each problem and warning with its remedy."""
+        verdict = self.title if self.ok else render(self.title, self.problems)
+        return "\n".join([*self.overview, verdict, *warning_lines(self.warnings)])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain data: what `check --json` prints."""
@@ -83,6 +83,7 @@ def check_launch(composed: Composed) -> CheckResult:
         warnings=[problem for problem in report.problems if problem not in problems],
         changes=composed.changes,
         to_build=_files_to_build(composed),
+        overview=overview.overview_lines(composed),
         report=report,
         **(_plan_facts(composed) if _is_sound(report) else {}),
     )
