@@ -116,7 +116,8 @@ def run_beside(folder: RunFolder) -> None:
 
 def _end_with_parent() -> None:
     """End the run when the program that launched it ends, also under nohup, where SIGHUP is ignored."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not `sys.stdin`, whose lock a thread may not hold when the interpreter ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
