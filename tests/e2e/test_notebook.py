@@ -1,7 +1,7 @@
 """The notebook of docs/python.md, cell by cell in a fresh Python, with the real VeRL and vLLM.
 
 The cells run as Jupyter runs them: in the main thread, inside an event loop, with standard streams that have no descriptor.
-Jupyter itself is not needed for that, and would be 25 packages more in the environment.
+Jupyter itself is not needed for that, and would be some twenty packages more in the environment.
 """
 
 import json
