@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from typing import Any
 
-from posttrain_verl import preflight, recipe_verbs
+from posttrain_verl import recipe_verbs
 from posttrain_verl.plan import summary
-from posttrain_verl.preflight import capacity, data, overview, training
-from posttrain_verl.preflight.report import Report
+from posttrain_verl.preflight import capacity, checked, overview
+from posttrain_verl.preflight.checked import CheckResult
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
-from posttrain_verl.terminal.problem import InputError, blocking
+from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verbs import Check
 from posttrain_verl.verl.composed import Composed
 
@@ -26,68 +25,28 @@ def check_recipe(composed: Composed, json: bool = False, rehearse: bool = False,
         from posttrain_verl.rehearse import rehearse_recipe  # a check that starts nothing should not pay for it
 
         return rehearse_recipe(composed)
-    report = preflight.run_checks(composed)
+    found = checked.check_launch(composed)
     if json:
-        print(json_format.dumps(_json_facts(composed, report), indent=2))
-        return 2 if blocking(report.problems) else 0
-    out, problems = stdout(), blocking(report.problems)
-    for line in overview.overview_lines(composed, changes):
-        out.print(line, soft_wrap=True, markup=False)
-    if problems:  # before the tables, and on one stream with them
-        print(InputError(f"recipe '{composed.recipe}' cannot launch", report.problems))
-    _print_tables(composed, report)
-    print("\n".join(report.lines(warnings=not problems)))
-    if not problems:
-        print(f"recipe '{composed.recipe}' can launch")
-    return 2 if problems else 0
+        print(json_format.dumps(found.as_dict(), indent=2))
+    else:
+        _print_result(composed, found, changes)
+    return 0 if found.ok else 2
 
 
-def _json_facts(composed: Composed, report: Report) -> dict[str, Any]:
-    problems = blocking(report.problems)
-    facts = {
-        "ok": not problems,
-        "title": f"recipe '{composed.recipe}' {'cannot' if problems else 'can'} launch",
-        "recipe": composed.recipe,
-        "stage": composed.stage.name,
-        "model": composed.model,
-        "mix": composed.posttrain.mix.name,
-        "hardware": composed.posttrain.hardware.name,
-        "to_build": [str(file) for file in _files_to_build(composed)],
-        "changes": [vars(change) for change in composed.changes],
-        "problems": [vars(problem) for problem in problems],
-        "warnings": [vars(problem) for problem in report.problems if problem not in problems],
-        "checks": report.as_dict()["checks"],
-    }
-    if _is_sound(report):
-        facts |= {
-            "batch": summary.batch_in_words(composed),
-            "steps": training.count_steps(composed),
-            **summary.summarize_plan(composed),
-        }
-        facts["disk"] = {"bytes": capacity.count_needed_bytes(composed), "words": capacity.describe_disk(composed)}
-    return facts
-
-
-def _is_sound(report: Report) -> bool:
-    """Whether the numbers can be read: the tree has VeRL's form and the batch arithmetic holds."""
-    verdicts = {verdict.check: verdict.verdict for verdict in report.verdicts}
-    return all(verdicts.get(name) in ("passed", "warned") for name in ("shape", "batch"))
-
-
-def _print_tables(composed: Composed, report: Report) -> None:
+def _print_result(composed: Composed, found: CheckResult, changes: bool) -> None:
     out = stdout()
-    for file in _files_to_build(composed):
+    for line in overview.overview_lines(composed, all_changes=True) if changes else found.overview:
+        out.print(line, soft_wrap=True, markup=False)
+    if not found.ok:  # before the tables, and on one stream with them
+        print(InputError(found.title, found.report.problems))
+    for file in found.to_build:
         out.print(f"launch will build {file}", soft_wrap=True, markup=False)
-    if _is_sound(report):
+    if found.batch:
         out.print(summary.show_memory(composed, out.width))
         out.print(capacity.describe_disk(composed), soft_wrap=True, markup=False)
-
-
-def _files_to_build(composed: Composed) -> list[object]:
-    """The files of an offline mix that are not there."""
-    if not data.is_offline(composed):
-        return []
-    return [file for file in data.list_mix_files(composed) if not file.is_file()]
+    print("\n".join(found.report.lines(warnings=found.ok)))
+    if found.ok:
+        print(found.title)
 
 
 def run(asked: Check) -> int:

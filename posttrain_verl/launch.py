@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import sys
 
-from posttrain_verl import clusters, recipe_verbs
+from posttrain_verl import clusters, recipe_verbs, run_verbs
 from posttrain_verl.machine import interrupts
 from posttrain_verl.overrides import expand_keys
 from posttrain_verl.preflight import overview
-from posttrain_verl.run import prepare, resume, supervise
+from posttrain_verl.run import resume, supervise
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
@@ -31,6 +31,7 @@ def run(asked: Launch) -> int:
         return resume_run(list(asked.arguments))
 
     def launch(composed: Composed) -> int:
+        composed = recipe_verbs.export_weights(composed)
         if not asked.dry_run:
             for line in overview.overview_lines(composed, asked.changes):
                 log.info(line)
@@ -52,14 +53,8 @@ def resume_run(arguments: list[str]) -> int:
     folder = RunFolder.find(asked.run, asked.runs_dir)
     if jobs := clusters.jobs_of(folder.read_status()):
         return jobs.resume(folder, asked)
-    resume.require_resumable(folder, asked)
-    with supervise.hold_folder(folder):
-        watch, attempt = asked.watch(folder), resume.plan_attempt(folder, asked.verl(folder))
-        prepare.check_attempt(folder, attempt.config, watch)
-        if supervise.complete_run(folder, attempt.choice.step):
-            log.info(f"step {attempt.choice.step} is reached, and the run ends there: nothing is left to train")
-            return 0
-        resume.write_attempt(folder, attempt)
+    if not run_verbs.prepare_resume(folder, asked):
+        return 0
     return supervise.hand_over(folder, asked.detach)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs that compose a recipe share, `launch` and `check`: `--cfg job`, `--multirun`, or the verb itself."""
+"""What `launch`, `check` and `api` share: how arguments compose, `--cfg job`, `--multirun`, or the verb itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import compose, preflight, verbs
 from posttrain_verl.base_models import naming
-from posttrain_verl.overrides import expand_keys, quote_value
+from posttrain_verl.overrides import expand_keys, quote_value, sets_key
 from posttrain_verl.terminal.command_line import fields
+from posttrain_verl.verl.checkpoints import HUGGING_FACE
 from posttrain_verl.verl.composed import Composed
 
 
@@ -20,24 +21,53 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
     With `--cfg job` what VeRL would get is printed instead. With `--multirun` Hydra's sweeper composes the jobs, and each runs
     as a command of its own. Raises InputError where the arguments do not compose.
     """
-    typed = expand_keys(list(asked.arguments))
-    may_export = not isinstance(asked, verbs.Check)
-    arguments = [each for argument in typed for each in name_weights(argument, typed, may_export)]
     if asked.multirun:
         from posttrain_verl import sweep  # clusters, which a single launch on this machine need not import
 
+        arguments = name_all_weights(list(asked.arguments), may_export=not isinstance(asked, verbs.Check))
         own = [each for each in fields(type(asked)) if each not in fields(verbs.RecipeVerb)]
         chosen = [each.metadata["flags"][-1] for each in own if getattr(asked, each.name)]
         verb_module = f"posttrain_verl.{asked.name()}"
         if isinstance(asked, verbs.Check):  # which starts no run
             return sweep.check_sweep(verb_module, arguments, chosen)
         return sweep.run_sweep(verb_module, arguments, chosen, page_of_sweep)
-    composed = compose.compose(arguments)
+    composed = compose_arguments(list(asked.arguments))
     if asked.cfg:
         preflight.raise_if_blocked(preflight.config_form.check_keys(composed), composed)
         print(OmegaConf.to_yaml(composed.for_run(composed.run_dir()), resolve=asked.resolve), end="")
         return 0
     return verb(composed)
+
+
+def compose_arguments(arguments: list[str]) -> Composed:
+    """Compose what is typed after `launch` or `check`. Nothing is exported; see `export_weights`. Raises InputError."""
+    return compose.compose(name_all_weights(arguments, may_export=False))
+
+
+def export_weights(composed: Composed) -> Composed:
+    """The launch with the weights that `base_model=run:NAME` means: they are exported where only shards are there.
+
+    Raises:
+        InputError: they cannot be exported.
+    """
+    run, folder = composed.posttrain.base_model.get("run"), Path(composed.model)
+    if not run:
+        return composed
+    from posttrain_verl.export import weights
+
+    if weights.is_model(folder) and (folder.name != HUGGING_FACE or weights.has_folder(folder.parent)):
+        return composed
+    own = [each for each in composed.overrides if not sets_key(each, ("base_model", *_RUN_KEYS))]
+    return compose.compose([*own, *name_weights(f"base_model={naming.RUN_PREFIX}{run}", own, may_export=True)])
+
+
+def name_all_weights(arguments: list[str], may_export: bool) -> list[str]:
+    """The overrides that were typed, short keys written out, and `base_model=run:NAME` as a folder."""
+    typed = expand_keys(arguments)
+    return [each for argument in typed for each in name_weights(argument, typed, may_export)]
+
+
+_RUN_KEYS = ("posttrain.base_model.name", "posttrain.base_model.run")
 
 
 def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]:
@@ -60,8 +90,8 @@ def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]
     run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
     folder = weights.ensure_weights(run) if may_export else weights.present_folder(run)
     name = f"{run.path.parent.name}-{run.path.name}-{weights.newest_step(run)}"
-    return [f"base_model={folder}", f"posttrain.base_model.name={quote_value(name)}",
-            f"posttrain.base_model.run={quote_value(str(run.path))}"]  # fmt: skip
+    values = dict(zip(_RUN_KEYS, (name, str(run.path)), strict=True))
+    return [f"base_model={folder}", *(f"{key}={quote_value(value)}" for key, value in values.items())]
 
 
 def page_of_sweep(folder: Path) -> Path:

@@ -161,7 +161,7 @@ def agresti_min(gained: int, lost: int, n: int) -> tuple[float, float]:
     2005, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24)."""
     up, down, total = gained + 0.5, lost + 0.5, n + 2
     middle = (up - down) / total
-    half = scipy.stats.norm.ppf(1 - ALPHA / 2) * math.sqrt((up + down) / total - middle**2) / math.sqrt(total)
+    half = float(scipy.stats.norm.ppf(1 - ALPHA / 2)) * math.sqrt((up + down) / total - middle**2) / math.sqrt(total)
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 

@@ -55,6 +55,8 @@ ROOMS = (
     "posttrain_verl.report",
     "posttrain_verl.pipeline",
     "posttrain_verl.first_gpu_hour",
+    "posttrain_verl.recipe_verbs",
+    "posttrain_verl.api",
 )
 
 

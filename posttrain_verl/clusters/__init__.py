@@ -7,15 +7,18 @@ No other file names it. A module is imported when its cluster is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import paths
+from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
 
 if TYPE_CHECKING:
-    from posttrain_verl.run.folder import RunFolder, Status
+    from posttrain_verl.run.folder import Status
     from posttrain_verl.run.resume import ResumeRequest
     from posttrain_verl.verl.composed import Composed
 
@@ -40,13 +43,15 @@ class Cluster:
     """One kind of cluster.
 
     `submit` checks a launch, hands it over, and returns the exit code. `show` returns what would be handed over, for `--dry-run`.
-    `count_at_once` says how many members of a sweep fit beside each other; without it one runs at a time.
+    `count_at_once` says how many members of a sweep fit beside each other; without it one runs at a time. `start` launches from
+    a program that has other work to do, and returns the run's folder when the run has ended, or with true when it trains.
     """
 
     submit: Callable[[Composed], int]
     show: Callable[[Composed], str] | None = None
     count_at_once: Callable[[Composed], int] | None = None
     jobs: Jobs | None = None
+    start: Callable[[Composed, bool], RunFolder] | None = None
 
 
 def cluster_named(name: str) -> Cluster:
@@ -79,6 +84,27 @@ def submit_launch(composed: Composed, dry_run: bool = False) -> int:
         raise InputError("nothing to print", [Problem(f"cluster={name} has no script: it starts at once", remedy)])
     print(cluster.show(composed).rstrip())
     return 0
+
+
+def start_launch(composed: Composed, detached: bool) -> RunFolder:
+    """Launch where `cluster=` says, from a program that has other work to do, and return the run's folder.
+
+    On this machine the run has ended then, unless it is `detached`. Elsewhere it was submitted.
+
+    Raises:
+        InputError: the launch cannot run there, or it waits in a queue that nobody here can ask about, and is not `detached`.
+    """
+    cluster = cluster_named(str(composed.posttrain.cluster.name))
+    if cluster.start:
+        return cluster.start(composed, detached)
+    if cluster.jobs is None and not detached:
+        what = f"cluster={composed.posttrain.cluster.name} queues the launch, and cannot be asked when it has ended"
+        raise InputError("nothing was launched", [Problem(what, "launch with detach=True")])
+    folder = composed.run_dir()
+    named = {"run_id": folder.name, "detach": True}
+    posttrain = cast(DictConfig, OmegaConf.merge(composed.posttrain, named))
+    cluster.submit(replace(composed, posttrain=posttrain))
+    return RunFolder(folder)
 
 
 def _prints(option: str) -> bool:

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import reward_fns
 from data_prep.manifest import file_sha256
 from posttrain_verl.evaluate import comparison, grading, job, replicas
@@ -24,7 +22,7 @@ from posttrain_verl.evaluate.engine import Work
 from posttrain_verl.evaluate.job import Job, Question
 from posttrain_verl.evaluate.result import FEWEST, SCHEMA, Answer, AnswerLog, Result, model_fingerprint, write_result
 from posttrain_verl.terminal import command_line
-from posttrain_verl.terminal.console import stdout
+from posttrain_verl.terminal.console import counted_progress, stdout
 from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verbs import Evaluate
 from posttrain_verl.verl import vllm_models
@@ -112,13 +110,12 @@ def _collect_answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Quest
         work = Work(asked.model, missing, **drawn, on_cpu=plan.on_cpu, tensor_parallel=plan.tensor_parallel,
                     seconds=asked.seconds, at_once=AT_ONCE[plan.on_cpu], chat_template=asked.chat_template)  # fmt: skip
         what = f"{asked.label} on {asked.eval.name}"
-        with tqdm(total=len(wanted) * k, initial=len(there), desc=what, unit="answer") as bar:
+        with counted_progress(what, len(wanted) * k, len(there), "answer") as count:
             tokens = 0
             for answer in replicas.stream_answers(work, plan, asked.out.with_suffix(".log")):
                 log.add(answer)
                 tokens += answer.tokens
-                bar.set_postfix_str(f"{tokens} tokens", refresh=False)
-                bar.update()
+                count(f"{tokens} tokens")
                 yield by_id[answer.id], answer
 
 

@@ -1,4 +1,4 @@
-"""Compare evaluations on the questions that they share, and print evaluations and comparisons in the terminal."""
+"""Evaluations as a reader asks about them, compared on the questions that they share, and printed in the terminal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +23,7 @@ from posttrain_verl.evaluate.result import (
     ERROR_KINDS,
     FEWEST,
     MEAN_REWARD,
+    Item,
     Metric,
     Result,
     headline,
@@ -37,6 +39,63 @@ BASE = "base"  # the label of the model before any training
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """An evaluation and its file: the figures by name, and below them all that the file holds, as `result`."""
+
+    path: Path
+    result: Result = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The evaluation of a file. Raises InputError where it is not one."""
+        return cls(path, read_result(path))
+
+    @property
+    def label(self) -> str:
+        return self.result["label"]
+
+    @property
+    def eval(self) -> str:
+        return self.result["eval"]
+
+    @property
+    def n(self) -> int:
+        """The questions that were used."""
+        return self.result["n"]
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Each figure with its 95 % interval."""
+        return self.result["metrics"]
+
+    @property
+    def accuracy(self) -> Metric | None:
+        """None where the reward does not say what is right."""
+        return self.metrics.get(ACCURACY)
+
+    @property
+    def reward(self) -> Metric | None:
+        """The mean of a reward of the user's own, where one graded."""
+        return self.metrics.get(MEAN_REWARD)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """The wrong answers of each kind."""
+        return self.result["errors"]
+
+    @property
+    def items(self) -> list[Item]:
+        """Every answer with its grade."""
+        return self.result["items"]
+
+    def __str__(self) -> str:
+        """The main figure with its interval, in one line."""
+        name, found = headline(self.result)
+        few = f"; fewer than {FEWEST}, so small differences are noise" if self.result["noise"] else ""
+        return f"{self.label} on {self.eval}: {name} {format_interval(found, name)} of {self.n} questions{few}"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """`second` against `first` on the questions of `eval` that both answered: `numbers` says how they differ, `corrected` is p
     after Holm over all comparisons made, and `gained` and `lost` are the ids of the questions that flipped. `figure` differs:
@@ -48,9 +107,12 @@ class Comparison:
     numbers: Paired
     corrected: float
     of: int
-    gained: list[str]
-    lost: list[str]
+    gained: list[str] = field(repr=False)
+    lost: list[str] = field(repr=False)
     figure: str = ACCURACY
+
+    def __str__(self) -> str:
+        return self.sentence()
 
     @property
     def verdict(self) -> str:
@@ -87,6 +149,44 @@ class Comparison:
     def format_size(self, size: float) -> str:
         """A difference without its sign, with its unit."""
         return f"{100 * size:.1f} points" if self.figure == ACCURACY else f"{size:.3g}"
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Evaluations by name, what can be said of each pair, and what weakens the comparison.
+
+    Each evaluation is paired with the first one of its set and with the one before it. Two evaluations are one pair.
+    """
+
+    evaluations: dict[str, Result] = field(repr=False)
+    pairs: list[Comparison]
+    remarks: list[str]
+
+    def __str__(self) -> str:
+        """The remarks, and the closing sentence of each pair."""
+        return "\n".join([*self.remarks, *(pair.sentence() for pair in self.pairs)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain data, what `compare --json` prints; numbers that do not exist are null."""
+        pairs = [
+            {"eval": each.eval, "first": each.first, "second": each.second, "corrected": each.corrected, "of": each.of,
+             **{key: None if value != value else value for key, value in asdict(each.numbers).items()},  # NaN is not itself
+             "gained_items": each.gained, "lost_items": each.lost, "verdict": each.verdict, "sentence": each.sentence()}
+            for each in self.pairs
+        ]  # fmt: skip
+        metrics = {name: {"n": result["n"], "noise": result["noise"], "metrics": result["metrics"],
+                          "errors": result["errors"]} for name, result in self.evaluations.items()}  # fmt: skip
+        return {"evaluations": metrics, "comparisons": pairs, "remarks": self.remarks}
+
+
+def compare_places(places: Sequence[str], runs_dir: str = "runs") -> Comparisons:
+    """Compare the evaluations that lie at the places: files of results, folders of them, or runs.
+
+    Raises:
+        InputError: a place has none, or two evaluations cannot be compared.
+    """
+    results = load_results(places, runs_dir)
+    return Comparisons(results, compare_results(results), comparison_remarks(results))
 
 
 def format_points(share: float) -> str:
@@ -231,15 +331,13 @@ def print_evaluation(result: Result, console: Console) -> None:
         console.print(f"NOISE: {result['label']} on {result['eval']} {few}", style="bold red")
 
 
-def print_comparisons(
-    results: Mapping[str, Result], compared: Sequence[Comparison], remarks: Sequence[str], console: Console
-) -> None:
+def print_comparisons(found: Comparisons, console: Console) -> None:
     """The evaluations, how they differ, which questions flipped, and a sentence for each pair."""
-    for result in results.values():
+    for result in found.evaluations.values():
         print_evaluation(result, console)
-    for name in dict.fromkeys(each.eval for each in compared):
+    for name in dict.fromkeys(each.eval for each in found.pairs):
         # A column for each pair, so that those of base, SFT and RL fit a terminal of 80 columns.
-        pairs = [each for each in compared if each.eval == name]
+        pairs = [each for each in found.pairs if each.eval == name]
         unit = "points" if pairs[0].figure == ACCURACY else MEAN_REWARD
         table = Table(unit, *(f"{each.second} against {each.first}" for each in pairs), title=f"pairs on {name}")
         seen = [each.numbers for each in pairs]
@@ -251,14 +349,14 @@ def print_comparisons(
         table.add_row("p, corrected", *(f"{each.corrected:.2g}" for each in pairs))
         table.add_row("detectable", *(each.format_size(each.numbers.detectable) for each in pairs))
         console.print(table)
-    for each in compared:
+    for each in found.pairs:
         for change, ids in (("gained", each.gained), ("lost", each.lost)):
             more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
             if ids:
                 console.print(escape(f"{each.second} {change} against {each.first}: {', '.join(ids[:SHOWN])}{more}"))
-    for remark in remarks:
+    for remark in found.remarks:
         console.print(escape(remark), style="yellow")
-    for each in compared:
+    for each in found.pairs:
         console.print(escape(each.sentence()), style="bold")
 
 

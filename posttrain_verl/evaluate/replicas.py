@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +21,7 @@ from posttrain_verl.evaluate.result import Answer
 from posttrain_verl.machine import devices
 from posttrain_verl.run import environment
 from posttrain_verl.run.output import first_error
+from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed, warning, warning_lines
 
 
@@ -61,8 +62,8 @@ def plan_layout(replicas: int | None, tensor_parallel: int) -> Layout:
         if (found := machine.trouble) is not None:
             if machine.facts.build.cuda:  # an environment for GPUs has no vLLM that runs without them
                 raise InputError("nowhere to evaluate", [found])
-            lines = warning_lines([warning(found.what, found.remedy.splitlines()[0])])
-            print("\n".join(lines), file=sys.stderr, flush=True)
+            for line in warning_lines([warning(found.what, found.remedy.splitlines()[0])]):
+                log.info(line)
         on_cpu, count = _local_devices()
     return Layout(on_cpu, count, replicas or max(1, count // tensor_parallel), tensor_parallel, on_ray)
 
@@ -73,15 +74,15 @@ def _local_devices() -> tuple[bool, int]:
     return machine.name == "cpu", machine.devices
 
 
-def stream_answers(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
-    """The answers to everything asked, from all engines, as they come. What the engines print goes to `log`.
+def stream_answers(work: Work, plan: Layout, log_file: Path) -> Iterator[Answer]:
+    """The answers to everything asked, from all engines, as they come. What the engines print goes to `log_file`.
 
     Raises:
         EngineFailed: an engine ended early.
     """
     shares = [dataclasses.replace(work, asked=work.asked[first :: plan.replicas]) for first in range(plan.replicas)]
     shares = [share for share in shares if share.asked]
-    with ExitStack() as stack, log.open("wb") as out:
+    with ExitStack() as stack, log_file.open("wb") as out:
         if plan.on_ray:
             streams = _on_ray(shares, plan)
         else:
@@ -94,8 +95,8 @@ def stream_answers(work: Work, plan: Layout, log: Path) -> Iterator[Answer]:
                 yield answer
         except EngineFailed as error:
             out.flush()
-            said = f": {found}" if (found := first_error(log)) else ""
-            raise EngineFailed(f"{error}{said}; the log is {log}", resumes=count > 0) from error
+            said = f": {found}" if (found := first_error(log_file)) else ""
+            raise EngineFailed(f"{error}{said}; the log is {log_file}", resumes=count > 0) from error
 
 
 def merge_streams(streams: list[Iterator[Answer]]) -> Iterator[Answer]:
@@ -124,11 +125,11 @@ def merge_streams(streams: list[Iterator[Answer]]) -> Iterator[Answer]:
 
 
 @contextmanager
-def _engine_process(work: Work, plan: Layout, place: int, log: Any) -> Iterator[Iterator[Answer]]:
+def _engine_process(work: Work, plan: Layout, place: int, output: Any) -> Iterator[Iterator[Answer]]:
     """An engine in a process of its own, which ends when the block does."""
     command = [warm.python(), "-m", "posttrain_verl.evaluate.engine"]
     variables = {**os.environ, **_engine_variables(work, plan), **_device_variables(plan, place)}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True,
                                env=variables, start_new_session=True)  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -177,7 +178,7 @@ def _cluster_devices(needed: int) -> tuple[bool, int]:
     import ray
 
     if not ray.is_initialized():
-        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+        ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level=logging.WARNING)
     devices = int(ray.cluster_resources().get("GPU", 0))
     if devices < needed:
         what = f"the Ray cluster at {os.environ['RAY_ADDRESS']} has {devices} devices, and {needed} are needed"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 _MEANINGS = {
     signal.SIGINT: "Ctrl-C",
-    signal.SIGTERM: "`stop`, or a SIGTERM of a scheduler",
+    signal.SIGTERM: "`stop`, a SIGTERM of a scheduler, or the end of the program that launched it",
     signal.SIGHUP: "its terminal was closed",
 }
 _SIGNALS = tuple(_MEANINGS)

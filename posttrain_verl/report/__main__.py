@@ -48,13 +48,18 @@ def find_rival(name: str, home: Path) -> Path:
     return place if is_results else find_subject(name, home)
 
 
-def run(asked: Report) -> int:
-    """The verb without its command line. Raises InputError."""
+def report_subject(asked: Report) -> Path:
+    """Write the page that the arguments ask for, and return its path. Raises InputError."""
     home = Path(asked.runs_dir)
     folder = find_subject(asked.run, home)
     other = find_rival(asked.vs, home) if asked.vs else None
+    return write_report(folder, other, Path(asked.out) if asked.out else None, asked.rollouts)
+
+
+def run(asked: Report) -> int:
+    """The verb without its command line. Raises InputError."""
     began = time.perf_counter()
-    out = write_report(folder, other, Path(asked.out) if asked.out else None, asked.rollouts)
+    out = report_subject(asked)
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s)")
     return 0
 

@@ -1,7 +1,7 @@
 """Start the process that trains, follow it, restart it after what a restart heals, and say how the run ended.
 
-`python -m posttrain_verl.run.supervise RUN_DIR [--detached]` is the process that supervises a run; it imports as little
-as it can. It first clears what dead runs left, keeps other launches out of the folder, and on the CPU backend starts
+`python -m posttrain_verl.run.supervise RUN_DIR [--detached | --beside]` is the process that supervises a run; it imports as
+little as it can. It first clears what dead runs left, keeps other launches out of the folder, and on the CPU backend starts
 the warm Python.
 """
 
@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from posttrain_verl.watch.watcher import HEALED_BY_RESTART, UNATTENDED_RETRIES, 
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 DETACHED_OUTPUT = "launch.txt"  # what a detached launch would have printed
 DETACHED_FLAG = "--detached"
+BESIDE_FLAG = "--beside"  # its standard input is a pipe of the program that launched the run
 START_SECONDS = 60.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = 15.0
@@ -50,10 +52,18 @@ def hand_over(folder: RunFolder, detached: bool) -> int:
     A launch has composed and prepared data, and holds hundreds of megabytes. The process that follows a run for days should
     hold few. Returns the exit code of the launch once a detached supervisor trains, or has failed.
     """
-    command = [sys.executable, "-m", "posttrain_verl.run.supervise", str(folder.path)]
     if not detached:
         sys.stdout.flush()
-        os.execv(sys.executable, command)
+        os.execv(sys.executable, _command(folder))
+    return start_detached(folder)
+
+
+def _command(folder: RunFolder, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "posttrain_verl.run.supervise", str(folder.path), *flags]
+
+
+def start_detached(folder: RunFolder) -> int:
+    """Start the supervisor of the run in a session of its own; return 0 once it trains, or the exit code it failed with."""
 
     def is_training(supervisor: int) -> bool:
         status = folder.read_status() if folder.status.exists() else None
@@ -64,7 +74,7 @@ def hand_over(folder: RunFolder, detached: bool) -> int:
     output = folder.path / DETACHED_OUTPUT
     with output.open("ab") as printed:
         started = subprocess.Popen(
-            [*command, DETACHED_FLAG], stdout=printed, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            _command(folder, DETACHED_FLAG), stdout=printed, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     until = time.monotonic() + START_SECONDS
@@ -73,10 +83,42 @@ def hand_over(folder: RunFolder, detached: bool) -> int:
     if started.poll() is not None and not is_training(started.pid):
         log.info(output.read_text(errors="replace").rstrip())
         return max(started.returncode, 1)
+    threading.Thread(target=started.wait, daemon=True).start()  # a caller that lives longer should not have a zombie
     name = f"run={folder.path}"
     log.info(f"run {folder.path.name} runs (pid {started.pid}); follow it: python -m posttrain_verl.logs -f {name}")
     log.info(f"what it does: python -m posttrain_verl.status {name}; end it: python -m posttrain_verl.stop {name}")
     return 0
+
+
+def run_beside(folder: RunFolder) -> None:
+    """Run the supervisor beside this process, which is a program of the user's, and log what it prints until it has ended.
+
+    The run ends where this process does. Ctrl-C here ends the run and is raised again; a second one ends it quickly. No handler
+    of signals is installed, so that this works in any thread.
+    """
+    supervisor = subprocess.Popen(_command(folder, BESIDE_FLAG), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)  # fmt: skip
+    assert supervisor.stdin is not None and supervisor.stdout is not None
+    with supervisor, supervisor.stdin:
+        interrupted: BaseException | None = None
+        while True:
+            try:
+                for line in supervisor.stdout:
+                    log.info(line.rstrip("\n"))
+                supervisor.wait()
+                break
+            except BaseException as error:  # also what a handler of the log raises
+                interrupted = interrupted or error
+                supervisor.send_signal(signal.SIGINT)
+    if interrupted is not None:
+        raise interrupted
+
+
+def _end_with_parent() -> None:
+    """End the run when the program that launched it ends, also under nohup, where SIGHUP is ignored."""
+    while os.read(0, 1):  # not `sys.stdin`, whose lock a thread may not hold when the interpreter ends
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
@@ -85,6 +127,8 @@ def main() -> int:
             return EXIT_CODES.get(supervise_run(RunFolder(Path(sys.argv[1])), DETACHED_FLAG in sys.argv[2:]).state, 1)
 
     interrupts.treat_as_ctrl_c()
+    if BESIDE_FLAG in sys.argv[2:]:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     code = exit_code(work)
     interrupts.ignore_signals()  # one that comes while the interpreter ends would change the exit code
     return code

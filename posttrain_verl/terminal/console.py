@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING:  # verbs that print neither a table nor a changing line should not pay for rich
     from rich.console import Console
 
+LINE_SECONDS = 20.0
 LIVE = logging.INFO - 5  # the level of the line that changes in place; enabled only where a terminal shows it
 
 log = logging.getLogger("posttrain_verl")
@@ -93,6 +95,33 @@ def shown(show: Callable[[str], object], change: Callable[[str], object] | None 
         for logger, handlers, level, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
+
+
+@contextmanager
+def counted_progress(what: str, total: int, done: int, unit: str) -> Iterator[Callable[[str], object]]:
+    """Show how many of `total` are done: call what is yielded for one more, with a remark.
+
+    A verb has a bar on the standard error. In a program of the user's a line is logged at the end, and every 20 s before.
+    """
+    if any(isinstance(handler, _Lines) for handler in log.handlers):
+        from tqdm import tqdm
+
+        with tqdm(total=total, initial=done, desc=what, unit=unit) as bar:
+            yield lambda remark: (bar.set_postfix_str(remark, refresh=False), bar.update())
+        return
+    shown, remark = time.monotonic(), ""
+
+    def count(said: str) -> None:
+        nonlocal shown, done, remark
+        done, remark = done + 1, f", {said}"
+        if time.monotonic() - shown > LINE_SECONDS:
+            shown = time.monotonic()
+            log.info(f"{what}: {done} of {total} {unit}s{remark}")
+
+    try:
+        yield count
+    finally:
+        log.info(f"{what}: {done} of {total} {unit}s{remark}")
 
 
 def printer(stream: TextIO) -> Callable[[str], None]:

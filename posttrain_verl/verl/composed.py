@@ -39,15 +39,15 @@ class Composed:
     """
 
     recipe: str
-    stage: Stage
-    verl: DictConfig
-    posttrain: DictConfig
-    changes: list[Change] = field(default_factory=list)
+    stage: Stage = field(repr=False)
+    verl: DictConfig = field(repr=False)
+    posttrain: DictConfig = field(repr=False)
+    changes: list[Change] = field(default_factory=list, repr=False)
     overrides: list[str] = field(default_factory=list)
-    choices: dict[str, str] = field(default_factory=dict)
-    user_keys: frozenset[str] = frozenset()
-    machine: Machine | None = None
-    files: dict[str, Path] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict, repr=False)
+    user_keys: frozenset[str] = field(default=frozenset(), repr=False)
+    machine: Machine | None = field(default=None, repr=False)
+    files: dict[str, Path] = field(default_factory=dict, repr=False)
 
     @cached_property
     def resolved(self) -> dict[str, Any]:

@@ -122,3 +122,28 @@ def test_what_a_run_trained_is_a_model(here, monkeypatch):
     (problem,) = model.check_folder(folder, run=str(run.path))
     assert problem.level == "warning" and problem.remedy == "launch exports them before anything else"
     assert model.check_folder(folder)[0].level == "problem"
+
+
+def test_a_launch_exports_what_only_shards_hold_and_a_check_does_not(here, monkeypatch):
+    (here / "shards" / "huggingface").mkdir(parents=True)
+    (here / "export").mkdir()
+    for folder in (here / "shards" / "huggingface", here / "export"):
+        (folder / "config.json").write_text(json.dumps(LLAMA))
+    (here / "export" / "model.safetensors").write_text("{}")
+    run = RunFolder(here / "runs" / "my_grpo" / "g2")
+    monkeypatch.setattr(RunFolder, "find", lambda name, runs_dir="runs": run)
+    monkeypatch.setattr(weights, "newest_step", lambda run: 9)
+    monkeypatch.setattr(weights, "present_folder", lambda run: here / "shards" / "huggingface")
+    monkeypatch.setattr(weights, "ensure_weights", lambda run: here / "export")
+    words = ["recipe=math_grpo", "hardware=8xh100", "base_model=run:g2", "run_id=next"]
+    checked = recipe_verbs.compose_arguments(words)
+    assert checked.model == str(here / "shards" / "huggingface")
+    launched = recipe_verbs.export_weights(checked)
+    assert launched.model == str(here / "export") and launched.posttrain.base_model.run == str(run.path)
+    assert launched.run_dir().name == "next" and recipe_verbs.export_weights(launched) is launched
+    (here / "shards" / "huggingface" / "model.safetensors").write_text("{}")
+    assert recipe_verbs.export_weights(checked) is checked, "VeRL saved the weights"
+    (here / "shards" / "lora_train_meta.json").write_text("{}")
+    assert recipe_verbs.export_weights(checked).model == str(here / "export"), (
+        "base and adapter side by side are not a model"
+    )

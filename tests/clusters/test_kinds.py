@@ -34,6 +34,21 @@ def test_a_module_is_all_that_a_new_kind_needs(composed, monkeypatch, capsys):
     assert capsys.readouterr().out == f"#!{launch.recipe}\n"
 
 
+def test_a_program_submits_a_launch_and_knows_its_folder(composed, monkeypatch, tmp_path):
+    submitted = []
+    toy = ModuleType("posttrain_verl.clusters.toy")
+    toy.CLUSTER = Cluster(lambda composed: submitted.append(composed) or 0)
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    launch = composed(
+        "cluster=slurm", "hardware=8xh100", "posttrain.cluster.name=toy", f"posttrain.runs_dir={tmp_path}"
+    )
+    with pytest.raises(InputError, match="detach=True"):  # nobody can tell when it has ended
+        clusters.start_launch(launch, detached=False)
+    folder = clusters.start_launch(launch, detached=True)
+    (given,) = submitted
+    assert given.run_dir() == folder.path and given.posttrain.detach and not launch.posttrain.detach
+
+
 @pytest.mark.parametrize("name", ["nosuch", "remote_launch"])  # no module; a module that is not a kind
 def test_an_unknown_name_is_told_the_known_ones(composed, name):
     launch = composed("cluster=slurm", "hardware=8xh100", f"posttrain.cluster.name={name}")

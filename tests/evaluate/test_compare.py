@@ -209,6 +209,7 @@ def test_json_has_everything(files, capsys, monkeypatch):
 def test_the_pairs_of_base_sft_and_rl_fit_a_terminal_of_80_columns(capsys):
     made = {label: evaluation(label, [n % 7 < right for n in range(300)]) for label, right in
             (("base", 1), ("sft", 4), ("grpo", 5))}  # fmt: skip
-    comparison.print_comparisons(made, comparison.compare_results(made), [], Console(width=80))
+    found = comparison.Comparisons(made, comparison.compare_results(made), [])
+    comparison.print_comparisons(found, Console(width=80))
     said = capsys.readouterr().out
     assert "…" not in said and all(f"{pair}" in said for pair in ("sft against base", "grpo against sft"))

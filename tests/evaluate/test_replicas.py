@@ -69,10 +69,10 @@ def test_gpus_that_an_environment_for_them_cannot_use_are_no_evaluation_on_the_c
         replicas.plan_layout(None, 1)
 
 
-def test_a_cpu_environment_evaluates_on_the_cpu_and_says_what_it_leaves_unused(beside_gpus, capsys):
+def test_a_cpu_environment_evaluates_on_the_cpu_and_says_what_it_leaves_unused(beside_gpus, told):
     beside_gpus(TorchBuild("2.13.0+cpu"))
     assert replicas.plan_layout(None, 1) == Layout(True, 0, 1, 1, False)
-    assert "this machine has 1 GPU (NVIDIA H100 80GB HBM3)" in capsys.readouterr().err
+    assert "this machine has 1 GPU (NVIDIA H100 80GB HBM3)" in " ".join(told)
 
 
 def test_streams_come_together_and_a_failure_is_raised():

@@ -1,0 +1,293 @@
+"""The verbs as functions, for a program or a notebook: `from posttrain_verl import api`. docs/python.md is the page for users.
+
+Each function does the work of the verb of its name, and returns what it found as a typed result. None prints, ends the
+process or handles a signal. Progress goes to the loggers `posttrain_verl` and `data_prep`. Wrong input raises `InputError`,
+and work that fails raises `WorkFailed`. A run that fails raises nothing, because its status says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain_verl import clusters, recipe_verbs, run_verbs, verbs
+from posttrain_verl.overrides import expand_keys
+from posttrain_verl.preflight import checked
+from posttrain_verl.preflight.checked import CheckResult
+from posttrain_verl.run import resume, supervise
+from posttrain_verl.run.digest import Digest, follow_digest
+from posttrain_verl.run.folder import DONE, FAILED, RUNNING, RunFolder, worked_seconds
+from posttrain_verl.run.output import MetricsTail, last_records, parse_line
+from posttrain_verl.terminal import command_line
+from posttrain_verl.terminal.console import log
+from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
+from posttrain_verl.verl.composed import Composed
+
+if TYPE_CHECKING:  # they take a second to import
+    from posttrain_verl.evaluate.comparison import Comparisons, Evaluation
+
+__all__ = ["CheckResult", "Composed", "InputError", "Problem", "Run", "RunStatus", "WorkFailed",
+           "check", "compare", "compose", "evaluate", "launch", "report", "run"]  # fmt: skip
+
+WAITING = "waiting"  # in a queue of a cluster that cannot be asked
+JOB_SECONDS = 2.0  # between two questions to a cluster
+LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
+
+
+def compose(*words: str) -> Composed:
+    """Compose a launch from the words of the command line, e.g. `compose("recipe=math_grpo", "hardware=8xh100")`.
+
+    Raises:
+        InputError: a word cannot be read, an option is unknown, or the recipe does not compose.
+    """
+    return recipe_verbs.compose_arguments(list(words))
+
+
+def check(composed: Composed) -> CheckResult:
+    """Run every check on a launch, and plan it. Nothing is started, and no problem of the recipe raises."""
+    return checked.check_launch(composed)
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What a run does, or how it ended, at the time of asking.
+
+    `state` is waiting, running, done, failed, interrupted, or lost where its supervisor was killed. `step` is the last one of
+    `total_steps`, and `metrics` has the last value of each metric. `activity` is what the trainer does. `why` says why the run
+    ended and `advice` what to do. `seconds` is the work of all `attempts`.
+    """
+
+    path: Path
+    state: str
+    step: int | None
+    total_steps: int | None
+    activity: str
+    why: str
+    advice: str
+    seconds: float
+    attempts: int
+    metrics: dict[str, float] = field(repr=False)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state not in (WAITING, RUNNING)
+
+    def __str__(self) -> str:
+        """State, step and reason in one line, and the advice below it."""
+        steps = f"step {self.step or 0}{f' of {self.total_steps}' if self.total_steps else ''}"
+        why = f": {self.why}" if self.why else ""
+        return "\n".join(
+            [f"{self.path.parent.name}/{self.path.name} {self.state} at {steps}{why}", *filter(None, [self.advice])]
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of any age, by its folder. It holds nothing else: each method looks at the run as it is now."""
+
+    path: Path
+
+    @property
+    def state(self) -> str:
+        """The state alone; see `RunStatus`."""
+        return self.status().state
+
+    def status(self) -> RunStatus:
+        """What the run does, or how it ended. Raises InputError where the cluster that has it does not answer."""
+        folder = RunFolder(self.path)
+        state, status = run_verbs.current_state(folder)
+        if not folder.config.exists():
+            state, status = WAITING, replace(status, why="")
+        attempts = folder.read_attempts(status)
+        measured: dict[str, float] = {}
+        for _, values in map(parse_line, last_records(folder.metrics, LAST_LINES)):
+            measured |= {key: value for key, value in values.items() if isinstance(value, int | float)}
+        return RunStatus(
+            path=self.path,
+            state=state,
+            step=status.last_step,
+            total_steps=status.total_steps,
+            activity=status.stage,
+            why=status.why,
+            advice=_advise(folder, state),
+            seconds=worked_seconds(attempts),
+            attempts=len(attempts),
+            metrics=measured,
+        )
+
+    def metrics(self) -> dict[int, dict[str, Any]]:
+        """What was measured in each step, in the order of steps."""
+        found: dict[int, dict[str, Any]] = {}
+        for step, measured in MetricsTail(RunFolder(self.path).metrics).read():
+            found.setdefault(step, {}).update(measured)
+        return dict(sorted(found.items()))
+
+    def wait(self, seconds: float | None = None) -> RunStatus:
+        """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone."""
+        for line in follow_digest(Digest(RunFolder(self.path)), self._ended(seconds)):
+            log.info(line)
+        return self.status()
+
+    def _ended(self, seconds: float | None) -> Iterator[bool]:
+        until = time.monotonic() + (float("inf") if seconds is None else seconds)
+        folder = RunFolder(self.path)
+        while True:
+            yield self.status().has_ended or time.monotonic() >= until
+            if clusters.jobs_of(folder.read_status()):
+                time.sleep(JOB_SECONDS)
+
+    def stop(self) -> RunStatus:
+        """End the run and every process of it.
+
+        Raises:
+            InputError: another machine has the run.
+            WorkFailed: a process of it does not end.
+        """
+        ended, did = run_verbs.stop_run(RunFolder(self.path))
+        if not ended:
+            raise WorkFailed(did)
+        log.info(did)
+        return self.status()
+
+    def resume(self, *words: str, detach: bool = False) -> Run:
+        """Resume from the last whole checkpoint, with keys that change for the next attempts, as the verb `resume` does.
+
+        Like `launch` it returns when the run has ended, or trains with `detach`.
+
+        Raises:
+            InputError: the run is running, is done, or cannot be resumed with these keys.
+        """
+        folder, asked = RunFolder(self.path), resume.read_request([f"run={self.path}", *expand_keys(list(words))])
+        detached = detach or asked.detach
+        if jobs := clusters.jobs_of(folder.read_status()):
+            jobs.resume(folder, replace(asked, detach=True))
+        elif run_verbs.prepare_resume(folder, asked):
+            supervise.start_detached(folder) if detached else supervise.run_beside(folder)
+        return _attend(folder, detached)
+
+    def weights(self, step: int | None = None) -> Path:
+        """The Hugging Face folder of a checkpoint, the newest if no `step` is named. It is exported where only shards are there.
+
+        Raises:
+            InputError: there is no such checkpoint, or it cannot be exported.
+            WorkFailed: what was exported is not the model of the checkpoint.
+        """
+        from posttrain_verl.export.weights import ensure_weights
+
+        return ensure_weights(RunFolder(self.path), step)
+
+
+def _advise(folder: RunFolder, state: str) -> str:
+    """What the user can do about a run that did not end well."""
+    if state in (WAITING, RUNNING, DONE):
+        return ""
+    if not folder.status.exists():
+        return f"{folder.path / supervise.DETACHED_OUTPUT} says why it did not start"
+    again = "resume() continues from the last whole checkpoint"
+    return f"the log is {folder.log}; {again}" if state == FAILED else again
+
+
+def launch(composed: Composed, *, detach: bool = False) -> Run:
+    """Check a launch, build what is missing, and run it where `cluster=` says.
+
+    Returns when the run has ended, however it ended, or with `detach` (or `detach=true` among the words) when it trains. Without
+    `detach` the run ends with this process, and with Ctrl-C, which is raised again.
+
+    Raises:
+        InputError: the launch cannot run. It leaves no folder.
+        WorkFailed: the weights of `base_model=run:NAME` could not be exported.
+    """
+    composed = recipe_verbs.export_weights(composed)
+    detached = detach or bool(composed.posttrain.detach)
+    return _attend(clusters.start_launch(composed, detached), detached)
+
+
+def _attend(folder: RunFolder, detached: bool) -> Run:
+    """The run, which has ended unless it is detached. A job of a cluster is waited for, and stopped by Ctrl-C."""
+    found = Run(folder.path)
+    try:
+        if not detached and not found.status().has_ended:
+            found.wait()
+    except KeyboardInterrupt:
+        found.stop()
+        raise
+    return found
+
+
+def run(name: str | Path, runs_dir: str | Path = "runs") -> Run:
+    """The run that a name means: a folder, `RECIPE/ID`, an id, or a recipe, which means its newest run.
+
+    Raises:
+        InputError: no run has that name, or several have it.
+    """
+    return Run(RunFolder.find(str(name), runs_dir).path)
+
+
+def evaluate(
+    *words: str,
+    eval: str | Path,
+    run: Run | str | Path | None = None,
+    base_model: str | Path | None = None,
+    **fields: str | float | Path | None,
+) -> Evaluation:
+    """Answer and grade a set of questions with a model, or with the newest checkpoint of a run.
+
+    `fields` are those of the verb `evaluate`: rows, k, temperature, max_tokens, label, out ... `words` are keys of the set's file
+    (`"source.split=test"`) and `"reward_kwargs.NAME=VALUE"`. Answers that are on disk already are not asked for again.
+
+    Raises:
+        InputError: the model, the set or a field is wrong.
+        WorkFailed: an engine ended early. The same call continues with the answers that are there.
+    """
+    from posttrain_verl.evaluate.__main__ import evaluate_model
+    from posttrain_verl.evaluate.comparison import Evaluation
+    from posttrain_verl.evaluate.job import read_job
+
+    given = {"eval": eval, "run": run and _place(run), "base_model": base_model, **fields}
+    arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
+    asked = read_job(command_line.read(verbs.Evaluate, [*words, *arguments]))
+    return Evaluation(asked.out, evaluate_model(asked))
+
+
+def compare(*evaluations: Evaluation | Run | str | Path, runs_dir: str | Path = "runs") -> Comparisons:
+    """Compare evaluations on the questions that they share. The first one is the baseline.
+
+    An evaluation may also be named by its file, a folder of files, or its run.
+
+    Raises:
+        InputError: there is no evaluation, or two of them cannot be compared.
+    """
+    from posttrain_verl.evaluate.comparison import compare_places
+
+    asked = command_line.read(verbs.Compare, [*map(_place, evaluations), f"posttrain.runs_dir={runs_dir}"])
+    return compare_places(asked.places, asked.runs_dir)
+
+
+def report(
+    run: Run | str | Path,
+    vs: Evaluation | Run | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    rollouts: int | None = None,
+    runs_dir: str | Path = "runs",
+) -> Path:
+    """Write one self-contained page about a run, a sweep or a pipeline, and return its path.
+
+    `vs` is what to compare with, and `rollouts` the most that the page holds.
+
+    Raises:
+        InputError: there is no such run, or nothing to compare with.
+    """
+    from posttrain_verl.report.__main__ import report_subject
+
+    given = {"run": _place(run), "vs": vs and _place(vs), "out": out, "rollouts": rollouts, "runs_dir": runs_dir}
+    arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return report_subject(command_line.read(verbs.Report, arguments))
+
+
+def _place(named: Evaluation | Run | str | Path) -> str:
+    """What the command line would call it."""
+    return str(named) if isinstance(named, str | Path) else str(named.path)
