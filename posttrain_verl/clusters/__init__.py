@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from posttrain_verl import paths
-from posttrain_verl.terminal.problem import InputError, Problem, one_of
+from posttrain_verl.preflight import services
+from posttrain_verl.terminal.problem import InputError, Problem
 
 if TYPE_CHECKING:
     from posttrain_verl.run.folder import RunFolder, Status
@@ -49,18 +50,15 @@ class Cluster:
     jobs: Jobs | None = None
 
 
-def cluster_named(name: str) -> Cluster:
-    """The cluster whose module has this name. Raises InputError where there is none."""
+def cluster_named(name: str) -> Cluster | None:
+    """The cluster whose module has this name; None where there is none."""
     module, found = f"{__name__}.{name}", None
     try:
         found = getattr(import_module(module), "CLUSTER", None)
     except ModuleNotFoundError as error:
         if error.name != module:  # of something that the module itself imports
             raise
-    if not isinstance(found, Cluster):
-        problem = Problem(f"posttrain.cluster.name={name} is unknown", one_of(name, paths.names("cluster"), "cluster="))
-        raise InputError("nothing to launch", [problem])
-    return found
+    return found if isinstance(found, Cluster) else None
 
 
 def submit_launch(composed: Composed, dry_run: bool = False) -> int:
@@ -69,8 +67,10 @@ def submit_launch(composed: Composed, dry_run: bool = False) -> int:
     Raises:
         InputError: the launch cannot run there, or there is nothing to print. Nothing is left behind.
     """
-    name = str(composed.posttrain.cluster.name)
-    cluster = cluster_named(name)
+    name = composed.posttrain.cluster.get("name")
+    cluster = cluster_named(str(name))
+    if cluster is None:
+        raise InputError("nothing to launch", [services.unknown_cluster(composed)])
     if not dry_run:
         return cluster.submit(composed)
     if cluster.show is None:
@@ -86,13 +86,14 @@ def _prints(option: str) -> bool:
     import yaml
 
     file = paths.find_option("cluster", option)
-    return file is not None and cluster_named(yaml.safe_load(file.read_text(encoding="utf-8"))["name"]).show is not None
+    named = cluster_named(str(yaml.safe_load(file.read_text(encoding="utf-8")).get("name"))) if file else None
+    return named is not None and named.show is not None
 
 
 def jobs_of(status: Status) -> Jobs | None:
     """How to ask about the job that a status names; None for a run of this machine."""
     if status.job is None:
         return None
-    jobs = cluster_named(status.job.get("cluster", "ray")).jobs  # runs from before name none, and are Ray's
-    assert jobs is not None, "only a cluster with jobs writes one into a status"
-    return jobs
+    named = cluster_named(status.job.get("cluster", "ray"))  # runs from before name none, and are Ray's
+    assert named is not None and named.jobs is not None, "only a cluster with jobs writes one into a status"
+    return named.jobs
