@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from posttrain_verl import clusters
 from posttrain_verl.run import record
-from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.run.folder import RUNNING, RunFolder, Status
 
 LOST = "lost"  # status.json says that it runs, and nobody follows it any more
 
@@ -21,6 +21,9 @@ def current_state(folder: RunFolder, ask: bool = True) -> tuple[str, Status]:
     if jobs := clusters.jobs_of(status):
         status = jobs.refresh_status(folder) if ask else status
         return status.state, status
+    known = record.read_record(folder)
+    if not folder.status.exists() and known and known.is_here and known.is_supervised:  # which writes the file again
+        return RUNNING, replace(status, state=RUNNING, ended=None, supervisor=known.supervisor.pid)
     return (LOST if record.is_lost(folder) else status.state), status
 
 

@@ -30,7 +30,6 @@ from posttrain_verl.verl.composed import Composed
 
 KIND = "ray"  # the name of this module
 STOP_SECONDS = 60  # for the launch on the head to end its run; Ray's own default of 3 s leaves processes behind
-SUBMISSION = "submission.json"  # the overrides of the launch here; plan.json becomes that of the launch there
 REFUSED = 2  # the exit code of a launch that starts nothing
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 
@@ -51,7 +50,8 @@ def submit_launch(composed: Composed) -> int:
         folder.write_config(composed.for_run(folder.path))
         own_reward.keep_in_run(own_reward.of_settings(composed.settings), folder.path)
         folder.write_plan({"recipe": composed.recipe, "stage": composed.stage.name, "overrides": composed.overrides})
-        write_atomically(folder.path / SUBMISSION, json.dumps({"overrides": composed.overrides}) + "\n")
+        # plan.json becomes that of the launch there.
+        write_atomically(folder.submission, json.dumps({"overrides": composed.overrides, "job": status.job}) + "\n")
         folder.write_status(status)
     except BaseException:
         shutil.rmtree(folder.path)
@@ -76,9 +76,11 @@ def resume_job(folder: RunFolder, asked: ResumeRequest) -> int:
         log.info(f"the job has ended well in the meantime; its files are in {folder.path}")
         return 0
     resume.require_resumable(folder, asked)
-    composed = compose([*json.loads((folder.path / SUBMISSION).read_text())["overrides"], *asked.own])
+    submitted = folder.read_submission()
+    composed = compose([*submitted["overrides"], *asked.own])
     preflight.raise_if_blocked(preflight.find_problems(composed, skip=("run_folder",)), composed)
     named = _submit_job(composed, folder_job(folder).client, folder.path.name, asked.own)
+    write_atomically(folder.submission, json.dumps(submitted | {"job": named}) + "\n")
     folder.note_attempt()
     status = Status(RUNNING, started=time.time(), last_step=status.last_step, job=named, attempt=status.attempt + 1)
     folder.write_status(status)

@@ -166,6 +166,13 @@ def test_a_job_that_the_cluster_has_forgotten_has_failed(submitted, head):
     assert status.state == "failed" and "does not know job math_sft-it" in status.why
 
 
+def test_a_job_whose_status_was_lost_is_still_found(submitted):
+    named = submitted.read_status().job
+    submitted.status.unlink()
+    status = submitted.read_status()
+    assert (status.state, status.job) == (RUNNING, named) and status.started > 0
+
+
 def found(folder: RunFolder) -> Path:
     folder.config.write_text("")
     return folder.path
