@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 
 from posttrain_verl import clusters
 from posttrain_verl.run import record
 from posttrain_verl.run.folder import RUNNING, RunFolder, Status
+from posttrain_verl.terminal.problem import InputError
 
 LOST = "lost"  # status.json says that it runs, and nobody follows it any more
 
@@ -27,6 +29,23 @@ def current_state(folder: RunFolder, ask: bool = True) -> tuple[str, Status]:
     return (LOST if record.is_lost(folder) else status.state), status
 
 
-def state_as_json(folder: RunFolder, ask: bool = True) -> str:
-    state, status = current_state(folder, ask)
+def asked_states(folders: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, str, Status]]:
+    """Each run with its real state and its status. A cluster that does not answer is asked once, and named as the reason."""
+    silent: set[str] = set()
+    for folder in folders:
+        job = folder.read_status().job
+        address = job.get("address", "") if job else None
+        try:
+            state, status = current_state(folder, ask=address not in silent)
+        except (InputError, RuntimeError, OSError):
+            if address is None:
+                raise
+            silent.add(address)
+            state, status = current_state(folder, ask=False)
+        if address in silent and state == RUNNING:
+            status = replace(status, why=f"{address} does not answer; this is what was seen last")
+        yield folder, state, status
+
+
+def state_as_json(folder: RunFolder, state: str, status: Status) -> str:
     return json.dumps({"run": str(folder.path), **asdict(status), "state": state}, indent=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import glob
 import json
 import os
@@ -103,6 +104,7 @@ class RunFolder:
         self.submission = (
             path / "submission.json"
         )  # of a job of a cluster: what was submitted, and how the job is found
+        self.stop_note = path / ".stopped.txt"  # who asked the last attempt to end, and how
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -201,6 +203,20 @@ class RunFolder:
         with suppress(OSError, ValueError):
             return dict(json.loads(self.submission.read_text()))
         return {}
+
+    def note_stop(self, how: str) -> None:
+        """Note who ends the run, before it is ended. Whoever sees its end takes it for the reason. `how`: e.g. "with Ctrl-C"."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user without a name
+            user = str(os.getuid())
+        write_atomically(self.stop_note, f"stopped by {user}@{os.uname().nodename} {how}\n")
+
+    def read_stop(self) -> str:
+        """Who ended the last attempt, and how; empty where nobody noted it."""
+        with suppress(OSError):
+            return self.stop_note.read_text().strip()
+        return ""
 
     def started(self, pid: int, attempt: int = 1, last_step: int | None = None) -> Status:
         """Record that the process `pid` now trains; a resumed run has a `last_step` already."""

@@ -22,6 +22,7 @@ from posttrain_verl.watch.watcher import Event, Watch, stopping_event
 
 LOOK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 20.0
+ALIVE = " s: alive, "  # in each heartbeat; who reads the log of a job knows by it that training was started
 # The processes that a run needs beside Ray's actors, which `ray_state` knows: two of Ray, and vLLM's by their titles.
 _RAY_PROCESSES = ("raylet", "gcs_server")
 _VLLM_PROCESSES = ("VLLM::EngineCore", "VLLM::Worker", "VLLM::DPCoordinator")
@@ -72,7 +73,7 @@ class Follower:
             activity = f", {self._status.stage}" if self._status.stage not in ("", ENDING) else ""
             starting = f"starting{activity or ' (Ray, model, vLLM)'}"
             step = self._status.last_step
-            log.info(f"  {now:.0f} s: alive, {starting if step is None else f'after step {step}{activity}'}")
+            log.info(f"  {now:.0f}{ALIVE}{starting if step is None else f'after step {step}{activity}'}")
         return stopping_event(events)
 
     def _look_if_possible(self) -> list[Event]:

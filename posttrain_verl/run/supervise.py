@@ -155,6 +155,7 @@ def train_attempt(folder: RunFolder, variables: dict[str, str], watch: Watch | N
                      progress.ACTIVITY_FILE: str(folder.activity_file), **environment.temporary_variables(temporary)}  # fmt: skip
         progress.delete_progress(folder.activity_file)
         folder.cluster_file.unlink(missing_ok=True)
+        folder.stop_note.unlink(missing_ok=True)
         last_step = folder.read_status().last_step if attempt > 1 else None
         # The driver holds the other end of its standard input open no longer than this process lives.
         process = subprocess.Popen(
@@ -167,7 +168,8 @@ def train_attempt(folder: RunFolder, variables: dict[str, str], watch: Watch | N
         try:
             event = _follow_to_end(process, follower, noted)
             status.state = INTERRUPTED if noted.count else DONE if event is None and process.returncode == 0 else FAILED
-            status.why = noted.why  # of a run that failed or is done there is none
+            # Of a run that failed or is done there is none.
+            status.why = (folder.read_stop() or noted.why) if noted.count else ""
             seconds = ALARM_STOP_SECONDS if event else STOP_SECONDS
         except OSError as error:  # the disk is full, or gone
             status.state, status.why = FAILED, f"the run folder cannot be written: {error}"

@@ -319,6 +319,7 @@ def test_stop_and_status_from_another_shell(prepared):
     shown = json.loads(subprocess.check_output([*verb, "posttrain_verl.status", name, "--json"]))
     assert (shown["state"], shown["last_step"]) == (RUNNING, 1)
     assert subprocess.run([*verb, "posttrain_verl.stop", name]).returncode == 0
+    assert re.fullmatch(r"stopped by \S+@\S+ with `stop`", folder.read_status().why)
     assert process.wait(timeout=5) == 130
     assert not alive(shown["pid"])
     assert not (folder.path / "processes.json").exists()
