@@ -32,7 +32,7 @@ from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, exit_code
 from posttrain_verl.verl import progress
 from posttrain_verl.verl.checkpoints import METRICS_VARIABLE
-from posttrain_verl.watch.watcher import HEALED_BY_RESTART, UNATTENDED_RETRIES, Event, Watch, watch_settings
+from posttrain_verl.watch.watcher import HEALED_BY_RESTART, RAY_START, UNATTENDED_RETRIES, Event, Watch, watch_settings
 
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 DETACHED_OUTPUT = "launch.txt"  # what a detached launch would have printed
@@ -103,14 +103,21 @@ def supervise_run(folder: RunFolder, detached: bool = False) -> Status:
     variables = environment.process_variables(plan["hardware"], plan["local_model"])
     # The warm Python is not a process of the run. It outlives an attempt, and its variables do not name the run's metrics.
     with hold_folder(folder), interrupts.count_interrupts(), warm.started(dict(variables), folder.log, variables):
+        second_starts = 1  # of a Ray that ended its driver: nothing was trained, so that also an attended run has it
         while True:
             attempt = folder.read_status().attempt  # 1 where there is no status yet
             watch = Watch(folder.events, settings, folder.read_settings())
             status = train_attempt(folder, variables, watch, attempt)
-            if status.state != FAILED or retries <= 0 or not is_healed_by_restart(status):
+            if status.state != FAILED or not is_healed_by_restart(status):
                 break
-            retries -= 1
-            left = f"starting again; {retries} more {'retry is' if retries == 1 else 'retries are'} left"
+            if status.rule == RAY_START and second_starts:
+                second_starts -= 1
+                left = "starting Ray again"
+            elif retries > 0:
+                retries -= 1
+                left = f"starting again; {retries} more {'retry is' if retries == 1 else 'retries are'} left"
+            else:
+                break
             watch.note("retry", status.last_step, "", status.why, left)
             log.info(f"failed: {status.why}; {left}")
             if complete := complete_run(folder, resume.prepare_attempt(folder).step):
@@ -268,9 +275,12 @@ def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
 def _explain_failure(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:
     """Say why a run failed: what the watch saw, else the first error of the log."""
     if event is None:
-        status.why = status.why or error or f"VeRL ended without a message: {describe_exit(code)}"
-        event = follower.ended(status.why, ray_state.mentions_lost_process(status.why))
+        is_start = not status.why and not error and bool(code) and follower.is_starting_ray()
+        said = f"Ray ended its driver while it started: {follower.last_line()}" if is_start else error
+        status.why = status.why or said or f"VeRL ended without a message: {describe_exit(code)}"
+        event = follower.ended(status.why, ray_state.mentions_lost_process(status.why) and not is_start)
         if event.rule != "dead":
+            status.rule = RAY_START if is_start else status.rule
             return
     said = f"; the log's first error: {error}" if event.rule == "dead" and error and error not in event.line else ""
     status.why, status.rule = event.line + said, event.rule
