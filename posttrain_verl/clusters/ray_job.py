@@ -47,7 +47,7 @@ def connect_head(address: str) -> JobSubmissionClient:
     Raises:
         InputError: it does not answer within PROBE_SECONDS, is not Ray, or refuses our token.
     """
-    _probe_dashboard(address)
+    probe_dashboard(address)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -60,7 +60,7 @@ def connect_head(address: str) -> JobSubmissionClient:
         raise _unreachable_head(address, str(error).splitlines()[0]) from None
 
 
-def _probe_dashboard(address: str) -> None:
+def probe_dashboard(address: str) -> None:
     """Ask for the version once, with a time limit, which Ray's own client does not have."""
     url = urlsplit(address)
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -212,7 +212,7 @@ class RayJob:
         until = time.monotonic() + LOST_SECONDS
         while True:
             try:
-                _probe_dashboard(self.address)
+                probe_dashboard(self.address)
                 return self.state()
             except (InputError, OSError, RuntimeError):
                 if time.monotonic() > until:
