@@ -36,9 +36,6 @@ USUAL_PORT = 8265  # of Ray's dashboard
 START_SECONDS = 120.0
 STOP_SECONDS = 45.0  # Ray lets the work of a node end for up to 30 s
 TRIES = 3  # as of a run's own Ray: on a busy machine Ray ends a node whose agents take more than 15 s to start
-# Ray 2.60 takes 127.0.0.1 for the address by which others reach this machine, and listens there. With this variable it does
-# what it does on macOS: everything listens on the loopback.
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def head_environment(gpus: int | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     settings = {name: value for name, value in ours if name.startswith("RAY_") or name == "CUDA_VISIBLE_DEVICES"}
-    return kept | settings | LOOPBACK_ONLY | {"PATH": programs}
+    return kept | settings | environment.LOOPBACK_ONLY | {"PATH": programs}
 
 
 def is_up(process: subprocess.Popen[bytes], port: int) -> bool:

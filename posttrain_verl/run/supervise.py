@@ -101,6 +101,7 @@ def supervise_run(folder: RunFolder, detached: bool = False) -> Status:
     retries = (settings or {}).get("retries")
     retries = (UNATTENDED_RETRIES if detached else 0) if retries is None else int(retries)
     variables = environment.process_variables(plan["hardware"], plan["local_model"])
+    variables |= environment.loopback_variables(folder.read_settings())
     # The warm Python is not a process of the run. It outlives an attempt, and its variables do not name the run's metrics.
     with hold_folder(folder), interrupts.count_interrupts(), warm.started(dict(variables), folder.log, variables):
         second_starts = 1  # of a Ray that ended its driver: nothing was trained, so that also an attended run has it

@@ -15,6 +15,7 @@ from posttrain_verl import head as head_verb
 from posttrain_verl import paths
 from posttrain_verl.clusters import ray_head as head
 from posttrain_verl.machine import processes
+from posttrain_verl.run import environment
 from posttrain_verl.terminal.problem import InputError, WorkFailed
 from posttrain_verl.verbs import Head
 
@@ -68,7 +69,9 @@ def test_the_head_and_its_jobs_have_this_python_and_listen_on_the_loopback(monke
     found = head.head_environment(None)
     assert found["PATH"].split(":") == [str(Path(sys.executable).parent), "/bin"]
     assert (
-        "RAY_ADDRESS" not in found and found.items() >= head.LOOPBACK_ONLY.items() and found["RAY_AUTH_MODE"] == "token"
+        "RAY_ADDRESS" not in found
+        and found.items() >= environment.LOOPBACK_ONLY.items()
+        and found["RAY_AUTH_MODE"] == "token"
     )
 
 
@@ -76,7 +79,7 @@ def test_rays_own_switch_for_the_loopback_is_there():
     """`ray start` would listen on every address without it; a new Ray may drop it."""
     from ray._private import ray_constants
 
-    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR in head.LOOPBACK_ONLY
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR in environment.LOOPBACK_ONLY
 
 
 def test_stop_ends_that_head_and_no_other(ray, capsys):
