@@ -23,12 +23,11 @@ LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
 def runs_table(folders: list[RunFolder], now: float) -> Table:
-    """A row a run. The overrides are those that say what is special about the run, and `why` is cut to its column."""
-    why = Column("why", no_wrap=True, overflow="ellipsis")
+    """A row a run. The overrides are those that say what is special about the run. The last column is cut to its width."""
+    why = Column("stage, or why", no_wrap=True, overflow="ellipsis", ratio=1)
     shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "measured", "worked", "started", "model",
-                  "overrides", why, box=None)  # fmt: skip
-    for folder in folders:
-        state, status = run_verbs.current_state(folder, ask=False)
+                  "overrides", why, box=None, expand=True)  # fmt: skip
+    for folder, state, status in run_verbs.asked_states(folders):
         try:
             plan = folder.read_plan()
         except InputError:  # a run that was damaged is listed like any other
@@ -39,10 +38,11 @@ def runs_table(folders: list[RunFolder], now: float) -> Table:
         own = [
             each
             for each in plan.get("overrides", ())
-            if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster="))
+            if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster=", "address="))
         ]
+        last = (status.why or status.stage).partition("\n")[0]
         shown.add_row(f"{folder.path.parent.name}/{folder.path.name}", state, step, _measured(folder), worked, began,
-                      str(plan.get("base_model", "")), " ".join(own), status.why.partition("\n")[0])  # fmt: skip
+                      str(plan.get("base_model", "")), " ".join(own), last)  # fmt: skip
     return shown
 
 
@@ -60,7 +60,9 @@ def run(asked: List) -> int:
     found = [RunFolder(config.parent) for config in home.glob("*/*/config.yaml")]
     found.sort(key=lambda folder: folder.read_status().started, reverse=True)
     if asked.as_json:
-        print(json.dumps([json.loads(run_verbs.state_as_json(folder, ask=False)) for folder in found], indent=2))
+        print(
+            json.dumps([json.loads(run_verbs.state_as_json(*each)) for each in run_verbs.asked_states(found)], indent=2)
+        )
     elif found:
         stdout().print(runs_table(found, time.time()))
     else:

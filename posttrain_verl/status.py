@@ -21,16 +21,15 @@ LAST_STEPS = 10  # by which the speed is measured
 
 def status_lines(folder: RunFolder, now: float) -> list[str]:
     """The state, the last step with its metrics, and the last events."""
-    state, status = run_verbs.current_state(folder)
+    [(_, state, status)] = run_verbs.asked_states([folder])
     attempts = folder.read_attempts(status)
     worked = format_duration(worked_seconds(attempts, now))
     shown = [f"{folder.path}", f"{state}{f': {status.why}' if status.why else ''}"]
     if state == RUNNING:
         since = format_duration(now - status.started)
         before = f"; {worked} in all" if len(attempts) > 1 else ""
-        shown.append(
-            f"{status.stage or 'starting'}; running for {since} (attempt {status.attempt}, pid {status.supervisor}){before}"
-        )
+        who = f"job {status.job['id']} at {status.job['address']}" if status.job else f"pid {status.supervisor}"
+        shown.append(f"{status.stage or 'starting'}; running for {since} (attempt {status.attempt}, {who}){before}")
     elif state == run_verbs.LOST:
         remedy = f"python -m posttrain_verl.launch run={folder.path} resumes the run"
         shown.append(f"its supervisor (pid {status.supervisor}) is gone; {remedy}")
@@ -60,7 +59,11 @@ def _progress(status: Status, records: list[tuple[int, dict[str, Any]]]) -> str:
 def run(asked: verbs.Status) -> int:
     """The verb without its command line. Raises InputError."""
     folder = RunFolder.find(asked.run, asked.runs_dir)
-    print(run_verbs.state_as_json(folder) if asked.as_json else "\n".join(status_lines(folder, time.time())))
+    if asked.as_json:
+        [seen] = run_verbs.asked_states([folder])
+        print(run_verbs.state_as_json(*seen))
+    else:
+        print("\n".join(status_lines(folder, time.time())))
     return 0
 
 

@@ -438,6 +438,25 @@ class List(OfRuns):
             yield Problem(f"{self.runs_dir} is not a folder", "name the folder of the runs: posttrain.runs_dir=runs")
 
 
+class Head(Verb):
+    """Start a Ray head on this machine for `cluster=ray`, on the loopback and with a token, or end it."""
+
+    EXAMPLE = "detach=true"
+    TITLE = "no head"
+    EXITS = (
+        "0 it is up (detach=true) or was ended, 1 Ray did not come up or ended, 2 the input is wrong, 130 interrupted"
+    )
+
+    port: Annotated[int, Ge(1024), Le(65535)] | None = key(
+        None, "of its dashboard, on 127.0.0.1", shown="8265, or a free one"
+    )
+    gpus: AtLeast1 | None = key(
+        None, "how many GPUs it has, logical ones on a CPU", shown="the machine's, or 1 on a CPU"
+    )
+    detach: bool = key(False, "return once it is up", "posttrain.detach")
+    stop: Annotated[int, Ge(1024), Le(65535)] | None = key(None, "end the head at this port, and no other", shown="")
+
+
 class FirstGpuHour(Verb):
     """Test a machine with a GPU: real training steps, and the planned memory against the allocated. Writes a report."""
 
@@ -454,5 +473,5 @@ class FirstGpuHour(Verb):
 VERBS: dict[str, type[Verb]] = {
     declared.name(): declared
     for declared in (Check, Launch, Resume, New, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline,
-                     List, Status, Logs, Stop, FirstGpuHour)
+                     List, Status, Logs, Stop, Head, FirstGpuHour)
 }  # fmt: skip

@@ -35,6 +35,7 @@ PIPELINE = "tests/e2e/test_pipeline.py::test_the_pipeline_goes_on_and_ends_with_
 SWEEP = "tests/e2e/test_sweep.py::test_a_sweep_of_two_runs"
 RESUME = "tests/e2e/test_faults.py::test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after"
 FIRST_DAY = "tests/e2e/test_first_day.py::test_the_page_word_for_word"
+HEAD = "tests/e2e/clusters/test_head.py::test_the_commands_of_the_page_word_for_word"
 HUB = "the hub: a data set or model of it"
 
 WAYS: dict[str, Way] = {
@@ -85,6 +86,7 @@ WAYS: dict[str, Way] = {
     r"launch recipe=math_grpo cluster=ray address=\S+": Elsewhere(
         "tests/e2e/clusters/test_submission.py::test_a_job_trains_on_two_nodes_and_its_files_come_back"
     ),
+    r"head .*|.*demo_sft.*\btry\b.*": Elsewhere(HEAD),
     r"launch recipe=demo_sft( posttrain.mix.seed=1 \S+)?": Elsewhere(PIPELINE),
     r"evaluate run=demo_sft eval=\S+ max_tokens=64": Nowhere("a minute of SFT before it; it measures a row of evidence"),
     r"launch recipe=demo_grpo base_model=EXAMPLE": Elsewhere(PIPELINE),

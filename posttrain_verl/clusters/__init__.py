@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, cast
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl import paths
+from posttrain_verl.preflight import services
 from posttrain_verl.run.folder import RunFolder
-from posttrain_verl.terminal.problem import InputError, Problem, one_of
+from posttrain_verl.terminal.problem import InputError, Problem
 
 if TYPE_CHECKING:
     from posttrain_verl.run.folder import Status
@@ -54,18 +55,15 @@ class Cluster:
     start: Callable[[Composed, bool], RunFolder] | None = None
 
 
-def cluster_named(name: str) -> Cluster:
-    """The cluster whose module has this name. Raises InputError where there is none."""
+def cluster_named(name: str) -> Cluster | None:
+    """The cluster whose module has this name; None where there is none."""
     module, found = f"{__name__}.{name}", None
     try:
         found = getattr(import_module(module), "CLUSTER", None)
     except ModuleNotFoundError as error:
         if error.name != module:  # of something that the module itself imports
             raise
-    if not isinstance(found, Cluster):
-        problem = Problem(f"posttrain.cluster.name={name} is unknown", one_of(name, paths.names("cluster"), "cluster="))
-        raise InputError("nothing to launch", [problem])
-    return found
+    return found if isinstance(found, Cluster) else None
 
 
 def submit_launch(composed: Composed, dry_run: bool = False) -> int:
@@ -74,14 +72,16 @@ def submit_launch(composed: Composed, dry_run: bool = False) -> int:
     Raises:
         InputError: the launch cannot run there, or there is nothing to print. Nothing is left behind.
     """
-    name = str(composed.posttrain.cluster.name)
-    cluster = cluster_named(name)
+    cluster = _cluster_of(composed)
     if not dry_run:
         return cluster.submit(composed)
     if cluster.show is None:
         shown = ", ".join(f"cluster={each}" for each in paths.names("cluster") if _prints(each))
         remedy = f"--dry-run is for {shown}; python -m posttrain_verl.check composes and checks, and starts nothing"
-        raise InputError("nothing to print", [Problem(f"cluster={name} has no script: it starts at once", remedy)])
+        raise InputError(
+            "nothing to print",
+            [Problem(f"cluster={composed.posttrain.cluster.name} has no script: it starts at once", remedy)],
+        )
     print(cluster.show(composed).rstrip())
     return 0
 
@@ -94,7 +94,7 @@ def start_launch(composed: Composed, detached: bool) -> RunFolder:
     Raises:
         InputError: the launch cannot run there, or it waits in a queue that nobody here can ask about, and is not `detached`.
     """
-    cluster = cluster_named(str(composed.posttrain.cluster.name))
+    cluster = _cluster_of(composed)
     if cluster.start:
         return cluster.start(composed, detached)
     if cluster.jobs is None and not detached:
@@ -112,13 +112,21 @@ def _prints(option: str) -> bool:
     import yaml
 
     file = paths.find_option("cluster", option)
-    return file is not None and cluster_named(yaml.safe_load(file.read_text(encoding="utf-8"))["name"]).show is not None
+    named = cluster_named(str(yaml.safe_load(file.read_text(encoding="utf-8")).get("name"))) if file else None
+    return named is not None and named.show is not None
+
+
+def _cluster_of(composed: Composed) -> Cluster:
+    cluster = cluster_named(str(composed.posttrain.cluster.get("name")))
+    if cluster is None:
+        raise InputError("nothing to launch", [services.unknown_cluster(composed)])
+    return cluster
 
 
 def jobs_of(status: Status) -> Jobs | None:
     """How to ask about the job that a status names; None for a run of this machine."""
     if status.job is None:
         return None
-    jobs = cluster_named(status.job.get("cluster", "ray")).jobs  # runs from before name none, and are Ray's
-    assert jobs is not None, "only a cluster with jobs writes one into a status"
-    return jobs
+    named = cluster_named(status.job.get("cluster", "ray"))  # runs from before name none, and are Ray's
+    assert named is not None and named.jobs is not None, "only a cluster with jobs writes one into a status"
+    return named.jobs

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from posttrain_verl.compose import compose
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import resume
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status
+from posttrain_verl.run.follower import ALIVE
+from posttrain_verl.run.output import step_of_line
 from posttrain_verl.run.resume import ResumeRequest
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -30,7 +33,6 @@ from posttrain_verl.verl.composed import Composed
 
 KIND = "ray"  # the name of this module
 STOP_SECONDS = 60  # for the launch on the head to end its run; Ray's own default of 3 s leaves processes behind
-SUBMISSION = "submission.json"  # the overrides of the launch here; plan.json becomes that of the launch there
 REFUSED = 2  # the exit code of a launch that starts nothing
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 
@@ -50,8 +52,10 @@ def submit_launch(composed: Composed) -> int:
         status = Status(RUNNING, started=time.time(), job=_submit_job(composed, client, folder.path.name))
         folder.write_config(composed.for_run(folder.path))
         own_reward.keep_in_run(own_reward.of_settings(composed.settings), folder.path)
-        folder.write_plan({"recipe": composed.recipe, "stage": composed.stage.name, "overrides": composed.overrides})
-        write_atomically(folder.path / SUBMISSION, json.dumps({"overrides": composed.overrides}) + "\n")
+        folder.write_plan({"recipe": composed.recipe, "stage": composed.stage.name, "overrides": composed.overrides,
+                           "base_model": composed.posttrain.base_model.name})  # fmt: skip
+        # plan.json becomes that of the launch there.
+        write_atomically(folder.submission, json.dumps({"overrides": composed.overrides, "job": status.job}) + "\n")
         folder.write_status(status)
     except BaseException:
         shutil.rmtree(folder.path)
@@ -76,9 +80,12 @@ def resume_job(folder: RunFolder, asked: ResumeRequest) -> int:
         log.info(f"the job has ended well in the meantime; its files are in {folder.path}")
         return 0
     resume.require_resumable(folder, asked)
-    composed = compose([*json.loads((folder.path / SUBMISSION).read_text())["overrides"], *asked.own])
+    submitted = folder.read_submission()
+    composed = compose([*submitted["overrides"], *asked.own])
     preflight.raise_if_blocked(preflight.find_problems(composed, skip=("run_folder",)), composed)
     named = _submit_job(composed, folder_job(folder).client, folder.path.name, asked.own)
+    write_atomically(folder.submission, json.dumps(submitted | {"job": named}) + "\n")
+    folder.stop_note.unlink(missing_ok=True)
     folder.note_attempt()
     status = Status(RUNNING, started=time.time(), last_step=status.last_step, job=named, attempt=status.attempt + 1)
     folder.write_status(status)
@@ -92,14 +99,41 @@ def folder_job(folder: RunFolder) -> RayJob:
 
 
 def refresh_status(folder: RunFolder) -> Status:
-    """Ask the cluster for the status of the run. Once the run has ended, its files are fetched into `folder`.
+    """Ask the cluster for the status of the run: while it runs for its stage and step, and once it has ended for its files.
 
     Raises InputError where the cluster does not answer.
     """
     status, running = folder.read_status(), folder_job(folder)
-    if status.state != RUNNING or (state := running.state()) == RUNNING:
+    if status.state != RUNNING:
         return status
-    return _conclude_job(running, folder, status, state)
+    if (state := running.state()) != RUNNING:
+        return _conclude_job(running, folder, status, state)
+    seen = _look_inside(running, folder, status)
+    if seen != status:
+        folder.write_status(seen)
+    return seen
+
+
+def _look_inside(running: RayJob, folder: RunFolder, status: Status) -> Status:
+    """The status of a job that has not ended, with the stage and the step of its run.
+
+    They come from the run's folder where this machine sees it, as that of a head on this machine or on shared storage. Else
+    they come from the job's log.
+    """
+    if waits := running.waits_for():
+        return replace(status, stage=f"queued: {waits}")
+    if there := running.visible_folder(since=status.started):
+        for file in (there.metrics, there.events):  # for the last step, the speed and the warnings
+            if file.exists():
+                write_atomically(folder.path / file.name, file.read_text())
+        now = there.read_status()
+        return replace(status, stage=now.stage or "starting", last_step=now.last_step, total_steps=now.total_steps)
+    lines = [line for line in running.logs().splitlines() if line.strip()]
+    steps = [step for line in lines if (step := step_of_line(line)) is not None]
+    if not steps and not any(ALIVE in line for line in lines):
+        return replace(status, stage=f"preparing: {lines[-1].strip()}" if lines else "preparing")
+    stage = f"its log ends with `{lines[-1].strip()}`"
+    return replace(status, stage=stage, last_step=steps[-1] if steps else status.last_step)
 
 
 def count_at_once(member: Composed) -> int:
@@ -180,6 +214,7 @@ def _follow_job(running: RayJob, folder: RunFolder, status: Status) -> int:
         state = running.state()
     except KeyboardInterrupt:
         log.info(f"stopping job {running.id}")
+        folder.note_stop("with Ctrl-C")
         state = running.stop(STOP_SECONDS + 30)
     except ConnectionError as error:
         log.info(f"{error}; the job may continue: python -m posttrain_verl.status run={folder.path}")
@@ -191,7 +226,7 @@ def _follow_job(running: RayJob, folder: RunFolder, status: Status) -> int:
 
 def _conclude_job(running: RayJob, folder: RunFolder, status: Status, state: str) -> Status:
     """Fetch the run's files and write the last status: that of the run there, with its job as it is known here."""
-    status.state, status.ended = state, time.time()
+    status.state, status.ended = state, running.end() or time.time()
     with tempfile.TemporaryDirectory(prefix="posttrain-") as place:
         fetched = RunFolder(Path(place))
         if running.fetch(fetched.path) and fetched.status.exists():
@@ -204,7 +239,10 @@ def _conclude_job(running: RayJob, folder: RunFolder, status: Status, state: str
             shutil.copytree(place, folder.path, ignore=shutil.ignore_patterns("status.json"), dirs_exist_ok=True)
         # A launch that was refused wrote nothing. The reason in its folder is that of an older attempt.
         if state == FAILED and (not status.why or running.exit_code() == REFUSED):
-            status.why = running.message()
+            status.why = running.failure()
+        if state == INTERRUPTED:
+            status.why = folder.read_stop() or status.why or "the job was stopped on the cluster"
+        status.stage = ""
     folder.write_status(status)
     return status
 

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from posttrain_verl.preflight import services
-from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder
+from posttrain_verl.run.output import first_error_of
+from posttrain_verl.terminal.problem import InputError, Problem, is_problem_title
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -33,6 +34,10 @@ Answer = TypeVar("Answer")
 PROBE_SECONDS = 5.0
 LOST_SECONDS = 60.0  # a head that is silent for so long is given up; the job may continue
 POLL_SECONDS = 1.0
+CLOCKS_SECONDS = 60.0  # by which the clocks of two machines may differ
+_WRONG_PYTHON = re.compile(
+    r"python\S*: (?:command )?not found|No module named '?(?:posttrain_verl|verl|omegaconf|hydra)\b"
+)
 STATES = {"PENDING": RUNNING, "RUNNING": RUNNING, "SUCCEEDED": DONE, "FAILED": FAILED, "STOPPED": INTERRUPTED}
 
 
@@ -42,7 +47,7 @@ def connect_head(address: str) -> JobSubmissionClient:
     Raises:
         InputError: it does not answer within PROBE_SECONDS, is not Ray, or refuses our token.
     """
-    _probe_dashboard(address)
+    probe_dashboard(address)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -55,7 +60,7 @@ def connect_head(address: str) -> JobSubmissionClient:
         raise _unreachable_head(address, str(error).splitlines()[0]) from None
 
 
-def _probe_dashboard(address: str) -> None:
+def probe_dashboard(address: str) -> None:
     """Ask for the version once, with a time limit, which Ray's own client does not have."""
     url = urlsplit(address)
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -101,12 +106,46 @@ class RayJob:
         info = self._ask_head(lambda client: client.get_job_info(self.id))
         return info.driver_exit_code if info else None
 
+    def end(self) -> float | None:
+        """When the job ended, in seconds since the epoch by the clock of the head; None where the head does not say."""
+        info = self._ask_head(lambda client: client.get_job_info(self.id))
+        return info.end_time / 1000 if info and info.end_time else None
+
+    def waits_for(self) -> str:
+        """What Ray says of a job that has not started; empty once its launch runs."""
+        info = self._ask_head(lambda client: client.get_job_info(self.id))
+        return (info.message or "").strip() or "it has not started" if info and info.status == "PENDING" else ""
+
+    def failure(self) -> str:
+        """Why the launch on the cluster failed: the problem that it named, else the first error of its log, else Ray's word."""
+        lines = [line for line in self.logs().splitlines() if line.strip()]
+        refused = [number for number, line in enumerate(lines) if is_problem_title(line)]
+        if refused:
+            return " ".join(line.strip() for line in lines[refused[-1] : refused[-1] + 2])
+        said = first_error_of(lines) or (lines[-1].strip() if lines else "")
+        if _WRONG_PYTHON.search(said):
+            said += (
+                "; the Python there lacks it: name the one with the packages, posttrain.cluster.python=/PATH/TO/python"
+            )
+        return f"{said} ({self.message()})" if said else self.message()
+
+    def visible_folder(self, since: float) -> RunFolder | None:
+        """The folder of the run on the cluster; None where this machine does not see it, or no run trains there.
+
+        `since` is when the job was submitted. A run that started long before is another, or another attempt.
+        """
+        there = RunFolder(Path(self.folder).expanduser())
+        status = there.read_status() if there.status.exists() else None
+        is_it = status is not None and status.state == RUNNING and status.started > since - CLOCKS_SECONDS
+        return there if is_it else None
+
     def message(self) -> str:
         """What Ray says of the job, in one line."""
         info = self._ask_head(lambda client: client.get_job_info(self.id))
         if info is None:
             return f"the cluster at {self.address} does not know job {self.id}: it was restarted since"
-        return ((info.message or "").strip().splitlines() or [""])[0]
+        first = ((info.message or "").strip().splitlines() or [""])[0]
+        return first.partition(", last available logs")[0]
 
     def logs(self) -> str:
         """All that the launch on the cluster has printed; nothing if the cluster does not know the job."""
@@ -173,7 +212,7 @@ class RayJob:
         until = time.monotonic() + LOST_SECONDS
         while True:
             try:
-                _probe_dashboard(self.address)
+                probe_dashboard(self.address)
                 return self.state()
             except (InputError, OSError, RuntimeError):
                 if time.monotonic() > until:

@@ -38,7 +38,7 @@ CHECKS: dict[str, Check] = {
     "ray": services.check_ray,
     "wandb": services.check_wandb,
     "run_folder": services.check_run_folder,
-    "cluster": services.check_token,
+    "cluster": services.check_cluster,
 }
 
 

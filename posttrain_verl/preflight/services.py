@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from posttrain_verl import paths
 from posttrain_verl.preflight import machine
-from posttrain_verl.terminal.problem import Problem, warning
+from posttrain_verl.terminal.problem import Problem, one_of, warning
 from posttrain_verl.verl.composed import Composed
 
 RAY_VERSIONS = ((2, 56), (3, 0))  # as in pyproject.toml
@@ -173,7 +174,23 @@ def missing_token(host: str) -> list[Problem]:
     return [Problem(what, "unset it; " + MAKE_TOKEN)]
 
 
-def check_token(composed: Composed) -> list[Problem]:
+def unknown_cluster(composed: Composed) -> Problem:
+    """The problem of a launch whose `posttrain.cluster.name` is not a kind of cluster, with the kinds that there are."""
+    name, file = composed.posttrain.cluster.get("name"), composed.files.get("cluster")
+    where = f" (of {file})" if file and not paths.is_shipped("cluster", file) else ""
+    kinds = sorted(each.stem for each in paths.shipped_folder("cluster").glob("*.yaml"))
+    what = f"posttrain.cluster.name={name}{where} is unknown" if name else f"posttrain.cluster.name{where} is not set"
+    return Problem(what, f"it is the kind of the cluster; {one_of(str(name), kinds)}")
+
+
+def check_cluster(composed: Composed) -> list[Problem]:
+    """A kind of cluster that does not exist, and a Ray that others could reach without a token."""
+    if not (paths.shipped_folder("cluster") / f"{composed.posttrain.cluster.get('name')}.yaml").is_file():
+        return [unknown_cluster(composed)]
+    return _check_token(composed)
+
+
+def _check_token(composed: Composed) -> list[Problem]:
     """A Ray that this launch would start on an address other than the loopback must have a token."""
     options: Any = composed.settings.ray_options or {}
     host = options.get("_node_ip_address")

@@ -55,6 +55,18 @@ def process_variables(backend: str, local_model: bool) -> dict[str, str]:
     return variables
 
 
+# Ray 2.60 takes 127.0.0.1 for the address by which others reach this machine, and listens there. With this variable it does
+# what it does on macOS: everything listens on the loopback.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def loopback_variables(settings: Settings) -> dict[str, str]:
+    """The variables that keep a run's own Ray, and VeRL's servers on it, on the loopback; none for a cluster of the user's."""
+    options: Any = settings.ray_options or {}
+    named = os.environ.get("RAY_ADDRESS") or options.get("address") or options.get("_node_ip_address")
+    return {} if named or settings.nodes_count != 1 else LOOPBACK_ONLY
+
+
 def temporary_variables(folder: Path) -> dict[str, str]:
     """The variables that keep a run's temporary files in `folder`.
 

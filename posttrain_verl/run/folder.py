@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import glob
 import json
 import os
@@ -100,6 +101,10 @@ class RunFolder:
         self.events = path / "events.jsonl"  # what the watch saw and did, one JSON a line
         self.activity_file = path / ".activity.json"  # what VeRL's trainer does at the moment; see `verl.progress`
         self.cluster_file = path / ".cluster.json"  # what Ray knows of the run's actors and nodes; see `run.ray_state`
+        self.submission = (
+            path / "submission.json"
+        )  # of a job of a cluster: what was submitted, and how the job is found
+        self.stop_note = path / ".stopped.txt"  # who asked the last attempt to end, and how
         self.checkpoints = path / "checkpoints"
 
     @classmethod
@@ -160,13 +165,58 @@ class RunFolder:
         write_atomically(self.status, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> Status:
-        """The status. A run without one was never started, and one that cannot be read counts as failed."""
+        """The status. Where the file is missing or cannot be read, the run counts as failed, and the other files say the rest."""
         try:
             return Status(**json.loads(self.status.read_text()))
         except FileNotFoundError:
-            return Status(FAILED, why="never started")
+            return self._status_from_files("is missing")
         except (ValueError, TypeError):  # cut short by a machine that went down, or another version's
-            return Status(FAILED, why=f"{self.status.name} cannot be read")
+            return self._status_from_files("cannot be read")
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run was started once, also where its status.json was lost since."""
+        return any(file.exists() for file in (self.status, self.log, self.metrics, self.attempts)) or any(
+            self.checkpoint_steps()
+        )
+
+    def _status_from_files(self, fault: str) -> Status:
+        """The status of a run whose status.json has a `fault`: a submitted job, a run that trained, or one that never started."""
+        if job := self.read_submission().get("job"):
+            return Status(RUNNING, started=self.submission.stat().st_mtime, job=job)
+        if not self.has_begun:
+            return Status(FAILED, why="never started; `resume` starts it")
+        files = [self.metrics, *self.path.glob(".metrics.*.jsonl")]
+        step = max(
+            (int(line["step"]) for file in files for line in self._read_lines(file) if "step" in line), default=None
+        )
+        attempt = 1 + max((int(line.get("attempt", 0)) for line in self._read_lines(self.attempts)), default=0)
+        trained = "was started" if step is None else f"trained up to step {step}"
+        saved = "its newest whole checkpoint" if self.checkpoint_steps() else "the start, as there is no checkpoint"
+        why = f"{self.status.name} {fault}, but the run {trained}; `resume` continues from {saved}"
+        # The config is written at the start of each attempt.
+        started = self.config.stat().st_mtime if self.config.exists() else 0.0
+        return Status(FAILED, started=started, ended=self.last_sign_of_life(), last_step=step, why=why, attempt=attempt)
+
+    def read_submission(self) -> dict[str, Any]:
+        """What was submitted of a run that is a job of a cluster; empty for another run."""
+        with suppress(OSError, ValueError):
+            return dict(json.loads(self.submission.read_text()))
+        return {}
+
+    def note_stop(self, how: str) -> None:
+        """Note who ends the run, before it is ended. Whoever sees its end takes it for the reason. `how`: e.g. "with Ctrl-C"."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user without a name
+            user = str(os.getuid())
+        write_atomically(self.stop_note, f"stopped by {user}@{os.uname().nodename} {how}\n")
+
+    def read_stop(self) -> str:
+        """Who ended the last attempt, and how; empty where nobody noted it."""
+        with suppress(OSError):
+            return self.stop_note.read_text().strip()
+        return ""
 
     def started(self, pid: int, attempt: int = 1, last_step: int | None = None) -> Status:
         """Record that the process `pid` now trains; a resumed run has a `last_step` already."""
@@ -178,8 +228,10 @@ class RunFolder:
 
     def next_attempt(self, step: int | None) -> None:
         """Note the attempt that ended, and make the status that of the next one, which resumes from `step`."""
+        status = (
+            self.read_status()
+        )  # before it is noted: where status.json was lost, the number comes from attempts.jsonl
         self.note_attempt()
-        status = self.read_status()
         status.last_step, status.attempt = step, status.attempt + 1
         self.write_status(status)
 
@@ -200,7 +252,8 @@ class RunFolder:
 
     def last_sign_of_life(self) -> float:
         """When the run last wrote its log or status, in seconds since the epoch: the end of an attempt that nobody saw."""
-        return max((file.stat().st_mtime for file in (self.status, self.log) if file.exists()), default=time.time())
+        files = [file for file in (self.status, self.log, self.metrics) if file.exists()]
+        return max((file.stat().st_mtime for file in files), default=time.time())
 
     @staticmethod
     def _read_lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 from posttrain_verl.machine.processes import Process, ProcessTree, Segments, describe_exit
 from posttrain_verl.run import ray_state
 from posttrain_verl.run.folder import RunFolder, Status
-from posttrain_verl.run.output import Log, MetricsTail, parse_line, progress_line, step_line
+from posttrain_verl.run.output import Log, MetricsTail, last_lines, parse_line, progress_line, step_line
 from posttrain_verl.run.record import Record, write_record
 from posttrain_verl.terminal.console import LIVE, log
 from posttrain_verl.verl import progress
@@ -22,11 +23,13 @@ from posttrain_verl.watch.watcher import Event, Watch, stopping_event
 
 LOOK_SECONDS = 2.0
 HEARTBEAT_SECONDS = 20.0
+ALIVE = " s: alive, "  # in each heartbeat; who reads the log of a job knows by it that training was started
 # The processes that a run needs beside Ray's actors, which `ray_state` knows: two of Ray, and vLLM's by their titles.
 _RAY_PROCESSES = ("raylet", "gcs_server")
 _VLLM_PROCESSES = ("VLLM::EngineCore", "VLLM::Worker", "VLLM::DPCoordinator")
 _POLLING = ("generation", "validation")  # activities in which the trainer only asks whether rollouts are done
 _STARTING_RAY = "starting Ray"  # in which the driver looks after its Ray itself
+_CORE_PREFIX = re.compile(r"^\[[^\]]*\] \S+: ")
 _QUIET_SECONDS = 5.0  # after which the files under checkpoints/ are counted, taking this share of the time at most
 _SHARE = 0.05
 _FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -72,7 +75,7 @@ class Follower:
             activity = f", {self._status.stage}" if self._status.stage not in ("", ENDING) else ""
             starting = f"starting{activity or ' (Ray, model, vLLM)'}"
             step = self._status.last_step
-            log.info(f"  {now:.0f} s: alive, {starting if step is None else f'after step {step}{activity}'}")
+            log.info(f"  {now:.0f}{ALIVE}{starting if step is None else f'after step {step}{activity}'}")
         return stopping_event(events)
 
     def _look_if_possible(self) -> list[Event]:
@@ -128,6 +131,15 @@ class Follower:
                 trainer=trainer,
             )
         )
+
+    def is_starting_ray(self) -> bool:
+        """Whether the driver was last seen to start Ray. Nothing of the user's runs in it before that is done."""
+        return progress.read_activity(self._folder.activity_file)[0] == _STARTING_RAY
+
+    def last_line(self) -> str:
+        """The last line of the log, without the time and place that Ray's C++ core puts before it."""
+        lines = last_lines(self._folder.log, 1) if self._folder.log.exists() else []
+        return _CORE_PREFIX.sub("", lines[-1]) if lines else ""
 
     def read_rest(self) -> None:
         """Read what was measured since the last look, once the run has ended."""

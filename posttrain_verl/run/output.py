@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,6 +83,12 @@ def step_line(step: int, metrics: dict[str, Any]) -> str:
     return f"step {step}: " + ", ".join(f"{label} {value:.4g}" for label, value in named if _is_number(value))
 
 
+def step_of_line(line: str) -> int | None:
+    """The step of a line of `step_line`; None for another line."""
+    found = re.match(r"step (\d+): ", line)
+    return int(found[1]) if found else None
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
@@ -145,16 +151,21 @@ def first_error(log: Path, start: int = 0) -> str:
 
     Ray's own wrapper of an exception (RayTaskError) comes before the exception, and counts where that is missing.
     """
-    wrapper = ""
     if not log.exists():
         return ""
     with log.open(errors="replace") as lines:
         lines.seek(start)
-        for line in lines:
-            text = _ACTOR_PREFIX.sub("", _ACTOR_PREFIX.sub("", line)).strip()
-            if _ERROR.match(text) and "RayTaskError" not in text:
-                return text
-            wrapper = wrapper or (text if _ERROR.match(text) else "")
+        return first_error_of(lines)
+
+
+def first_error_of(lines: Iterable[str]) -> str:
+    """As `first_error`, of the lines of a log."""
+    wrapper = ""
+    for line in lines:
+        text = _ACTOR_PREFIX.sub("", _ACTOR_PREFIX.sub("", line)).strip()
+        if _ERROR.match(text) and "RayTaskError" not in text:
+            return text
+        wrapper = wrapper or (text if _ERROR.match(text) else "")
     return wrapper
 
 

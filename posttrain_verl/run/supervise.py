@@ -33,7 +33,7 @@ from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, exit_code
 from posttrain_verl.verl import progress
 from posttrain_verl.verl.checkpoints import METRICS_VARIABLE
-from posttrain_verl.watch.watcher import HEALED_BY_RESTART, UNATTENDED_RETRIES, Event, Watch, watch_settings
+from posttrain_verl.watch.watcher import HEALED_BY_RESTART, RAY_START, UNATTENDED_RETRIES, Event, Watch, watch_settings
 
 EXIT_CODES = {DONE: 0, INTERRUPTED: 130}
 DETACHED_OUTPUT = "launch.txt"  # what a detached launch would have printed
@@ -145,16 +145,24 @@ def supervise_run(folder: RunFolder, detached: bool = False) -> Status:
     retries = (settings or {}).get("retries")
     retries = (UNATTENDED_RETRIES if detached else 0) if retries is None else int(retries)
     variables = environment.process_variables(plan["hardware"], plan["local_model"])
+    variables |= environment.loopback_variables(folder.read_settings())
     # The warm Python is not a process of the run. It outlives an attempt, and its variables do not name the run's metrics.
     with hold_folder(folder), interrupts.count_interrupts(), warm.started(dict(variables), folder.log, variables):
+        second_starts = 1  # of a Ray that ended its driver: nothing was trained, so that also an attended run has it
         while True:
             attempt = folder.read_status().attempt  # 1 where there is no status yet
             watch = Watch(folder.events, settings, folder.read_settings())
             status = train_attempt(folder, variables, watch, attempt)
-            if status.state != FAILED or retries <= 0 or not is_healed_by_restart(status):
+            if status.state != FAILED or not is_healed_by_restart(status):
                 break
-            retries -= 1
-            left = f"starting again; {retries} more {'retry is' if retries == 1 else 'retries are'} left"
+            if status.rule == RAY_START and second_starts:
+                second_starts -= 1
+                left = "starting Ray again"
+            elif retries > 0:
+                retries -= 1
+                left = f"starting again; {retries} more {'retry is' if retries == 1 else 'retries are'} left"
+            else:
+                break
             watch.note("retry", status.last_step, "", status.why, left)
             log.info(f"failed: {status.why}; {left}")
             if complete := complete_run(folder, resume.prepare_attempt(folder).step):
@@ -199,6 +207,7 @@ def train_attempt(folder: RunFolder, variables: dict[str, str], watch: Watch | N
                      progress.ACTIVITY_FILE: str(folder.activity_file), **environment.temporary_variables(temporary)}  # fmt: skip
         progress.delete_progress(folder.activity_file)
         folder.cluster_file.unlink(missing_ok=True)
+        folder.stop_note.unlink(missing_ok=True)
         last_step = folder.read_status().last_step if attempt > 1 else None
         # The driver holds the other end of its standard input open no longer than this process lives.
         process = subprocess.Popen(
@@ -211,7 +220,8 @@ def train_attempt(folder: RunFolder, variables: dict[str, str], watch: Watch | N
         try:
             event = _follow_to_end(process, follower, noted)
             status.state = INTERRUPTED if noted.count else DONE if event is None and process.returncode == 0 else FAILED
-            status.why = noted.why  # of a run that failed or is done there is none
+            # Of a run that failed or is done there is none.
+            status.why = (folder.read_stop() or noted.why) if noted.count else ""
             seconds = ALARM_STOP_SECONDS if event else STOP_SECONDS
         except OSError as error:  # the disk is full, or gone
             status.state, status.why = FAILED, f"the run folder cannot be written: {error}"
@@ -310,9 +320,12 @@ def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
 def _explain_failure(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:
     """Say why a run failed: what the watch saw, else the first error of the log."""
     if event is None:
-        status.why = status.why or error or f"VeRL ended without a message: {describe_exit(code)}"
-        event = follower.ended(status.why, ray_state.mentions_lost_process(status.why))
+        is_start = not status.why and not error and bool(code) and follower.is_starting_ray()
+        said = f"Ray ended its driver while it started: {follower.last_line()}" if is_start else error
+        status.why = status.why or said or f"VeRL ended without a message: {describe_exit(code)}"
+        event = follower.ended(status.why, ray_state.mentions_lost_process(status.why) and not is_start)
         if event.rule != "dead":
+            status.rule = RAY_START if is_start else status.rule
             return
     said = f"; the log's first error: {error}" if event.rule == "dead" and error and error not in event.line else ""
     status.why, status.rule = event.line + said, event.rule

@@ -111,7 +111,7 @@ class Record:
 def _run_status(member: Member) -> Status | None:
     """What the member's run folder says; None if its run never began."""
     folder = RunFolder(Path(member.folder))
-    return folder.read_status() if folder.status.exists() else None
+    return folder.read_status() if folder.has_begun else None
 
 
 def open_record(verb: str, arguments: list[str], flags: list[str], home: Path | None = None) -> Record:

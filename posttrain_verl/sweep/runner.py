@@ -120,7 +120,8 @@ def count_at_once(overrides: list[str]) -> int:
     if override_value(overrides, "cluster") is None:  # this machine
         return 1
     member = compose.compose([_first_value(each) for each in overrides if not each.startswith("hydra")])
-    count = clusters.cluster_named(member.posttrain.cluster.name).count_at_once
+    cluster = clusters.cluster_named(str(member.posttrain.cluster.get("name")))
+    count = cluster.count_at_once if cluster else None  # the launch of each member says that there is no such kind
     return count(member) if count else 1
 
 

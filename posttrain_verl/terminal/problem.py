@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,11 @@ def render(title: str, problems: Sequence[Problem]) -> str:
     for number, problem in enumerate(counted, start=1):
         lines += [f"  {number}. {problem.what}", *(f"     {line}" for line in problem.remedy.splitlines())]
     return "\n".join([*lines, *warning_lines(problems)])
+
+
+def is_problem_title(line: str) -> bool:
+    """Whether a line is the first one of `render`, as in the log of a command that was refused elsewhere."""
+    return bool(re.search(r"\(\d+ problems?\):$", line))
 
 
 def warning_lines(problems: Sequence[Problem]) -> list[str]:

@@ -70,7 +70,10 @@ def calls_function(stack: str, function: str) -> bool:
 
 
 # The rules whose faults a restart heals. A run with wrong numbers or a wrong config would only fail again.
-HEALED_BY_RESTART = frozenset({"dead", "stopped", "silence"})
+RAY_START = (
+    "ray_start"  # not a rule of the watch: Ray's C++ core ended the driver, while it started Ray, with no exception
+)
+HEALED_BY_RESTART = frozenset({"dead", "stopped", "silence", RAY_START})
 UNATTENDED_RETRIES = 1  # of an unattended run, where `retries` is null
 
 

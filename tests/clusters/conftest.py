@@ -40,7 +40,7 @@ class Head:
     def get_job_info(self, id: str):
         raise RuntimeError(f"Request failed with status code 404: Job {id} does not exist.")
 
-    get_job_status = get_job_info
+    get_job_status = get_job_logs = get_job_info
 
 
 @pytest.fixture

@@ -39,12 +39,12 @@ def test_a_ray_beyond_the_loopback_is_refused_without_a_token(composed, monkeypa
     found = [problem for problem in preflight.find_problems(launch) if "10.0.0.1" in problem.what]
     assert len(found) == 1 and "ray get-auth-token --generate" in found[0].remedy
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert "RAY_AUTH_MODE=disabled" in services.check_token(launch)[0].what
+    assert "RAY_AUTH_MODE=disabled" in services.check_cluster(launch)[0].what
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    assert not services.check_token(launch)
+    assert not services.check_cluster(launch)
 
 
 @pytest.mark.parametrize("words", [[], ["ray_kwargs.ray_init._node_ip_address=127.0.0.1"]])
 def test_a_ray_on_the_loopback_needs_none(composed, words):
-    assert not services.check_token(composed("hardware=cpu", *words))
+    assert not services.check_cluster(composed("hardware=cpu", *words))

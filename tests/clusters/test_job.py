@@ -114,7 +114,7 @@ class Stream:
 
 
 def test_following_goes_on_where_the_connection_broke(monkeypatch):
-    monkeypatch.setattr(ray_job, "_probe_dashboard", lambda address: None)
+    monkeypatch.setattr(ray_job, "probe_dashboard", lambda address: None)
     running = ray_job.RayJob("http://h:1", "it", "runs/it")
     running.client = Stream([["a\nb"], ["a\nbc\n", "d"], ["a\n", "bc\nde\n", "f"]], ["RUNNING", "RUNNING", "SUCCEEDED"])
     assert list(running.follow()) == ["a", "bc", "de", "f"]

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from posttrain_verl import clusters, paths
+from posttrain_verl import clusters, paths, preflight
 from posttrain_verl.clusters import Cluster
 from posttrain_verl.terminal.problem import InputError
 
@@ -15,7 +15,7 @@ FILES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((paths.c
 
 @pytest.mark.parametrize("option", FILES)
 def test_each_file_names_a_module(option):
-    assert isinstance(clusters.cluster_named(FILES[option]["name"]), Cluster)
+    assert clusters.cluster_named(FILES[option]["name"]) and FILES[option]["name"] == option
 
 
 def test_only_the_cluster_of_this_machine_has_nothing_checked_elsewhere():
@@ -54,4 +54,27 @@ def test_an_unknown_name_is_told_the_known_ones(composed, name):
     launch = composed("cluster=slurm", "hardware=8xh100", f"posttrain.cluster.name={name}")
     with pytest.raises(InputError) as refused:
         clusters.submit_launch(launch)
-    assert f"posttrain.cluster.name={name} is unknown" in str(refused.value) and "kuberay" in str(refused.value)
+    assert f"posttrain.cluster.name={name} is unknown" in str(refused.value)
+    assert "there are: kuberay, local, ray, slurm" in str(refused.value)
+    assert refused.value.problems[0] in preflight.find_problems(launch), "check says it, too"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("name: ryu\n", "name=ryu (of "), ("name: ~\n", "is not set"), ("env: {}\n", "is not set")]
+)
+def test_an_own_file_of_an_unknown_kind_is_named(composed, tmp_path, monkeypatch, text, said):
+    file = tmp_path / "conf/cluster/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package posttrain.cluster\n{text}")
+    monkeypatch.chdir(tmp_path)
+    launch = composed("cluster=mine", "hardware=cpu")
+    [found] = [problem for problem in preflight.find_problems(launch) if "cluster.name" in problem.what]
+    assert str(file) in found.what and said in found.what and "there are: kuberay, local, ray, slurm" in found.remedy
+    with pytest.raises(InputError, match="nothing to launch"):
+        clusters.submit_launch(launch)
+    file.write_text("# @package posttrain.cluster\nname: ray\naddress: http://127.0.0.1:1\n")
+    assert not [
+        problem
+        for problem in preflight.find_problems(composed("cluster=mine", "hardware=cpu"))
+        if "cluster" in problem.what
+    ]

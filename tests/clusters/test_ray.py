@@ -1,15 +1,20 @@
 """A run that is a job: what its folder says, the exit code of the launch that follows it, and how it is gone on with."""
 
 import json
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from posttrain_verl import clusters, launch
+from posttrain_verl import clusters, launch, run_verbs, stop, verbs
 from posttrain_verl.clusters import ray
 from posttrain_verl.clusters.ray_job import RayJob
+from posttrain_verl.list import runs_table
 from posttrain_verl.run.folder import RUNNING, RunFolder, Status
+from posttrain_verl.status import status_lines
+from posttrain_verl.terminal.console import stdout
 from posttrain_verl.terminal.problem import InputError
 
 
@@ -34,6 +39,15 @@ class Stub(RayJob):
 
     def message(self) -> str:
         return "Job entrypoint command failed with exit code 2"
+
+    def logs(self) -> str:
+        return "\n".join(line for line in self.lines if isinstance(line, str))
+
+    def waits_for(self) -> str:
+        return ""
+
+    def end(self) -> float | None:
+        return None
 
     def stop(self, seconds: float = 90.0) -> str:
         self.ends = "interrupted"
@@ -61,9 +75,16 @@ def ended(state: str, why: str = "") -> dict[str, str]:
     [
         (Stub("done", 0, ended("done")), 0, "done", "", 7),
         (Stub("failed", 1, ended("failed", "ValueError: no")), 1, "failed", "ValueError: no", 7),
-        (Stub("failed", 2, {}), 2, "failed", "Job entrypoint command failed with exit code 2", None),
-        (Stub("failed", None, {}), 1, "failed", "Job entrypoint command failed with exit code 2", None),
-        (Stub("running", None, ended("interrupted"), (KeyboardInterrupt(),)), 130, "interrupted", "", 7),
+        (Stub("failed", 2, {}, ()), 2, "failed", "Job entrypoint command failed with exit code 2", None),
+        (Stub("failed", None, {}, ()), 1, "failed", "Job entrypoint command failed with exit code 2", None),
+        (
+            Stub("interrupted", None, ended("interrupted", "`stop`, or a SIGTERM of a scheduler"), ()),
+            130,
+            "interrupted",
+            "`stop`, or a SIGTERM of a scheduler",
+            7,
+        ),
+        (Stub("interrupted", None, {}, ()), 130, "interrupted", "the job was stopped on the cluster", None),
     ],
 )
 def test_how_a_job_ends(folder, job, code, state, why, step):
@@ -71,7 +92,112 @@ def test_how_a_job_ends(folder, job, code, state, why, step):
     status = folder.read_status()
     assert (status.state, status.why, status.last_step) == (state, why, step)
     assert status.job == {"address": "http://h:1", "id": "it", "folder": "~/runs/it"} and status.ended
-    assert folder.log.read_text() == job.left.get("log.txt", "step 1: loss 2\n")
+    assert folder.log.read_text() == job.left.get("log.txt", "step 1: loss 2\n" if job.lines else "")
+
+
+def test_ctrl_c_is_the_reason_of_a_job_that_it_stopped(folder):
+    pressed = Stub("running", None, ended("interrupted", "`stop`, or a SIGTERM of a scheduler"), (KeyboardInterrupt(),))
+    assert ray._follow_job(pressed, folder, folder.read_status()) == 130
+    assert re.fullmatch(r"stopped by \S+@\S+ with Ctrl-C", folder.read_status().why)
+
+
+REFUSAL = (
+    "hardware=cpu changes 6 other settings",
+    "recipe 'x' cannot launch (1 problem):",
+    "  1. a.parquet is missing",
+    "     build it",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (REFUSAL, "recipe 'x' cannot launch (1 problem): 1. a.parquet is missing"),
+        (("/bin/sh: 1: python: not found",), "posttrain.cluster.python="),
+        (
+            ("Traceback (most recent call last):", "ModuleNotFoundError: No module named 'verl'"),
+            "posttrain.cluster.python=",
+        ),
+        (("step 1: loss 2", "ValueError: of the user", "step 2: loss 1"), "ValueError: of the user (Job entrypoint"),
+        ((), "Job entrypoint command failed with exit code 2"),
+    ],
+)
+def test_why_a_launch_failed_that_left_no_folder_is_read_from_its_log(lines, said):
+    assert said in Stub("failed", 1, {}, lines).failure()
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage", "step"),
+    [
+        ((), "preparing", None),
+        (
+            ("hardware=cpu changes 6", "building the mix embedded in /data", ""),
+            "preparing: building the mix embedded in /data",
+            None,
+        ),
+        (
+            ("  40 s: alive, starting, loading the model (Ray)",),
+            "its log ends with `40 s: alive, starting, loading",
+            None,
+        ),
+        (("step 1: loss 2", "  60 s: alive, after step 1, checkpoint"), "`60 s: alive, after step 1, checkpoint`", 1),
+    ],
+)
+def test_the_stage_of_a_job_elsewhere_is_read_from_its_log(folder, monkeypatch, lines, stage, step):
+    monkeypatch.setattr(ray, "folder_job", lambda folder: Stub("running", None, {}, lines))
+    status = ray.refresh_status(folder)
+    assert (status.state, status.last_step) == (RUNNING, step) and status.stage.startswith(stage.split("`")[0])
+    assert stage in status.stage and folder.read_status() == status
+
+
+def test_the_stage_of_a_job_is_that_of_its_run_where_its_folder_is_seen(folder, monkeypatch, tmp_path):
+    job = Stub("running", None, {})
+    job.folder = str(tmp_path / "there")
+    there = RunFolder.create(tmp_path / "there")
+    there.metrics.write_text('{"step": 3, "data": {"train/loss": 2.5}}\n')
+    monkeypatch.setattr(ray, "folder_job", lambda folder: job)
+    folder.write_status(replace(folder.read_status(), started=1000.0))
+    there.write_status(Status(RUNNING, started=100.0, last_step=3, stage="update"))
+    assert ray.refresh_status(folder).last_step == 1, "the folder is still that of an earlier attempt"
+    there.write_status(Status(RUNNING, started=1009.0, last_step=3, total_steps=8, stage="update"))
+    lines = status_lines(folder, now=1060.0)
+    assert "update; running for 1 min (attempt 1, job it at http://h:1)" in lines and "step 3 of 8" in lines
+    assert lines[-1] == "step 3: loss 2.5"
+
+
+def test_a_job_that_waits_is_queued_and_ray_says_for_what(folder, monkeypatch):
+    waiting = Stub("running", None, {}, ())
+    monkeypatch.setattr(waiting, "waits_for", lambda: "Job has not started yet.")
+    monkeypatch.setattr(ray, "folder_job", lambda folder: waiting)
+    assert ray.refresh_status(folder).stage == "queued: Job has not started yet."
+
+
+def test_stop_says_who_and_how_to_resume_and_list_shows_it(folder, monkeypatch, capsys):
+    job = Stub("running", None, ended("interrupted", "`stop`, or a SIGTERM of a scheduler"))
+    monkeypatch.setattr(ray, "folder_job", lambda folder: job)
+    monkeypatch.setenv("COLUMNS", "200")
+    found(folder)
+    assert stop.run(verbs.Stop(run=str(folder.path))) == 0
+    assert re.match(
+        rf"interrupted: stopped by \S+@\S+ with `stop`; resume it: .*resume run={folder.path}$", capsys.readouterr().out
+    )
+    assert stop.run(verbs.Stop(run=str(folder.path))) == 0
+    assert "does not run: interrupted: stopped by" in capsys.readouterr().out
+    stdout().print(runs_table([folder], now=9.0))
+    assert "stopped by" in capsys.readouterr().out
+
+
+def test_list_asks_the_clusters_and_one_that_is_silent_only_once(folder, monkeypatch):
+    asked = []
+
+    def ask(folder):
+        asked.append(folder)
+        raise InputError("the Ray cluster at http://h:1 cannot be used", [])
+
+    monkeypatch.setattr(ray, "folder_job", ask)
+    seen = list(run_verbs.asked_states([folder, folder]))
+    assert len(asked) == 1
+    assert [(state, "http://h:1 does not answer" in status.why) for _, state, status in seen] == [(RUNNING, True)] * 2
 
 
 def test_a_job_worked_as_long_as_its_run_there(folder, monkeypatch):
@@ -102,7 +228,7 @@ def test_refresh_fetches_once_the_job_has_ended(folder, monkeypatch):
 
 
 def test_the_reason_of_a_job_that_was_refused_is_not_that_of_the_run_before(folder):
-    refused = Stub("failed", 2, ended("failed", "ValueError: of the first attempt"))
+    refused = Stub("failed", 2, ended("failed", "ValueError: of the first attempt"), ())
     ray._follow_job(refused, folder, folder.read_status())
     assert folder.read_status().why == "Job entrypoint command failed with exit code 2"
 
@@ -164,6 +290,13 @@ def test_a_job_that_ended_well_while_nobody_followed_it_is_done(folder, monkeypa
 def test_a_job_that_the_cluster_has_forgotten_has_failed(submitted, head):
     status = ray.refresh_status(submitted)
     assert status.state == "failed" and "does not know job math_sft-it" in status.why
+
+
+def test_a_job_whose_status_was_lost_is_still_found(submitted):
+    named = submitted.read_status().job
+    submitted.status.unlink()
+    status = submitted.read_status()
+    assert (status.state, status.job) == (RUNNING, named) and status.started > 0
 
 
 def found(folder: RunFolder) -> Path:

@@ -74,7 +74,9 @@ def test_status_says_how_far_and_how_fast_and_what_to_do(folder, monkeypatch):
     lines = status.status_lines(folder, now=200.0)
     assert "step 3 of 8, 50 tokens/s" in lines and lines[-1] == "warn: kl at step 2: the KL is 0.4; lower the lr"
     monkeypatch.setattr(
-        status.run_verbs, "current_state", lambda run: (RUNNING, Status(RUNNING, 1, 100.0, last_step=3, total_steps=8))
+        status.run_verbs,
+        "current_state",
+        lambda run, ask: (RUNNING, Status(RUNNING, 1, 100.0, last_step=3, total_steps=8)),
     )
     assert "step 3 of 8, 50 tokens/s, ETA 50 s" in status.status_lines(folder, now=200.0)
 

@@ -35,3 +35,16 @@ def test_the_workers_of_a_run_know_its_stage(monkeypatch):
     """The callback that deletes old checkpoints runs in a worker, and is given VeRL's config alone."""
     monkeypatch.setenv(STAGE_VARIABLE, "toy")
     assert environment.forwarded_variables()[STAGE_VARIABLE] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "address", "is_local"),
+    [(1, {}, "", True), (2, {}, "", False), (1, {"address": "10.0.0.1:6379"}, "", False),
+     (1, {"_node_ip_address": "10.0.0.1"}, "", False), (1, {}, "10.0.0.1:6379", False)],
+)  # fmt: skip
+def test_only_a_ray_of_the_runs_own_is_kept_on_the_loopback(monkeypatch, nodes, options, address, is_local):
+    """A driver that takes itself for 127.0.0.1 cannot join the nodes of a cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    config = OmegaConf.create({"trainer": {"nnodes": nodes}, "ray_kwargs": {"ray_init": options}})
+    found = environment.loopback_variables(stage_named("sft").settings(config))
+    assert found == (environment.LOOPBACK_ONLY if is_local else {})

@@ -319,6 +319,7 @@ def test_stop_and_status_from_another_shell(prepared):
     shown = json.loads(subprocess.check_output([*verb, "posttrain_verl.status", name, "--json"]))
     assert (shown["state"], shown["last_step"]) == (RUNNING, 1)
     assert subprocess.run([*verb, "posttrain_verl.stop", name]).returncode == 0
+    assert re.fullmatch(r"stopped by \S+@\S+ with `stop`", folder.read_status().why)
     assert process.wait(timeout=5) == 130
     assert not alive(shown["pid"])
     assert not (folder.path / "processes.json").exists()
@@ -363,3 +364,43 @@ def test_a_stale_lock_and_socket_of_a_dead_run_do_not_matter(prepared, tmp_path)
     os.makedirs(os.path.dirname(record.folder_lock(folder).lock_file), exist_ok=True)
     open(record.folder_lock(folder).lock_file, "w").close()
     assert conduct(folder)[0].state == "done"
+
+
+LOST_RAYLET = """
+import os
+mark = pathlib.Path(sys.argv[-1], "tries")
+tries = len(mark.read_text()) if mark.exists() else 0
+mark.write_text("x" * (tries + 1))
+def doing(activity):
+    pathlib.Path(os.environ["POSTTRAIN_ACTIVITY_FILE"]).write_text(json.dumps({"activity": activity, "since": 0}))
+CORE = "[2026-11-30 20:36:53,179 E 2 3] core_worker.cc:9: Failed to get the system config from raylet because it is dead."
+"""
+DIES = (
+    "doing('starting Ray'); print(CORE, flush=True)\nif tries < {times}: os._exit(1)\nlog(1, **{{'train/loss': 1.0}})"
+)
+
+
+@pytest.mark.parametrize(("times", "state", "tries"), [(1, "done", 2), (9, "failed", 2)])
+def test_a_driver_that_rays_core_ends_at_the_start_is_started_once_more(prepared, times, state, tries):
+    folder = prepared(LOST_RAYLET + DIES.format(times=times))
+    status, told = conduct(folder)
+    assert (status.state, len((folder.path / "tries").read_text())) == (state, tries)
+    assert sum("starting Ray again" in line for line in told) == 1
+    why = "Ray ended its driver while it started: Failed to get the system config from raylet because it is dead."
+    assert any(why in line for line in told) and status.why == (why if state == "failed" else "")
+    assert status.attempt == 2
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "doing('loading the model'); os._exit(1)",  # the user's code, later, without a word
+        "doing('starting Ray'); raise ValueError('ray_kwargs are wrong')",  # and what Python says itself
+        "raise SystemExit(1)",
+    ],
+)
+def test_a_driver_that_ends_by_its_own_fault_is_not_started_again(prepared, program):
+    folder = prepared(LOST_RAYLET + program)
+    status, told = conduct(folder)
+    assert (status.state, status.rule, (folder.path / "tries").read_text()) == (FAILED, "", "x")
+    assert not any("again" in line for line in told)

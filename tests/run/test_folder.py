@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from omegaconf import OmegaConf
 
+from posttrain_verl import run_verbs
+from posttrain_verl.machine import processes
 from posttrain_verl.machine.processes import Process
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import record
@@ -115,7 +117,9 @@ def test_a_run_is_found_by_its_names(tmp_path):
 def test_a_status_that_cannot_be_read_is_no_traceback(tmp_path, text):
     """A machine that goes down may leave half a file; the verbs read every run of a folder."""
     (tmp_path / "status.json").write_text(text)
-    assert RunFolder(tmp_path).read_status() == Status("failed", why="status.json cannot be read")
+    status = RunFolder(tmp_path).read_status()
+    assert (status.state, status.last_step) == ("failed", None)
+    assert status.why.startswith("status.json cannot be read, but the run was started; `resume`")
 
 
 def test_writers_at_the_same_moment_leave_a_whole_file(tmp_path):
@@ -144,3 +148,36 @@ def test_a_name_that_is_no_run(tmp_path, name):
 def test_an_absolute_name_is_a_folder(tmp_path):
     RunFolder.create(tmp_path / "it").config.write_text("")
     assert RunFolder.find(str(tmp_path / "it")).path == tmp_path / "it"
+
+
+def test_a_run_that_never_started_is_told_from_one_whose_status_was_lost(tmp_path, sft):
+    folder = RunFolder.create(tmp_path / "it")
+    folder.config.write_text("")
+    folder.write_plan({"stage": "sft"})
+    assert not folder.has_begun and folder.read_status() == Status("failed", why="never started; `resume` starts it")
+    folder.log.write_text("a line")
+    assert (
+        "status.json is missing, but the run was started; `resume` continues from the start" in folder.read_status().why
+    )
+    folder.metrics.write_text('{"step": 3, "data": {}}\n{"step": 4, "da')
+    (folder.path / ".metrics.2.jsonl").write_text('{"step": 7, "data": {}}\n')
+    folder.attempts.write_text('{"attempt": 1, "started": 3.0, "ended": 4.0}\n')
+    sft(folder.checkpoints, 6)
+    for file, when in ((folder.config, 100), (folder.log, 160), (folder.metrics, 150)):
+        os.utime(file, (when, when))
+    status = folder.read_status()
+    assert (status.state, status.last_step, status.attempt) == ("failed", 7, 2)
+    assert (status.started, status.ended) == (100.0, 160.0)
+    assert "trained up to step 7; `resume` continues from its newest whole checkpoint" in status.why
+    folder.next_attempt(6)
+    assert (folder.read_status().attempt, folder.read_status().last_step) == (3, 6)
+    assert [each.attempt for each in folder.read_attempts(folder.read_status())] == [1, 2]
+
+
+def test_a_run_whose_status_was_lost_while_it_trains_is_running(tmp_path):
+    folder = RunFolder.create(tmp_path / "it")
+    record.write_record(
+        folder, record.Record(os.uname().nodename, processes.boot_id(), processes.find_process(os.getpid()))
+    )
+    state, status = run_verbs.current_state(folder)
+    assert (state, status.state, status.supervisor) == ("running", "running", os.getpid())

@@ -1,0 +1,22 @@
+"""The verb `head`: start a Ray head of this machine, or end it."""
+
+from __future__ import annotations
+
+import sys
+
+from posttrain_verl.clusters import ray_head
+from posttrain_verl.terminal import command_line
+from posttrain_verl.verbs import Head
+
+
+def run(asked: Head) -> int:
+    """The verb without its command line. Raises InputError."""
+    if asked.stop:
+        return ray_head.stop_head(asked.stop)
+    port = ray_head.choose_port(asked.port)
+    ray_head.make_token()
+    return ray_head.start_detached(port, asked.gpus) if asked.detach else ray_head.serve_head(port, asked.gpus)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(Head, run))

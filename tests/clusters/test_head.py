@@ -1,0 +1,138 @@
+"""A head of this machine, with a small server in the place of Ray."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from posttrain_verl import head as head_verb
+from posttrain_verl import paths
+from posttrain_verl.clusters import ray_head as head
+from posttrain_verl.machine import processes
+from posttrain_verl.run import environment
+from posttrain_verl.terminal.problem import InputError, WorkFailed
+from posttrain_verl.verbs import Head
+
+SERVER = """
+import http.server, json, sys
+class Version(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"ray_version": "2"}).encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Version).serve_forever()
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """`ray(program)` lets the program run in the place of `ray start`."""
+
+    def place(program):
+        monkeypatch.setattr(head, "ray_command", lambda port, gpus, folder: [sys.executable, "-c", program, str(port)])
+
+    return place
+
+
+@pytest.fixture
+def taken():
+    """A port that another program has."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        yield one.getsockname()[1]
+
+
+def test_a_port_of_the_users_that_is_taken_is_refused_and_the_usual_one_is_replaced(taken, monkeypatch):
+    with pytest.raises(InputError, match=rf"(?s)port={taken} is in use.*leave port= out"):
+        head.choose_port(taken)
+    monkeypatch.setattr(head, "USUAL_PORT", taken)
+    other = head.choose_port(None)
+    assert other != taken and head.is_free(other) and head.choose_port(other) == other
+
+
+def test_the_head_and_its_jobs_have_this_python_and_listen_on_the_loopback(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("PATH", "/bin")
+    found = head.head_environment(None)
+    assert found["PATH"].split(":") == [str(Path(sys.executable).parent), "/bin"]
+    assert (
+        "RAY_ADDRESS" not in found
+        and found.items() >= environment.LOOPBACK_ONLY.items()
+        and found["RAY_AUTH_MODE"] == "token"
+    )
+
+
+def test_rays_own_switch_for_the_loopback_is_there():
+    """`ray start` would listen on every address without it; a new Ray may drop it."""
+    from ray._private import ray_constants
+
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR in environment.LOOPBACK_ONLY
+
+
+def test_stop_ends_that_head_and_no_other(ray, capsys):
+    ray(SERVER)
+    ports = [head.free_port(), head.free_port()]
+    other = threading.Thread(target=stay_until_ended, args=(ports[1],))
+    with processes.temporary_folder("head-") as folder, head.started_ray(ports[0], None, folder) as process:
+        other.start()
+        until = time.monotonic() + 60
+        while len(head.running_heads()) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert {one.port for one in head.running_heads()} == set(ports)
+        with pytest.raises(InputError, match=f"(?s)port 1024.*{min(ports)}, {max(ports)}"):
+            head.stop_head(1024)
+        [second] = [one for one in head.running_heads() if one.port == ports[1]]
+        # The verb of the second was killed: its Ray is ended by its id.
+        orphan = head.HeadRecord(second.port, second.boot, processes.Process(1, 1), second.ray, second.folder)
+        head.record_file(second.port).write_text(head.json.dumps(head.asdict(orphan)))
+        assert head_verb.run(Head(stop=ports[1])) == 0
+        other.join(timeout=60)
+        assert not second.ray.is_alive and process.poll() is None and not Path(second.folder).exists()
+        assert [one.port for one in head.running_heads()] == [ports[0]]
+    assert head.running_heads() == [] and process.poll() is not None
+
+
+def stay_until_ended(port):
+    with processes.temporary_folder("head-") as folder, head.started_ray(port, None, folder) as process:
+        process.wait()
+
+
+def test_a_ray_that_does_not_come_up_is_tried_again_and_its_last_words_are_shown(ray, tmp_path):
+    ray("print('no room in /dev/shm'); raise SystemExit(1)")
+    with (
+        pytest.raises(WorkFailed, match=r"(?s)tried 3 times:.*no room in /dev/shm"),
+        head.started_ray(1024, None, tmp_path),
+    ):
+        pass
+    assert (tmp_path / "ray.txt").read_text().count("no room") == 3 and not head.running_heads()
+
+
+def test_sigterm_of_the_verb_ends_its_ray(tmp_path):
+    """In a process of its own, whose Ray is the small server."""
+    (tmp_path / "server.py").write_text(SERVER)
+    port = head.free_port()
+    program = f"""
+import sys
+from posttrain_verl.clusters import ray_head as head
+head.ray_command = lambda port, gpus, folder: [sys.executable, {str(tmp_path / "server.py")!r}, str(port)]
+sys.exit(head.serve_head({port}, None))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        [known] = head.running_heads()
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    assert not known.alive and not Path(known.folder).exists() and not list(paths.in_cache("heads").iterdir())
