@@ -112,7 +112,8 @@ def test_a_run_that_cannot_start_says_where_to_look(prepared):
     folder.write_plan({})
     supervise.start_detached(folder)
     status = api.Run(folder.path).status()
-    assert (status.state, status.why) == ("failed", "never started") and "launch.txt says why" in status.advice
+    assert status.state == "failed" and status.why.startswith("never started")
+    assert "launch.txt says why" in status.advice
     assert "KeyError" in (folder.path / "launch.txt").read_text()
 
 
@@ -211,4 +212,4 @@ def test_a_run_without_a_checkpoint_has_no_weights(prepared):
 def test_the_status_of_an_older_version_is_read(prepared):
     folder = prepared("pass")
     folder.status.write_text(json.dumps({"state": "done", "no_such_field": 1}))
-    assert api.Run(folder.path).status().why == "status.json cannot be read"
+    assert api.Run(folder.path).status().why.startswith("status.json cannot be read")
