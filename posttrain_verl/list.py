@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from posttrain_verl import run_verbs
+from posttrain_verl import paths, run_verbs
 from posttrain_verl.run.folder import RunFolder, worked_seconds
 from posttrain_verl.run.output import format_duration, last_records, parse_line
 from posttrain_verl.terminal import command_line
@@ -22,8 +22,8 @@ from posttrain_verl.verl.metrics import HEADLINES
 LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
-def runs_table(folders: list[RunFolder], now: float) -> Table:
-    """A row a run. The overrides are those that say what is special about the run. The last column is cut to its width."""
+def runs_table(folders: list[RunFolder], home: Path, now: float) -> Table:
+    """A row a run, by its path below `home`. The overrides are those that say what is special about the run. The last column is cut to its width."""
     why = Column("stage, or why", no_wrap=True, overflow="ellipsis", ratio=1)
     shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "measured", "worked", "started", "model",
                   "overrides", why, box=None, expand=True)  # fmt: skip
@@ -41,7 +41,7 @@ def runs_table(folders: list[RunFolder], now: float) -> Table:
             if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster=", "address="))
         ]
         last = (status.why or status.stage).partition("\n")[0]
-        shown.add_row(f"{folder.path.parent.name}/{folder.path.name}", state, step, _measured(folder), worked, began,
+        shown.add_row(str(folder.path.relative_to(home)), state, step, _measured(folder), worked, began,
                       str(plan.get("base_model", "")), " ".join(own), last)  # fmt: skip
     return shown
 
@@ -57,14 +57,14 @@ def _measured(folder: RunFolder) -> str:
 def run(asked: List) -> int:
     """The verb without its command line."""
     home = Path(asked.runs_dir).expanduser().absolute()
-    found = [RunFolder(config.parent) for config in home.glob("*/*/config.yaml")]
+    found = [RunFolder(folder) for folder in paths.run_folders(home)]
     found.sort(key=lambda folder: folder.read_status().started, reverse=True)
     if asked.as_json:
         print(
             json.dumps([json.loads(run_verbs.state_as_json(*each)) for each in run_verbs.asked_states(found)], indent=2)
         )
     elif found:
-        stdout().print(runs_table(found, time.time()))
+        stdout().print(runs_table(found, home, time.time()))
     else:
         print(f"no runs in {home}")
     return 0

@@ -99,6 +99,12 @@ def has_package_line(file: Path, group: str) -> bool:
     return file.read_text(encoding="utf-8", errors="replace").startswith(f"# @package posttrain.{group}\n")
 
 
+def run_folders(home: Path) -> list[Path]:
+    """The folders of the runs below a folder of runs, those of its pipelines included."""
+    patterns = ("*/*/config.yaml", "pipeline/*/*/runs/*/*/config.yaml")
+    return [config.parent for pattern in patterns for config in home.glob(pattern)]
+
+
 def cache_dir() -> Path:
     """The folder for what can be built again; `POSTTRAIN_CACHE` moves it. Not created here.
 

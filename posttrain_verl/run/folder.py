@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 
-from posttrain_verl.paths import write_atomically
+from posttrain_verl.paths import run_folders, write_atomically
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.checkpoints import has_weights, step_folder, steps_in
 from posttrain_verl.verl.stage import Settings, Stage, stage_named
@@ -135,7 +135,7 @@ class RunFolder:
         if named:
             meant = ", ".join(str(run.relative_to(home)) for run in sorted(named))
             raise InputError("no such run", [Problem(f"run={name} means several runs", f"name one: {meant}")])
-        newest = sorted((config.parent for config in home.glob("*/*/config.yaml")), key=_launch_time)[-5:]
+        newest = sorted(run_folders(home), key=_launch_time)[-5:]
         known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
         remedy = f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
         raise InputError("no such run", [Problem(f"run={name} is not a run in {home}", remedy)])

@@ -183,7 +183,7 @@ def test_stop_says_who_and_how_to_resume_and_list_shows_it(folder, monkeypatch, 
     )
     assert stop.run(verbs.Stop(run=str(folder.path))) == 0
     assert "does not run: interrupted: stopped by" in capsys.readouterr().out
-    stdout().print(runs_table([folder], now=9.0))
+    stdout().print(runs_table([folder], folder.path.parent.parent, now=9.0))
     assert "stopped by" in capsys.readouterr().out
 
 

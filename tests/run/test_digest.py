@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from posttrain_verl import list as list_verb
 from posttrain_verl import logs, status
@@ -87,3 +88,11 @@ def test_list_says_what_each_run_is_and_measured(folder, capsys, monkeypatch):
     row = capsys.readouterr().out.splitlines()[1]
     assert all(part in row for part in ("my_grpo/g2", "done", "3/8", "reward 0.5", "1 min", "tiny", "lr=3")), row
     assert "run_id" not in row
+
+
+def test_the_runs_of_a_pipeline_are_listed_and_found_by_their_path(tmp_path, capsys):
+    run = RunFolder.create(tmp_path / "pipeline/demo/0/runs/demo_sft/sft")
+    run.write_config(OmegaConf.create({}))
+    assert command_line.main(List, list_verb.run, [f"runs_dir={tmp_path}"]) == 0
+    assert "pipeline/demo/0/runs/demo_sft/sft " in capsys.readouterr().out
+    assert RunFolder.find("pipeline/demo/0/runs/demo_sft/sft", tmp_path).path == run.path
