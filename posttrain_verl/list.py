@@ -23,7 +23,8 @@ LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
 def runs_table(folders: list[RunFolder], home: Path, now: float) -> Table:
-    """A row a run, by its path below `home`. The overrides are those that say what is special about the run. The last column is cut to its width."""
+    """A row a run, by its path below `home`. The overrides are those that say what is special about the run. The last column is
+    cut to its width."""
     why = Column("stage, or why", no_wrap=True, overflow="ellipsis", ratio=1)
     shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "measured", "worked", "started", "model",
                   "overrides", why, box=None, expand=True)  # fmt: skip
