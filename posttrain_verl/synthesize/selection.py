@@ -1,8 +1,8 @@
 """From graded answers to solutions, pairs and pass rates. Pure functions: the same answers give the same choice.
 
-Solutions are the right answers of a question that differ from each other, as in rejection-sampling fine-tuning (Yuan et al. 2023,
-arXiv:2308.01825). A pair holds a right and a wrong answer to one question. Where right answers are shorter than wrong ones, a model
-trained on pairs learns to be short (Park et al. 2024, arXiv:2403.19159), so pairs are matched by length.
+Solutions are the right answers of a question that differ from each other, as in rejection-sampling fine-tuning (Yuan et al.
+2023, arXiv:2308.01825). A pair holds a right and a wrong answer to one question. Where right answers are the shorter ones, a
+model trained on pairs learns to be short (Park et al. 2024, arXiv:2403.19159), so pairs are matched by length.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CLOSE = 0.3  # answers whose lengths differ by at most this share of the longer 
 
 @dataclass(frozen=True)
 class Graded:
-    """One answer, `tokens` long. `is_right` is None where the verifier came to no verdict. `flaw` is the reason why a right answer
-    is not shown to a model, "" for none, and `detail` says more."""
+    """One answer, `tokens` long. `is_right` is None where the verifier came to no verdict. `flaw` is the reason why a right
+    answer is not shown to a model, "" for none, and `detail` says more."""
 
     id: str
     sample: int
@@ -186,7 +186,7 @@ def choose_pairs(groups: Mapping[str, Sequence[Graded]], rules: Rules) -> tuple[
 
 
 def _sides(answers: Sequence[Graded], rules: Rules) -> tuple[list[Graded], list[Graded]]:
-    """The answers that a pair may choose, and those that it may reject, without near duplicates, in the order of their samples."""
+    """The answers that a pair may choose, and those that it may reject, without near duplicates, by their samples."""
 
     def may_reject(answer: Graded) -> bool:
         if answer.is_right or not answer.text.strip():

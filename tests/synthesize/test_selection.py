@@ -92,18 +92,22 @@ def test_length_does_not_tell_the_sides_of_pairs_apart(gap, most):
         assert abs(Lengths.of(plain).difference) > 10 > 5 > abs(Lengths.of(pairs).difference)
 
 
+def groups_of(count: int, right: int, wrong: int) -> dict[str, list[Graded]]:
+    """Questions with a right and a wrong answer of so many tokens."""
+    return {
+        f"q{n}": [Graded(f"q{n}", 0, f"yes {n}", right, True), Graded(f"q{n}", 1, f"no {n}", wrong, False)]
+        for n in range(count)
+    }
+
+
 def test_pairs_that_length_alone_tells_apart_are_left_out_and_counted():
-    groups = {f"q{number}": [Graded(f"q{number}", 0, f"short {number}", 10, True), Graded(f"q{number}", 1, f"long {number}", 90, False)]
-              for number in range(100)}  # fmt: skip
-    pairs, left_out = selection.choose_pairs(groups, Rules())
+    pairs, left_out = selection.choose_pairs(groups_of(100, 10, 90), Rules())
     assert len(pairs) + left_out["told_by_length"] == 100 and len(pairs) < 5
-    assert len(selection.choose_pairs(groups, Rules(match_lengths=False))[0]) == 100
+    assert len(selection.choose_pairs(groups_of(100, 10, 90), Rules(match_lengths=False))[0]) == 100
 
 
 def test_equal_lengths_lose_no_pair():
-    groups = {f"q{number}": [Graded(f"q{number}", 0, f"yes {number}", 29, True), Graded(f"q{number}", 1, f"no {number}", 29, False)]
-              for number in range(50)}  # fmt: skip
-    pairs, left_out = selection.choose_pairs(groups, Rules())
+    pairs, left_out = selection.choose_pairs(groups_of(50, 29, 29), Rules())
     assert len(pairs) == 50 and not left_out
     assert Lengths.of(pairs) == Lengths(50, 29.0, 29.0, 0.0, 0.5)
 
