@@ -81,6 +81,7 @@ def build_rows(
         "question": lambda: user_messages(item["question"], prompt),
         "solution": lambda: final_solutions(item["solution"], item["answer"], prompt),
         "answer": lambda: item["answer"],
+        "rejected": lambda: item["rejected"],
     }
     columns = {"data_source": constant(spec.data_source), "ability": constant(spec.ability)}
     for name, turns in kind.turns.items():

@@ -23,6 +23,8 @@ WRONG = {
     "grade": [".", "mode=strict", "x.jsonl posttrain.out=/etc/passwd/x"],
     "evaluate": ["base_model= eval=gsm8k", "base_model=tiny eval=gsm8k chat_template=nosuch",
                  "base_model=tiny eval=gsm8k posttrain.out=."],
+    "synthesize": ["mix=", "mix=gsm8k", "mix=embedded base_model=tiny keep=9", "mix=gsm9k base_model=tiny",
+                   "mix=embedded endpoint=http://127.0.0.1:9", "mix=x.parquet base_model=tiny", "mix=embedded base_model=tiny n=0"],
     "compare": ["posttrain.runs_dir=x", "run=", "x.json", "/etc/passwd"],
     "export": ["run=x posttrain=1", "run=x step=a", "run=x vllm=maybe", "run=x form="],
     "report": ["run=/etc/passwd", "run=x posttrain.out=."],

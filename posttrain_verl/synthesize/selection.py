@@ -107,7 +107,7 @@ def _most_different(answers: Sequence[Graded], most: int) -> list[Graded]:
     """The first answer, then each time the one that is least like any chosen one (farthest-first traversal, Gonzalez 1985)."""
     sets = [shingles(answer.text) for answer in answers]
     nearest = [0.0] * len(answers)  # the similarity to the chosen one that is most like it
-    left, chosen = list(range(len(answers))), []
+    left, chosen = list(range(len(answers))), list[Graded]()
     while left and len(chosen) < most:
         best = min(left, key=lambda at: (nearest[at], at))
         left.remove(best)

@@ -97,7 +97,7 @@ class Synthesize(OfRuns):
     run: str | None = key(None, "a run, instead of base_model", names=run_names)
     endpoint: Annotated[str, _url_flaw] = key("", "an OpenAI-compatible API instead")
     n: AtLeast1 = key(8, "answers to each question")
-    keep: AtLeast0 = key(4, "the most solutions of a question")
+    keep: AtLeast0 | None = key(None, "the most solutions of a question", shown="4, or n")
     choice: Literal["different", "shortest", "random"] = key("different", "which of the right answers")
     near_duplicate: Annotated[float, Ge(0), Le(1)] = key(0.8, "so alike count once; 0: all count")
     pairs: AtLeast0 = key(1, "the most pairs of a question")
@@ -129,13 +129,13 @@ class Synthesize(OfRuns):
         if sum(map(bool, (self.run, self.base_model, self.endpoint))) != 1:
             what = "one of base_model=, run= and endpoint= is needed"
             yield Problem(what, "add base_model=NAME or FOLDER, run=ID, or endpoint=URL")
-        if self.keep > self.n:
+        if self.keep is not None and self.keep > self.n:
             yield Problem(
                 f"keep={self.keep} is more than the n={self.n} answers to a question", f"keep={self.n}, or less"
             )
         if self.n > 1 and self.temperature == 0:
             yield Problem(f"n={self.n} with temperature=0 would draw the same answer {self.n} times", "temperature=1.0")
-        if not self.keep and not self.pairs:
+        if self.keep == 0 and not self.pairs:
             yield Problem("keep=0 and pairs=0 select nothing", "set one of them to 1 or more")
         if self.data_name and not re.fullmatch(r"\w[\w.-]*", self.data_name):
             yield Problem(
