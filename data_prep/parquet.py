@@ -155,6 +155,9 @@ def _bucket_rows(items: pa.Table, mix: Mix, split: SplitSpec, selection: Selecti
     """The bucket's rows in the order of their places. Each source has its own prompt, so they are made by source."""
     places = items["place"].to_numpy()
     source_of = pool.source[selection.rows[places]]
+    # Pass rates may have replaced the difficulty that the source gives.
+    difficulty = pa.array(pool.difficulty[selection.rows[places]], pa.float64(), from_pandas=True)
+    items = items.set_column(items.schema.get_field_index("difficulty"), "difficulty", difficulty)
     stage_names = pa.array([stage.name or None for stage in split.curriculum], pa.string())
     parts, part_places = [], []
     for number in np.unique(source_of):
