@@ -195,9 +195,12 @@ class HeldOut:
 
     @classmethod
     def near(cls, questions: Questions, data_dir: Path) -> HeldOut:
-        """The evaluation sets and test splits of a folder of data, and the held-out splits beside the questions."""
+        """The evaluation sets and test splits of a folder of data and of that of the mix, and the held-out splits beside the
+        questions."""
         beside = [questions.file.parent / f"{name}.parquet" for name in _held_out_names()]
-        tests = [*data_dir.glob(f"{EVALUATION}/*/{TEST}.parquet"), *data_dir.glob(f"*/{TEST}.parquet")]
+        homes = {data_dir, questions.file.parent.parent} if questions.manifest else {data_dir}
+        patterns = (f"{EVALUATION}/*/{TEST}.parquet", f"*/{TEST}.parquet")
+        tests = [file for home in homes for pattern in patterns for file in home.glob(pattern)]
         files = sorted({file.absolute() for file in (*beside, *tests) if file.is_file()})
         return cls([found for file in files if (found := _index_set(file))])
 

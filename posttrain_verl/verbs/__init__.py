@@ -111,7 +111,7 @@ class Inspect(Verb):
     EXITS = "0 done, 1 not approved, 2 the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
 
-    mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    mix: str = key("embedded", "a name of conf/mix, a yaml file, or a folder of data", names=group("mix"))
     rows: AtLeast1 = key(5, "rows of each source and split, drawn over its range of difficulty")
     seed: AtLeast0 = key(0, "of the draw")
     reward: Reward = reward_key()
