@@ -13,9 +13,12 @@ from filelock import FileLock
 
 import data_prep
 from data_prep import schema
+from posttrain_verl import inspect
 from posttrain_verl.evaluate.replicas import EngineFailed
 from posttrain_verl.synthesize import __main__ as verb
+from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError
+from posttrain_verl.verbs import Inspect, Synthesize
 
 
 def digests(folder) -> dict[str, str]:
@@ -207,9 +210,21 @@ def test_a_row_filter_drops_a_right_answer_with_a_false_step(synthesize, sums, r
 
 def test_a_summary_is_printed_and_json_holds_the_manifest(sums, model, fake, tmp_path, capsys):
     words = [f"mix={sums(10)}", f"base_model={model}", "n=2", "name=out", f"posttrain.data_dir={tmp_path}/data"]
-    assert verb.command_line.main(verb.Synthesize, verb.run, words) == 0
+    assert command_line.main(Synthesize, verb.run, words) == 0
     said = capsys.readouterr().out
     assert "10 questions, 20 answers: 10 right, 10 wrong, 0 undecided; 140 tokens" in said
     assert "mean difference +0.0" in said and "not compared with aime24" in said
-    assert verb.command_line.main(verb.Synthesize, verb.run, [*words, "--json"]) == 0
+    assert command_line.main(Synthesize, verb.run, [*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["answers"]["right"] == 10
+
+
+def test_inspect_shows_its_rows_and_approval_counts(synthesize, sums, tmp_path, monkeypatch, capsys):
+    synthesize(sums(20), "n=4", "near_duplicate=0", "val=0.2")
+    monkeypatch.chdir(tmp_path)
+    for given in ("mix=out", f"mix={tmp_path}/data/out"):
+        assert command_line.main(Inspect, inspect.run, [given, "rows=2", "--approve", "--who", "me"]) == 0
+    said = capsys.readouterr().out
+    assert "pairs_train #" in said and "pairs_val #" in said and "sft_train #" in said and "approved by me" in said
+    assert [entry["who"] for entry in data_prep.read_manifest(tmp_path / "data/out")["inspected"]] == ["me", "me"]
+    assert data_prep.verify(tmp_path / "data/out") == []
+    assert "rejected" in (tmp_path / "data/out/inspection.html").read_text()
