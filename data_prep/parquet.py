@@ -79,7 +79,10 @@ def build_rows(
     says = {
         "system": lambda: constant(prompt.system or ""),
         "question": lambda: user_messages(item["question"], prompt),
-        "solution": lambda: final_solutions(item["solution"], item["answer"], prompt),
+        # Both sides of a pair stay as they are, so that their endings do not tell them apart.
+        "solution": lambda: pc.if_else(
+            item["rejected"].is_valid(), item["solution"], final_solutions(item["solution"], item["answer"], prompt)
+        ),
         "answer": lambda: item["answer"],
         "rejected": lambda: item["rejected"],
     }

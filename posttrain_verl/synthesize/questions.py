@@ -55,6 +55,11 @@ class Asked:
         return self.question.messages
 
     @property
+    def gold(self) -> str | None:
+        """The gold answer; None where a reward of the user's own needs none."""
+        return None if self.question.truth is None else self.question.gold
+
+    @property
     def source(self) -> str:
         """The source of the mix that it is from, else its data_source."""
         return str(self.question.facts.get("source") or self.question.data_source)
@@ -145,8 +150,9 @@ def find_questions(name: str, data_dir: Path, reward: OwnReward | None) -> Quest
         if RL.training_split not in choice.config["splits"]:
             what = f"the mix {choice.config['name']} has no split {RL.training_split}, whose questions are asked"
             raise InputError(TITLE, [Problem(what, "add it to the mix, or name a Parquet: mix=FILE.parquet")])
-        with mixes.data_errors_as_input(f"mix {choice.config['name']} cannot be built"):
-            mixes.build_mix(choice, reward=reward)
+        if not data_prep.is_complete(choice.folder, choice.config):  # one that is there may have been approved
+            with mixes.data_errors_as_input(f"mix {choice.config['name']} cannot be built"):
+                mixes.build_mix(choice, reward=reward)
         found = Questions.beside_manifest((choice.folder / f"{RL.training_split}.parquet").absolute())
     if held_out := name_held_out(found.file):
         raise InputError(TITLE, [Problem(f"{found.file} is held out: {held_out}", "ask training questions: mix=NAME")])

@@ -62,7 +62,7 @@ def screen_answers(
             rows = [by_id[answers[place].id] for place in part]
             names = [str(place) for place in part]
             texts, solutions = [each.text for each in rows], [answers[place].text for place in part]
-            batch = item_batch(names, texts, solutions, [each.question.gold for each in rows])
+            batch = item_batch(names, texts, solutions, [each.gold for each in rows])
             flaws = judge(batch) | {int(name): ("contaminated", detail) for name, detail
                                     in held_out.find(names, texts, solutions).items()}  # fmt: skip
             for place, (flaw, detail) in flaws.items():

@@ -153,7 +153,7 @@ def _pair_row(job: Job, selected: Selected, pair: Pair) -> dict[str, Any]:
 
 
 def _rate_row(one: Asked, rate: Rate) -> dict[str, Any]:
-    return {**asdict(rate), "question": one.text, "answer": one.question.gold, "data_source": one.question.data_source,
+    return {**asdict(rate), "question": one.text, "answer": one.gold, "data_source": one.question.data_source,
             "ability": one.ability, "source": one.source}  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def _dropped_rows(selected: Selected) -> Iterable[dict[str, Any]]:
         kept[one.source, answer.flaw] += bool(answer.flaw)
         if answer.flaw and kept[one.source, answer.flaw] <= DROPPED_ROWS:
             yield {"source": one.source, "reason": answer.flaw, "detail": answer.detail, "dropped_from": SFT.name,
-                   "id": row_id(answer.id, answer.sample), "question": one.text, "answer": one.question.gold,
+                   "id": row_id(answer.id, answer.sample), "question": one.text, "answer": one.gold,
                    "solution": answer.text}  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_solutions_stand_beside_those_of_another_source(folder, clean, source, b
     assert manifest["sources"]["own"]["files"] == {"sft_train.parquet": "sft_train", "rates.parquet": "rates"}
 
 
-def test_pairs_are_rows_of_their_own_kind(folder, build):
+def test_pairs_are_rows_of_their_own_kind(folder, clean, build):
     _, read = build(
         sources={"own": own(folder, rows="pairs")},
         splits={"pairs_val": {"rows": 10, "sources": {"own": 1}}, "pairs_train": {"rows": 30, "sources": {"own": 1}}},
@@ -73,6 +73,7 @@ def test_pairs_are_rows_of_their_own_kind(folder, build):
     row = read("pairs_train")[0]
     assert list(row) == ["data_source", "prompt", "chosen", "rejected", "ability", "extra_info"]
     assert row["rejected"] == [{"role": "assistant", "content": "It is 1. #### 1"}]
+    assert row["chosen"][0]["content"] in {each["solution"] for each in clean(40)}, "as it was sampled"
     assert not {each["prompt"][0]["content"] for each in read("pairs_val")} & {
         each["prompt"][0]["content"] for each in read("pairs_train")
     }

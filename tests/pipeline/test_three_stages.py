@@ -275,7 +275,9 @@ def test_own_answers_are_trained_on_beside_the_mix(processes, place):
     assert values(second, "base_model") == [], "the model of its recipe, not the one that was asked"
     files = [str(place / "data/embedded/sft_train.parquet"), str(home / "synthesized/synthesize/sft_train.parquet")]
     assert list(OmegaConf.load(home / "runs/demo_sft/1/config.yaml").data.train_files) == files
-    assert OmegaConf.load(home / "runs/demo_sft/1/config.yaml").data.val_files == files[0].replace("sft_train", "sft_val")
+    assert OmegaConf.load(home / "runs/demo_sft/1/config.yaml").data.val_files == files[0].replace(
+        "sft_train", "sft_val"
+    )
     assert values(third, "base_model") == [str(home / "runs/demo_sft/1/checkpoints/global_step_5/huggingface")]
     assert values(third, "data.train_files") == [] == values(first, "data.train_files")
     before = len(processes)

@@ -10,15 +10,18 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 import data_prep
 from data_prep import schema
-from posttrain_verl import inspect
+from posttrain_verl import inspect, mixes
 from posttrain_verl.evaluate.replicas import EngineFailed
 from posttrain_verl.synthesize import __main__ as verb
+from posttrain_verl.synthesize.questions import find_questions
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verbs import Inspect, Synthesize
+from reward_fns.own import OwnReward
 
 
 def digests(folder) -> dict[str, str]:
@@ -228,3 +231,16 @@ def test_inspect_shows_its_rows_and_approval_counts(synthesize, sums, tmp_path, 
     assert [entry["who"] for entry in data_prep.read_manifest(tmp_path / "data/out")["inspected"]] == ["me", "me"]
     assert data_prep.verify(tmp_path / "data/out") == []
     assert "rejected" in (tmp_path / "data/out/inspection.html").read_text()
+
+
+def test_a_mix_that_is_there_is_not_built_again(tmp_path, monkeypatch):
+    """Also where a run's own reward grades: somebody may have approved it."""
+    choice = mixes.choose_mix("embedded", str(tmp_path), ["sources.sums.size=2000", "splits.rl_train.rows=50",
+                                                          "splits.sft_train.rows=50"])  # fmt: skip
+    mixes.build_mix(choice)
+    mix = tmp_path / "mine.yaml"
+    OmegaConf.save(OmegaConf.create(choice.config), mix)
+    before = (choice.folder / "manifest.json").stat().st_mtime_ns
+    found = find_questions(str(mix), tmp_path, OwnReward("/nosuch.py", "score"))
+    assert found.file == choice.folder / "rl_train.parquet" and found.name == "embedded"
+    assert (choice.folder / "manifest.json").stat().st_mtime_ns == before
