@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import manifest, parquet, repeats, splits
+from data_prep import manifest, parquet, rates, repeats, splits
 from data_prep.errors import DataError, Problem
 from data_prep.filters import gold
 from data_prep.losses import heavy_losses
@@ -54,7 +54,7 @@ def build(
         scratch = Path(folder)
         pool = Pool(scratch / "pool.arrow")
         origins, sets = Reading(mix, pool, reward).run()
-        _across_rows(mix, pool)
+        used_rates = _across_rows(mix, pool)
         entries = _source_entries(mix, origins, pool)
         try:
             chosen = splits.choose_rows(mix, pool)
@@ -77,6 +77,7 @@ def build(
             "tools": {name: version(name) for name in ("pyarrow", "numpy")},
             "inspected": [],
             **({"reward": manifest.describe_reward(reward)} if reward else {}),
+            **({"rates": used_rates} if used_rates else {}),
         }
         for name, entry in content["files"].items():
             entry |= {"bytes": (scratch / name).stat().st_size, "sha256": manifest.file_sha256(scratch / name)}
@@ -111,8 +112,11 @@ def _require_callable(reward: OwnReward) -> None:
         raise DataError(Problem(f"reward={reward.word}", str(error), f"VeRL calls it with {SIGNATURE}")) from None
 
 
-def _across_rows(mix: Mix, pool: Pool) -> None:
-    """Drop rows for what other rows say. Rows of evaluation sets are never dropped, but count as earlier rows."""
+def _across_rows(mix: Mix, pool: Pool) -> dict[str, Any]:
+    """Drop rows for what other rows and pass rates say; returns what the manifest says of the rates.
+
+    Rows of evaluation sets are never dropped, but count as earlier rows.
+    """
     switches, default = mix.filters.named(), mix.filters.all
     held_out = [list(mix.sources).index(name) for name in mix.held_out()]
     whole = np.isin(pool.source, held_out) & pool.good
@@ -127,10 +131,12 @@ def _across_rows(mix: Mix, pool: Pool) -> None:
         repeats.mark_duplicates(pool)
     if mix.filters.near_duplicate:
         repeats.mark_near_duplicates(pool, mix.filters.near_duplicate)
+    used = rates.apply_rates(mix.rates, pool, switches.get(rates.PASS_RATE, True)) if mix.rates else {}
     pool.restore(whole)
     for name in mix.sources:
         if drops := manifest.describe_drops(_count_drops(mix, name, pool)):
             log.info(f"{name}: dropped {drops}")
+    return used
 
 
 def _count_drops(mix: Mix, source: str, pool: Pool) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def switch_off(reason: str, source: str) -> str:
         return (
             f"sources.{source}.unique=row keeps other solutions of a question, and filters.duplicate=false every repeat"
         )
+    if reason == "pass_rate":
+        return "rates.keep=[0,1] keeps them"
     return f"filters.{reason}=false keeps them; in the mix: `filters: {{{reason}: false}}`"
 
 

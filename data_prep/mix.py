@@ -24,6 +24,7 @@ from data_prep.declaration import (
 )
 from data_prep.errors import DataError, Problem
 from data_prep.filters import REASONS, Uses
+from data_prep.rates import Rates
 from data_prep.schema import TEST, row_kind, split_names, use_of
 from data_prep.sources import KINDS, SourceSpec, rows_read, spec_of, with_defaults
 from reward_fns import UnknownSource
@@ -205,6 +206,7 @@ class Mix(Declaration):
     )
     filters: Switches = Switches()
     decontaminate: Decontamination = Decontamination()
+    rates: Rates | None = None
     budget: Positive | None = None
     limit: Positive | None = None
 

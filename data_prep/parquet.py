@@ -79,8 +79,12 @@ def build_rows(
     says = {
         "system": lambda: constant(prompt.system or ""),
         "question": lambda: user_messages(item["question"], prompt),
-        "solution": lambda: final_solutions(item["solution"], item["answer"], prompt),
+        # Both sides of a pair stay as they are, so that their endings do not tell them apart.
+        "solution": lambda: pc.if_else(
+            item["rejected"].is_valid(), item["solution"], final_solutions(item["solution"], item["answer"], prompt)
+        ),
         "answer": lambda: item["answer"],
+        "rejected": lambda: item["rejected"],
     }
     columns = {"data_source": constant(spec.data_source), "ability": constant(spec.ability)}
     for name, turns in kind.turns.items():
@@ -154,6 +158,9 @@ def _bucket_rows(items: pa.Table, mix: Mix, split: SplitSpec, selection: Selecti
     """The bucket's rows in the order of their places. Each source has its own prompt, so they are made by source."""
     places = items["place"].to_numpy()
     source_of = pool.source[selection.rows[places]]
+    # Pass rates may have replaced the difficulty that the source gives.
+    difficulty = pa.array(pool.difficulty[selection.rows[places]], pa.float64(), from_pandas=True)
+    items = items.set_column(items.schema.get_field_index("difficulty"), "difficulty", difficulty)
     stage_names = pa.array([stage.name or None for stage in split.curriculum], pa.string())
     parts, part_places = [], []
     for number in np.unique(source_of):

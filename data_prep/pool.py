@@ -24,6 +24,7 @@ COLUMNS = {
     "solved": np.int32,  # tokens of the solution
     "has_answer": np.bool_,
     "has_solution": np.bool_,
+    "has_rejected": np.bool_,
     "reason": np.int16,  # why a part of the row is spoiled (index into REASONS), 0 for a good one
     "spoiled": np.uint8,  # the spoiled parts, as bits of schema.PARTS; no split can use a row whose question is
 }
@@ -41,6 +42,7 @@ class Pool:
     solved: np.ndarray
     has_answer: np.ndarray
     has_solution: np.ndarray
+    has_rejected: np.ndarray
     reason: np.ndarray
     spoiled: np.ndarray
 

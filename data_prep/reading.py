@@ -132,13 +132,14 @@ class Reading:
         columns = {
             "source": np.full(items.num_rows, list(self.mix.sources).index(spec.name)),
             "key": keys,
-            "identity": keys if spec.unique == "question" else mix_bits(keys ^ row_keys(items["solution"])),
+            "identity": keys if spec.unique == "question" else _answer_keys(items, keys),
             "gold": _gold_keys(items["answer"]),
             "difficulty": items["difficulty"].fill_null(float("nan")).to_numpy(zero_copy_only=False),
             "asked": asked,
             "solved": solved,
             "has_answer": items["answer"].is_valid().to_numpy(zero_copy_only=False),
             "has_solution": items["solution"].is_valid().to_numpy(zero_copy_only=False),
+            "has_rejected": items["rejected"].is_valid().to_numpy(zero_copy_only=False),
         }
         return _Judged(items, columns, verdict, self.detector.check(items) if content else None)
 
@@ -165,6 +166,14 @@ def _bite_sized(batches: Iterable[pa.RecordBatch], most: int | None) -> Iterator
         left -= batch.num_rows
         rows = max(1, batch.num_rows // (batch.nbytes // BATCH_BYTES + 1))
         yield from (batch.slice(first, rows) for first in range(0, batch.num_rows, rows))
+
+
+def _answer_keys(items: pa.RecordBatch, keys: np.ndarray) -> np.ndarray:
+    """Hashes of the questions, their solutions and, in rows that have one, the rejected ones."""
+    found = mix_bits(keys ^ row_keys(items["solution"]))
+    rejected = items["rejected"].is_valid().to_numpy(zero_copy_only=False)
+    found[rejected] = mix_bits(found[rejected] ^ row_keys(items["rejected"].filter(pa.array(rejected))))
+    return found
 
 
 def _gold_keys(answers: pa.Array) -> np.ndarray:

@@ -164,7 +164,8 @@ def mark_duplicates(pool: Pool) -> None:
 
 def mark_near_duplicates(pool: Pool, threshold: float) -> None:
     """Mark rows that have the numbers and gold of an earlier row and about its words (Jaccard similarity of the sets of
-    words of at least `threshold`, estimated by MinHash). Other numbers make another problem, not a duplicate."""
+    words of at least `threshold`, estimated by MinHash). Other numbers make another problem, not a duplicate, and the very
+    same question is `mark_duplicates`' to judge: it may have several solutions."""
     from datasketch import MinHash, MinHashLSH
 
     # Missing a copy costs more than looking twice: equal numbers and gold confirm a candidate.
@@ -184,11 +185,13 @@ def mark_near_duplicates(pool: Pool, threshold: float) -> None:
             place, sketch = first + row, blank.copy()
             sketch.update_batch(mine.tolist())
             numbers_of[place] = int(numbers[row])
-            alike = (
+            alike = [
                 other
                 for other in sketches.query(sketch)
                 if numbers_of[other] == numbers_of[place] and pool.gold[other] == pool.gold[place]
-            )
+            ]
+            if any(pool.key[other] == pool.key[place] for other in alike):
+                continue
             if (earlier := min(alike, default=None)) is not None:
                 pool.mark(np.array([place]), "near_duplicate", f"nearly row {earlier} of those read")
             else:

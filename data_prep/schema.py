@@ -19,6 +19,7 @@ ITEM = pa.schema(
         pa.field("answer", pa.string()),  # the gold: a final answer, or JSON with tests for code
         pa.field("solution", pa.string()),  # worked solution as the source has it; null where there is none
         pa.field("difficulty", pa.float64()),
+        pa.field("rejected", pa.string()),  # a wrong solution to the same question; null where there is none
         pa.field("flaw", pa.string()),  # why the source itself cannot use the row; null for a good one
     ]
 )
@@ -48,8 +49,8 @@ class RowKind:
     """A kind of row: what an item needs for it, how it is written, and how it is shown. Its splits are NAME_train and NAME_val.
 
     - `turns`: its columns of messages. Each turn is a role and the text that it says: `system`, `question`, `solution` (in the
-      answer format of the mix) or `answer`.
-    - `needs`: what an item must have, `answer` or `solution` or both.
+      answer format of the mix), `answer` or `rejected`.
+    - `needs`: what an item must have of `answer`, `solution` and `rejected`.
     - `use`: what a source must serve for, one of its `uses`.
     - `shown`: the columns that one after the other are the conversation; other columns of messages stand beside it.
     - `is_graded`: a reward grades what a model answers, so the gold is written, too.
@@ -133,3 +134,7 @@ RL = register(RowKind("rl", {"prompt": _ASKED}, needs=("answer",), use="rl", sho
                       once_a_question=True))  # fmt: skip
 SFT = register(RowKind("sft", {"messages": (*_ASKED, ("assistant", "solution"))}, needs=("solution",), use="sft",
                        shown=("messages",)))  # fmt: skip
+# A better and a worse answer to one question, for preference training.
+PAIRS = register(RowKind("pairs", {"prompt": _ASKED, "chosen": (("assistant", "solution"),),
+                                   "rejected": (("assistant", "rejected"),)},
+                         needs=("solution", "rejected"), use="sft", shown=("prompt", "chosen")))  # fmt: skip

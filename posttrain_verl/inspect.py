@@ -18,7 +18,7 @@ from data_prep import manifest as manifests
 from data_prep.builder import FAILED
 from posttrain_verl import own_reward
 from posttrain_verl.base_models import naming
-from posttrain_verl.mixes import choose_mix
+from posttrain_verl.mixes import choose_mix, find_folder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
@@ -49,22 +49,25 @@ def chat_template(name: str) -> inspection.Template:
 def run(asked: Inspect) -> int:
     """The verb without its command line. Raises InputError, and WorkFailed where the user does not approve."""
     reward, console = own_reward.read_reward(asked.reward, asked.arguments), stdout()
-    choice = choose_mix(asked.mix, asked.data_dir, own_reward.other_arguments(asked.arguments), any_source=True)
+    folder = find_folder(asked.mix, asked.data_dir)
+    if folder is None:
+        keys = own_reward.other_arguments(asked.arguments)
+        folder = choose_mix(asked.mix, asked.data_dir, keys, any_source=True).folder
     try:
-        manifest = data_prep.read_manifest(choice.folder)
+        manifest = data_prep.read_manifest(folder)
     except data_prep.DataError as error:
-        failed = choice.folder / FAILED
+        failed = folder / FAILED
         inspection.print_dropped(console, inspection.read_dropped(failed, per_reason=3))
         given = shlex.join([f"mix={asked.mix}", f"posttrain.data_dir={asked.data_dir}", *asked.arguments])
         remedy = f"build it: python -m posttrain_verl.prep {given}"
         found = [Problem(f"{problem.where} {problem.what}", remedy) for problem in error.problems]
         but = f" but what a failed build dropped: {failed}" if failed.is_dir() else ""
         raise InputError(f"there is nothing to look at{but}", found) from None
-    drawn = inspection.draw_cards(choice.folder, asked.rows, asked.seed, chat_template(asked.base_model), reward)
-    target = Path(asked.out or choice.folder / "inspection.html").expanduser()
-    dropped = inspection.read_dropped(choice.folder, per_reason=20)
+    drawn = inspection.draw_cards(folder, asked.rows, asked.seed, chat_template(asked.base_model), reward)
+    target = Path(asked.out or folder / "inspection.html").expanduser()
+    dropped = inspection.read_dropped(folder, per_reason=20)
     inspection.print_cards(console, drawn, manifest, {reason: rows[:3] for reason, rows in dropped.items()})
-    lengths = inspection.length_histograms(choice.folder)
+    lengths = inspection.length_histograms(folder)
 
     def write_page() -> None:
         page = inspection.render_page(drawn, manifest, dropped, lengths, asked.base_model)
@@ -77,13 +80,13 @@ def run(asked: Inspect) -> int:
     console.print(f"{seen}; template and tokens are those of base_model={asked.base_model}", soft_wrap=True)
     console.print(f"page: {target}", soft_wrap=True)
     if asked.approve:
-        if problems := [Problem(f"{each.where} {each.what}", each.remedy) for each in data_prep.verify(choice.folder)]:
+        if problems := [Problem(f"{each.where} {each.what}", each.remedy) for each in data_prep.verify(folder)]:
             raise InputError("the data changed since it was built", problems)
         who, when = _ask_approval(seen, asked.who), datetime.now(UTC).isoformat(timespec="seconds")
         manifest["inspected"] = [*manifest["inspected"], {"who": who, "when": when, "rows": len(drawn)}]
-        manifests.write_manifest(choice.folder, manifest)
+        manifests.write_manifest(folder, manifest)
         write_page()
-        print(f"approved by {who} at {when}: recorded in {choice.folder / manifests.FILE_NAME}")
+        print(f"approved by {who} at {when}: recorded in {folder / manifests.FILE_NAME}")
     return 0
 
 

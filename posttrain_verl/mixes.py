@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import data_prep
-from data_prep.manifest import describe_reward
+from data_prep.manifest import FILE_NAME, describe_reward
 from posttrain_verl import paths
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, located, one_of
@@ -50,6 +50,14 @@ def choose_mix(
     with data_errors_as_input(f"mix {config['name']!r} cannot be read"):
         data_prep.parse(config, any_source)
     return MixChoice(config, Path(data_dir).expanduser() / str(config["name"]))
+
+
+def find_folder(mix: str, data_dir: str) -> Path | None:
+    """The folder of data that `mix` names itself, or by its name where no mix has that name: what `synthesize` wrote."""
+    given = Path(mix).expanduser()
+    folder = given if given.is_dir() else Path(data_dir).expanduser() / mix
+    known = not given.is_dir() and paths.find_option("mix", mix) is not None
+    return folder if not known and (folder / FILE_NAME).is_file() else None
 
 
 def build_mix(choice: MixChoice, force: bool = False, reward: OwnReward | None = None) -> dict[str, Any]:

@@ -99,8 +99,14 @@ WAYS: dict[str, Way] = {
     ),
     r"launch -m posttrain.sweep=EXAMPLE": Elsewhere("tests/sweep/test_sweep.py::test_going_on_repeats_only_what_is_not_done"),
     r"pipeline recipe=demo(_smollm2)?( seed=\d)?": Elsewhere(PIPELINE),
-    r"pipeline recipe=math hardware=8xh100 .*": Nowhere("8 GPUs, and " + HUB),
+    r"pipeline recipe=math(_rft)? hardware=8xh100.*": Nowhere("8 GPUs, and " + HUB),
+    r"pipeline recipe=demo_rft": Elsewhere("tests/e2e/test_synthesize.py::test_own_answers_are_trained_on"),
     # What needs weights that a run left.
+    r"synthesize mix=embedded run=demo_sft rows=512": Elsewhere("tests/e2e/test_synthesize.py::test_own_answers_are_trained_on"),
+    r"synthesize mix=math .*": Nowhere("a GPU or a service, and " + HUB),
+    r"inspect mix=embedded_demo_sft --approve": Elsewhere(
+        "tests/synthesize/test_synthesize.py::test_inspect_shows_its_rows_and_approval_counts"
+    ),
     r"evaluate base_model=smollm2_135m eval=embedded": Elsewhere("tests/e2e/test_evaluate.py::test_two_replicas_answer_as_one"),
     r"evaluate (base_model=qwen\S+|run=math_grpo) eval=gsm8k( .*)?": Nowhere(HUB),
     r"export run=(math_grpo|FOLDER dtype=bfloat16 vllm=false posttrain.out=my-model)": Elsewhere(

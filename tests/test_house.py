@@ -51,6 +51,7 @@ ROOMS = (
     "posttrain_verl.sweep",
     "posttrain_verl.export",
     "posttrain_verl.evaluate",
+    "posttrain_verl.synthesize",
     "posttrain_verl.rehearse",
     "posttrain_verl.report",
     "posttrain_verl.pipeline",

@@ -111,7 +111,7 @@ FILTERS = (
     ),
 )
 # Found by numbers or across rows, outside this package.
-POOL_REASONS = ("too_long", "contaminated", "conflicting_gold", "duplicate", "near_duplicate")
+POOL_REASONS = ("too_long", "contaminated", "conflicting_gold", "duplicate", "near_duplicate", "pass_rate")
 # What `reason` numbers mean everywhere: 0 is a good row.
 REASONS = ("", "bad_row", *(each.reason for each in FILTERS), *POOL_REASONS)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from data_prep.declaration import OWN_NAME, Found, nearest, wrong
 from data_prep.sources.source import Source, SourceSpec
 
-MODULES = ("code_exercises", "columns", "generated", "math_benchmarks", "math_training")
+MODULES = ("code_exercises", "columns", "generated", "math_benchmarks", "math_training", "synthesized")
 _FOUND = [each for name in MODULES for each in vars(import_module(f"data_prep.sources.{name}")).values()]
 KINDS: Mapping[str, Source] = {each.kind: each for each in _FOUND if isinstance(each, Source)}
 

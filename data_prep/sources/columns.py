@@ -27,7 +27,7 @@ from data_prep.sources import files
 from data_prep.sources.files import FileSpec
 from data_prep.sources.source import BadRow, Opened, Row, Source, as_number, as_text, convert_rows
 
-MAPPABLE = ("id", "question", "answer", "solution", "difficulty")
+MAPPABLE = ("id", "question", "answer", "solution", "rejected", "difficulty")
 
 
 _NAMED = must(lambda name: isinstance(name, str) and name, "write its name", "is {value!r}, not the name of a column")

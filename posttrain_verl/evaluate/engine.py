@@ -79,7 +79,7 @@ def rolling_answers(engine: Any, work: Work, prompts: dict[str, list[int]], room
             name, _, samples = waiting.popleft()
             left = min(room - len(prompts[name]), work.max_tokens)
             if left < 1:  # cut off before their first token
-                yield from (Answer(name, sample, "", 0, True) for sample in samples)
+                yield from (Answer(name, sample, "", 0, True, len(prompts[name])) for sample in samples)
                 continue
             for sample in samples:
                 parameters = _sampling_parameters(work, left, name, sample)
@@ -91,7 +91,9 @@ def rolling_answers(engine: Any, work: Work, prompts: dict[str, list[int]], room
                 # vLLM may add a suffix of its own to the id it was given.
                 (name, sample), _ = json.JSONDecoder().raw_decode(output.request_id)
                 given = output.outputs[0]
-                yield Answer(name, sample, given.text, len(given.token_ids), given.finish_reason == "length")
+                yield Answer(
+                    name, sample, given.text, len(given.token_ids), given.finish_reason == "length", len(prompts[name])
+                )
 
 
 def _context_length(work: Work, longest: int) -> int:
@@ -126,10 +128,14 @@ def _sampling_parameters(work: Work, max_tokens: int, name: str, sample: int) ->
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    own = hashlib.blake2b(f"{work.seed} {sample} {name}".encode(), digest_size=4).digest()
-    seed = int.from_bytes(own, "big") if work.temperature > 0 else None
+    seed = sample_seed(work.seed, name, sample) if work.temperature > 0 else None
     return SamplingParams(temperature=work.temperature, top_p=work.top_p, max_tokens=max_tokens, seed=seed,
                           output_kind=RequestOutputKind.FINAL_ONLY)  # fmt: skip
+
+
+def sample_seed(seed: int, name: str, sample: int) -> int:
+    """The seed of one answer, 0 to 2**32 - 1."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {sample} {name}".encode(), digest_size=4).digest(), "big")
 
 
 def main() -> int:

@@ -29,12 +29,13 @@ from posttrain_verl import mixes, own_reward, paths, preflight
 from posttrain_verl.base_models import naming
 from posttrain_verl.evaluate.engine import has_chat_template
 from posttrain_verl.evaluate.result import SamplingFields
+from posttrain_verl.evaluate.sampling import Sampler
 from posttrain_verl.export.weights import ensure_weights
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, one_of
-from posttrain_verl.verbs import Evaluate
+from posttrain_verl.verbs import Evaluate, Synthesize
 from posttrain_verl.verl.verdicts import read_verdicts
 from reward_fns.math.grader import grade_math, is_plain
 from reward_fns.own import OwnReward
@@ -317,8 +318,14 @@ class Job:
     reward: OwnReward | None = None
     right_at: float | None = None
 
+    def sampler(self) -> Sampler:
+        """What answers the questions."""
+        drawn: dict[str, Any] = {key: value for key, value in self.sampling.items() if key != "k"}
+        return Sampler(self.model, **drawn, log=self.out.with_suffix(".log"), replicas=self.replicas, seconds=self.seconds,
+                       tensor_parallel=self.tensor_parallel, chat_template=self.chat_template)  # fmt: skip
 
-def choose_reward(asked: Evaluate, run: RunFolder | None) -> OwnReward | None:
+
+def choose_reward(asked: Evaluate | Synthesize, run: RunFolder | None) -> OwnReward | None:
     """The reward that `reward=` names, else that of the run, as it was when the run was launched. Raises InputError."""
     kept = (
         None
@@ -348,16 +355,40 @@ def is_graded_by_set(chosen: EvalSet) -> bool:
     return all(map(has_grader, sources))
 
 
-def _find_model(name: str) -> str:
-    """The folder of a model on this machine, or its id of the hub.
+def find_model(name: str) -> str:
+    """The folder of a model on this machine, or its id of the hub. An embedded model is built.
 
     Raises:
         InputError: there is no such model, or a file of its weights is missing or cut short.
     """
     found = naming.find_model(name)
     if Path(found).is_dir() and (problems := preflight.model.check_folder(Path(found))):
-        raise InputError(f"{found} cannot be evaluated", problems)
+        raise InputError(f"{found} cannot answer", problems)
     return found
+
+
+def find_run(asked: Evaluate | Synthesize) -> RunFolder | None:
+    """The run that `run=` names, or `base_model=run:NAME`; None where another model is asked for. Raises InputError."""
+    name = asked.run or (asked.base_model or "").removeprefix(naming.RUN_PREFIX)
+    return RunFolder.find(name, asked.runs_dir) if name != (asked.base_model or "") else None
+
+
+def choose_template(file: str | None, run: RunFolder | None, model: str, title: str) -> str | None:
+    """The chat template of a file or of a run; None for the model's own.
+
+    Raises:
+        InputError: there is no such file, or the model has no template of its own.
+    """
+    if file is not None:
+        if not Path(file).is_file():
+            raise InputError(title, [Problem(f"chat_template={file} is not a file", "name a Jinja file")])
+        return Path(file).read_text(encoding="utf-8")
+    if run and run.plan.exists() and (own := run.read_settings().model.chat_template):
+        return str(own)
+    if not has_chat_template(model):
+        what = f"{model} has no chat template, so it is not known how to ask it"
+        raise InputError(title, [Problem(what, "add chat_template=FILE.jinja")])
+    return None
 
 
 def read_job(asked: Evaluate) -> Job:
@@ -370,8 +401,7 @@ def read_job(asked: Evaluate) -> Job:
     keys = {key: command_line.plain(value) for key, _, value in (each.partition("=") for each in others)}
     if asked.path:
         keys["path"] = asked.path
-    run_name = asked.run or (asked.base_model or "").removeprefix(naming.RUN_PREFIX)
-    run = RunFolder.find(run_name, asked.runs_dir) if run_name != asked.base_model else None
+    run = find_run(asked)
     reward = choose_reward(asked, run)
     chosen = choose_eval_set(
         str(asked.eval), Path(asked.data_dir).expanduser(), keys, reward
@@ -379,19 +409,9 @@ def read_job(asked: Evaluate) -> Job:
     if run:
         model, label, folder = str(ensure_weights(run)), run.stage.algorithm(run.read_settings()), run.path / "eval"
     else:
-        model = _find_model(str(asked.base_model))
+        model = find_model(str(asked.base_model))
         label, folder = "base", Path(asked.runs_dir) / "eval" / Path(model).name
-    template = None
-    if asked.chat_template is not None:
-        if not Path(asked.chat_template).is_file():
-            what = f"chat_template={asked.chat_template} is not a file"
-            raise InputError(Evaluate.TITLE, [Problem(what, "name a Jinja file")])
-        template = Path(asked.chat_template).read_text(encoding="utf-8")
-    elif run and run.plan.exists() and (own := run.read_settings().model.chat_template):
-        template = own
-    elif not has_chat_template(model):
-        what = f"{model} has no chat template, so it is not known how to ask it"
-        raise InputError(Evaluate.TITLE, [Problem(what, "add chat_template=FILE.jinja")])
+    template = choose_template(asked.chat_template, run, model, Evaluate.TITLE)
     if reward and not asked.reward:
         reward = None if is_graded_by_set(chosen) else reward
         log.info(f"graded by the {f'reward of the run, {reward.word}' if reward else 'set (reward= names another)'}")

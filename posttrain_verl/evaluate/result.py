@@ -19,13 +19,15 @@ from posttrain_verl.terminal.problem import InputError, Problem
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: `truncated` when it was cut off at the most tokens, `tokens` is its length."""
+    """One answer: `truncated` when it was cut off at the most tokens, `tokens` is its length, and `prompt_tokens` that of its
+    prompt (0 in files of earlier versions)."""
 
     id: str
     sample: int
     text: str
     tokens: int
     truncated: bool
+    prompt_tokens: int = 0
 
 
 def model_fingerprint(model: Path | str) -> str:

@@ -74,6 +74,10 @@ class Entry(Declaration):
         """The name where the entry does not give one."""
         return self.KEY
 
+    def misuse(self, override: str) -> str:
+        """The remedy for an override that is not for this kind of entry; "" for one that may be."""
+        return ""
+
     def launches(self, it: Pipeline) -> list[Composed]:
         """The launches of the entry, whose data must be there and whose keys are checked before anything runs."""
         return []
@@ -242,12 +246,12 @@ class Pipeline:
         if not out.is_file():
             data_dir = self.launches()[-1].data_dir.parent
             arguments = [f"base_model={model}", f"eval={questions}", f"label={label}", f"posttrain.out={out}"]
-            arguments += self._reward_arguments() if questions.endswith(".parquet") else []
+            arguments += self.reward_arguments() if questions.endswith(".parquet") else []
             call_verb("evaluate", [*arguments, f"posttrain.data_dir={data_dir}", *self.spec.evaluate])
         return headline(read_result(out))[1]["value"]
 
-    def _reward_arguments(self) -> list[str]:
-        """The arguments of `evaluate` that name the own reward of the last launch that has one."""
+    def reward_arguments(self) -> list[str]:
+        """The arguments of a verb that name the own reward of the last launch that has one."""
         rewards = [reward for launch in self.launches() if (reward := own_reward.of_settings(launch.settings))]
         return own_reward.as_arguments(rewards[-1]) if rewards else []
 

@@ -14,6 +14,7 @@ from yaml import YAMLError
 from data_prep.declaration import OWN_NAME, as_mapping, problems_in
 from posttrain_verl import verbs
 from posttrain_verl.pipeline.entry import Spec
+from posttrain_verl.pipeline.synthesis import Synthesis as Synthesis  # which makes this kind of entry known
 from posttrain_verl.pipeline.training import Plateau, Training
 from posttrain_verl.terminal.problem import InputError, Problem, located, one_of
 
@@ -108,6 +109,10 @@ def _add_overrides(spec: Spec, asked: verbs.Pipeline) -> None:
             problems.append(Problem(what, one_of(f"{prefix}:", [f"{name}:" for name in places])))
         else:
             (places[prefix] if prefix else spec.overrides).extend(given)
+    for entry in spec.stages:
+        for override in entry.overrides:
+            if remedy := entry.misuse(override):
+                problems.append(Problem(f"'{entry.name}:{override}' is not an option of {entry.KEY}", remedy))
     launches = {"": spec.overrides} | {f"{entry.name}:": entry.overrides for entry in spec.stages}
     for prefix, override in ((prefix, each) for prefix, overrides in launches.items() for each in overrides):
         if override.partition("=")[0].lstrip("+~") in SET_BY_THE_PIPELINE:

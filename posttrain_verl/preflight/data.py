@@ -304,7 +304,8 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
             what, f"{again}; or keep it with keys of posttrain.mix, or name another folder: posttrain.data_dir=FOLDER"
         )
     if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
-        remedy = mix_command(composed, "inspect", "--approve")
+        look = f"python -m posttrain_verl.inspect mix={shlex.quote(str(folder))} --approve"
+        remedy = mix_command(composed, "inspect", "--approve") if is_ours else look
         yield Problem(f"nobody has approved the data in {folder}", remedy, level)
     if not is_offline(composed):  # an offline mix is made up by us, in place of the data that the evaluations are about
         for name in list_evaluations(composed):

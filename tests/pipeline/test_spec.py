@@ -46,10 +46,13 @@ NAMES = sorted(file.stem for file in (paths.conf_dir() / "pipeline").glob("*.yam
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pipeline_is_sound(name, tmp_path):
     it = running([f"recipe={name}", "hardware=cpu"], tmp_path)
-    assert (
-        [entry.name for entry in it.spec.stages] == [composed.stage.name for composed in it.launches()] == ["sft", "rl"]
-    )
-    assert [config_form.check_keys(composed) for composed in it.launches()] == [[], []]
+    with_rft = ["sft", "synthesize", "rft", "rl"]
+    names = {"math_rft": with_rft, "demo_rft": with_rft[:-1]}.get(name, ["sft", "rl"])
+    trained = ["sft" if each == "rft" else each for each in names if each != "synthesize"]
+    assert [entry.name for entry in it.spec.stages] == names
+    assert [composed.stage.name for composed in it.launches()] == trained
+    assert not any(config_form.check_keys(composed) for composed in it.launches())
+    assert not any(entry.misuse(override) for entry in it.spec.stages for override in entry.overrides)
     assert set(it.spec.evals) <= {*paths.names("eval"), TEST_SPLIT}
     assert it.spec.evals
 

@@ -4,6 +4,7 @@ Nothing of the product is patched: only the processes that it starts are stood i
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from posttrain_verl.verl import stage
 from posttrain_verl.verl.sft import SftStage
 
 QUESTIONS = 200
-RIGHT = {"base": 20, "sft": 60, "toy": 110, "rl": 150}  # of the questions
+RIGHT = {"base": 20, "sft": 60, "rft": 100, "toy": 110, "rl": 150}  # of the questions
 RECIPE = """# A stage of its own on the trunk of the SFT recipes.
 defaults: [/sft, override /base_model: nano_2m, override /mix: embedded, _self_]
 posttrain: {stage: toy}
@@ -131,6 +132,14 @@ def evaluated(given: dict[str, str]) -> None:
                  Path(given["posttrain.out"]))  # fmt: skip
 
 
+def synthesized(given: dict[str, str]) -> None:
+    """What `synthesize` leaves."""
+    folder = Path(given["posttrain.data_dir"], given["name"])
+    folder.mkdir(parents=True)
+    (folder / "sft_train.parquet").write_bytes(Path(given["mix"]).with_name("sft_train.parquet").read_bytes())
+    (folder / "manifest.json").write_text(json.dumps({"files": {"sft_train.parquet": {}}, "inspected": []}))
+
+
 @pytest.fixture
 def processes(monkeypatch) -> list[tuple[str, list[str]]]:
     """The verbs that are started, each with its arguments."""
@@ -153,6 +162,8 @@ def processes(monkeypatch) -> list[tuple[str, list[str]]]:
         started.append((verb, command[3:]))
         if verb == "evaluate":
             evaluated(dict(each.split("=", 1) for each in command[3:]))
+        if verb == "synthesize":
+            synthesized(dict(each.split("=", 1) for each in command[3:]))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "Popen", begin)
@@ -237,6 +248,70 @@ def test_an_entry_of_another_sort_is_one_class(processes, monkeypatch, place):
     assert config.data.train_files == f"{home}/sampled.parquet"
     names = [each["name"] for each in json.loads((home / "pipeline.json").read_text())["stages"]]
     assert names == ["prep", "inspect", "sft", "choose-sft", "sample", "rl", "evaluate"]
+
+
+RFT = """
+stages:
+  - recipe: demo_sft
+  - synthesize: 8
+    begin: base
+    overrides: [keep=2]
+  - recipe: demo_sft
+    name: rft
+  - recipe: demo_grpo
+evals: [test]
+require_inspected: false
+"""
+
+
+def test_own_answers_are_trained_on_beside_the_mix(processes, place):
+    (place / "three.yaml").write_text(RFT)
+    home = run_pipeline("synthesize:pairs=0", "report=false", "export=false")
+    (asked,) = [dict(each.split("=", 1) for each in arguments) for verb, arguments in processes if verb == "synthesize"]
+    assert asked["mix"] == str(place / "data/embedded/rl_train.parquet")
+    assert asked["base_model"] == str(home / "runs/demo_sft/0/checkpoints/global_step_5/huggingface")
+    assert (asked["n"], asked["keep"], asked["pairs"]) == ("8", "2", "0")
+    first, second, third = launches(processes)
+    assert values(second, "base_model") == [], "the model of its recipe, not the one that was asked"
+    files = [str(place / "data/embedded/sft_train.parquet"), str(home / "synthesized/synthesize/sft_train.parquet")]
+    assert list(OmegaConf.load(home / "runs/demo_sft/1/config.yaml").data.train_files) == files
+    assert OmegaConf.load(home / "runs/demo_sft/1/config.yaml").data.val_files == files[0].replace(
+        "sft_train", "sft_val"
+    )
+    assert values(third, "base_model") == [str(home / "runs/demo_sft/1/checkpoints/global_step_5/huggingface")]
+    assert values(third, "data.train_files") == [] == values(first, "data.train_files")
+    before = len(processes)
+    run_pipeline("report=false", "export=false")
+    assert processes[before:] == [], "all of it is done"
+
+
+def test_the_training_after_it_may_continue_from_the_model_that_was_asked(processes, place):
+    (place / "three.yaml").write_text(RFT.replace("    begin: base\n", ""))
+    home = run_pipeline("report=false", "export=false")
+    chosen = str(home / "runs/demo_sft/0/checkpoints/global_step_5/huggingface")
+    assert values(launches(processes)[1], "base_model") == [chosen]
+
+
+def test_the_pipeline_waits_until_somebody_has_looked_at_its_own_answers(processes, place, capsys):
+    (place / "three.yaml").write_text(RFT)
+    given = ["recipe=three.yaml", "hardware=cpu"]
+    assert command_line.main(Pipeline, pipeline_verb.run, [*given, "synthesize:keep=1"]) == 0
+    home = place / "runs/pipeline/three/0"
+    shutil.rmtree(home / "runs/demo_sft/1")
+    manifest = json.loads((place / "data/embedded/manifest.json").read_text())
+    (place / "data/embedded/manifest.json").write_text(json.dumps(manifest | {"inspected": [{"who": "me"}]}))
+    assert command_line.main(Pipeline, pipeline_verb.run, [*given, "require_inspected=true"]) == 2
+    said = capsys.readouterr().err
+    assert f"nobody has looked at the rows of {home}/synthesized/synthesize" in said
+    assert f"posttrain_verl.inspect mix={home}/synthesized/synthesize --approve" in said
+
+
+def test_a_wrong_override_of_synthesize_is_named_before_anything_runs(processes, place, capsys):
+    (place / "three.yaml").write_text(RFT)
+    assert command_line.main(Pipeline, pipeline_verb.run, ["recipe=three.yaml", "synthesize:kep=3"]) == 2
+    said = capsys.readouterr().err
+    assert "'synthesize:kep=3' is not an option of synthesize" in said and "did you mean keep?" in said
+    assert processes == []
 
 
 def test_a_list_without_a_training_is_refused(capsys, monkeypatch, place):

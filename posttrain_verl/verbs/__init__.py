@@ -3,64 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
 from posttrain_verl import paths
-from posttrain_verl.terminal.command_line import Names, OutFile, OutFolder, Verb, fields, key, key_of, option
+from posttrain_verl.terminal.command_line import Names, OutFile, OutFolder, Verb, fields, key, option
 from posttrain_verl.terminal.problem import Problem, one_of
-
-AtLeast1 = Annotated[int, Ge(1)]
-AtLeast0 = Annotated[int, Ge(0)]
-
-
-def _reward_flaw(value: str) -> tuple[str, str] | None:
-    """What is wrong with a value of `reward=`, and the remedy."""
-    from reward_fns import own  # most verbs take none
-
-    remedy = "give FILE.py:NAME, or pkg://MODULE:NAME; posttrain new reward writes such a file"
-    try:
-        file = own.parse_word(value).file
-    except ValueError:
-        return " does not name a reward function", remedy
-    return None if file is None or file.is_file() else (f": {file} is not a file", remedy)
-
-
-Reward = Annotated[str, _reward_flaw]
-
-
-def reward_key() -> Any:
-    """The field of a verb that grades: a reward of the user's own, in place of our graders."""
-    return key("", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME", shown="our graders")
-
-
-def group(name: str) -> Names:
-    """How to list the options of a group of conf/, or the recipes."""
-    return lambda given: paths.names(name)
-
-
-def run_names(given: Mapping[str, str]) -> list[str]:
-    """`<recipe>/<id>` for every run in the folder of the runs."""
-    home = Path(given.get("posttrain.runs_dir", "runs")).expanduser()
-    return sorted(str(config.parent.relative_to(home)) for config in home.glob("*/*/config.yaml"))
-
-
-class OfRuns(Verb):
-    """What a verb takes that looks for runs."""
-
-    runs_dir: str = key("runs", "the folder of the runs", "posttrain.runs_dir")
-
-
-class OneRun(OfRuns):
-    """What a verb takes that looks at one run."""
-
-    MAIN = "run"
-
-    run: str = key("", "a run's folder, RECIPE/ID, ID, or RECIPE for its newest run", names=run_names,
-                   remedy="add run=NAME; python -m posttrain_verl.list shows them")  # fmt: skip
+from posttrain_verl.verbs.common import AtLeast0, AtLeast1, OfRuns, OneRun, Reward, group, reward_key, run_names
+from posttrain_verl.verbs.of_models import Compare, Evaluate, Export, Synthesize
 
 
 class RecipeVerb(Verb):
@@ -161,7 +114,7 @@ class Inspect(Verb):
     EXITS = "0 done, 1 not approved, 2 the input is wrong, 130 interrupted"
     PROGRESS = "stderr"
 
-    mix: str = key("embedded", "a name of conf/mix, or a yaml file", names=group("mix"))
+    mix: str = key("embedded", "a name of conf/mix, a yaml file, or a folder of data", names=group("mix"))
     rows: AtLeast1 = key(5, "rows of each source and split, drawn over its range of difficulty")
     seed: AtLeast0 = key(0, "of the draw")
     reward: Reward = reward_key()
@@ -232,87 +185,6 @@ class New(Verb):
             yield Problem(f"{self.arguments[1]} is not a name", "give letters, digits and underscores, a letter first")
         if len(self.arguments) > 2:
             yield Problem(f"'{self.arguments[2]}' is one argument too many", "posttrain new KIND NAME")
-
-
-class Evaluate(OfRuns):
-    """Answer and grade a set of questions with a model, or with the newest checkpoint of a run."""
-
-    EXAMPLE = "run=math_grpo eval=math_500 k=8 temperature=0.8"
-    TITLE = "nothing to evaluate"
-    TAKES = r"(source|prompt|reward_kwargs)\..*="
-    OTHERS = "keys of the set's file below source. and prompt.; reward_kwargs.NAME=VALUE of your own reward"
-    EXITS = "0 done, 1 an engine failed, 2 the input is wrong, 130 interrupted"
-    PROGRESS = "stderr"
-    RESUME = "the same command continues with the answers that are there"
-
-    base_model: str | None = key(None, "a name of conf/base_model, or a folder", names=group("base_model"))
-    run: str | None = key(None, "a run, instead of base_model; its weights are exported if need be", names=run_names)
-    eval: str | None = key(None, "a name of conf/eval, or a Parquet in the RL schema", names=group("eval"))
-    reward: Reward = key("", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME", shown="the run's, or our graders")
-    k: AtLeast1 | None = key(None, "answers to each question", shown="the set's, or 1")
-    temperature: Annotated[float, Ge(0)] | None = key(None, "0 is greedy", shown="the set's, or 0")
-    top_p: float | None = key(None, "of nucleus sampling", shown="the set's, or 1")
-    max_tokens: AtLeast1 | None = key(None, "of an answer", shown="the set's, or 1024")
-    seed: AtLeast0 | None = key(None, "of the sampling", shown="the set's, or 0")
-    rows: AtLeast1 | None = key(None, "a stratified sample of so many questions", shown="all")
-    seconds: Annotated[float, Ge(0)] | None = key(None, "a budget of time, also stratified")
-    stratify: str | None = key(None, "the column to stratify by", shown="the set's")
-    label: str | None = key(None, "the name of the result", shown="by the model")
-    path: str | None = key(None, "the rows of the set, where there is no network")
-    replicas: AtLeast1 | None = key(None, "engines", shown="as many as fit")
-    tensor_parallel: AtLeast1 = key(1, "devices of an engine")
-    chat_template: str | None = key(None, "a Jinja file, instead of the model's own")
-    out: OutFile = key("", "the results", "posttrain.out", shown="by run or model")
-    data_dir: str = key("data", "where the questions lie", "posttrain.data_dir")
-    as_json: bool = option("--json", text="print the results without the items as JSON")
-
-    @classmethod
-    def misuse(cls, override: str) -> str:
-        """The remedy for a `key=value` that is not for this verb; "" for one that is."""
-        name, known = override.partition("=")[0], [key_of(each) for each in fields(cls) if not each.metadata["flags"]]
-        return "" if name in known or re.match(cls.TAKES, override) else one_of(name, known)
-
-    def problems(self) -> Iterator[Problem]:
-        if bool(self.run) == bool(self.base_model):
-            yield Problem("one of base_model= and run= is needed", "add base_model=NAME or FOLDER, or run=ID")
-        if self.eval is None:
-            yield Problem("eval= is missing", f"add eval=FILE.parquet, or one of {', '.join(paths.names('eval'))}")
-
-
-class Compare(OfRuns):
-    """Compare evaluations of the same questions: paired difference, McNemar test, and whether the gain is real."""
-
-    EXAMPLE = "runs/eval/base.json math_grpo --failures"
-    TITLE = "nothing to compare"
-    TAKES = r"(?!posttrain\.)"
-    OTHERS = "files of results, folders of them, or runs; the first is the baseline"
-    NAMES: ClassVar[dict[str, Names]] = {"run": run_names}
-
-    as_json: bool = option("--json", text="print everything as JSON")
-    failures: bool = option("--failures", text="show 20 random wrong answers of each kind")
-
-    @property
-    def places(self) -> list[str]:
-        return [re.sub("^(run|vs)=", "", argument) for argument in self.arguments]
-
-    def problems(self) -> Iterator[Problem]:
-        if not self.places or not all(self.places):
-            yield Problem("no evaluation is named", "name files of results, folders of them, or runs")
-
-
-class Export(OneRun):
-    """Write what a run trained as a Hugging Face folder, and prove that it is the model of the checkpoint."""
-
-    EXAMPLE = "run=math_grpo step=200"
-    TITLE = "nothing to export"
-    EXITS = "0 all that could be looked at holds, 1 something does not, 2 the input is wrong"
-
-    step: AtLeast0 | None = key(None, "the checkpoint", shown="the newest")
-    form: Literal["merged", "adapter"] = key("merged", "adapter: of a LoRA run the adapter alone")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "auto: that of the base")
-    vllm: bool = key(True, "whether vLLM has to load it, too")
-    out: OutFolder = key("", "the folder, which must not exist", "posttrain.out", shown="RUN/export-STEP")
-    as_json: bool = option("--json", text="print the folder and what was found as JSON")
 
 
 class Report(OneRun):
@@ -472,6 +344,6 @@ class FirstGpuHour(Verb):
 
 VERBS: dict[str, type[Verb]] = {
     declared.name(): declared
-    for declared in (Check, Launch, Resume, New, Prep, Inspect, Evaluate, Compare, Grade, Report, Serve, Export, Pipeline,
-                     List, Status, Logs, Stop, Head, FirstGpuHour)
+    for declared in (Check, Launch, Resume, New, Prep, Inspect, Synthesize, Evaluate, Compare, Grade, Report, Serve, Export,
+                     Pipeline, List, Status, Logs, Stop, Head, FirstGpuHour)
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Own rollouts become training data: solutions for SFT, pairs for preference training, pass rates for a curriculum."""
