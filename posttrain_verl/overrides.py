@@ -106,8 +106,12 @@ def _name_models(given: list[str]) -> tuple[dict[str, str], list[str]]:
             if found and not found.path:
                 values[place] = found.option
             else:
-                values[place] = re.sub(r"[^A-Za-z0-9_.+-]", "_", each).lstrip("_.+-")
-                models[values[place]] = each
+                name = re.sub(r"[^A-Za-z0-9_.+-]", "_", each).lstrip("_.+-")
+                while models.get(name, each) != each or name in paths.names(
+                    "base_model"
+                ):  # ./a/b and ./a_b, ./tiny and tiny
+                    name += "_"
+                values[place], models[name] = name, each
         named.append(f"{key}={','.join(values)}" if values else override)
     return models, named
 
@@ -166,6 +170,8 @@ def rewrite_override(given: str) -> list[str]:
     if (of_reward := rewrite_reward(given)) is not None:
         return of_reward
     plain = {"address": "posttrain.cluster.address"}.get(key, key.lstrip("+"))
+    if plain == "posttrain.run_id" and re.fullmatch(r"[\w.+-]+", value) and value != "null":
+        return [f"++{plain}={quote_value(value)}"]  # a name, also where yaml reads a number, as in 2026_11
     if not value or key.startswith(("~", "hydra.")) or _is_group_key(plain):
         return [given]
     return [f"++{plain}={value}"]

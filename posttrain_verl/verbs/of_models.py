@@ -30,7 +30,9 @@ class Evaluate(OfRuns):
     PROGRESS = "stderr"
     RESUME = "the same command continues with the answers that are there"
 
-    base_model: str | None = key(None, "a name of conf/base_model, a folder, Org/Model, or run:NAME", names=group("base_model"))
+    base_model: str | None = key(
+        None, "a name of conf/base_model, a folder, Org/Model, or run:NAME", names=group("base_model")
+    )
     run: str | None = key(None, "a run, instead of base_model; its weights are exported if need be", names=run_names)
     eval: str | None = key(None, "a name of conf/eval, or a Parquet in the RL schema", names=group("eval"))
     reward: Reward = key("", "your own reward: FILE.py:NAME, or pkg://MODULE:NAME", shown="the run's, or our graders")

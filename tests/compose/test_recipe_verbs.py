@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl import check, recipe_verbs
+from posttrain_verl import check, overrides, recipe_verbs
 from posttrain_verl.compose import compose
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError, Problem
@@ -126,6 +126,26 @@ def test_multirun_takes_models_by_folder_and_hub_id(tmp_path):
         ("base_model=run:a/b", ""),
     ]
     assert "run=a/b is not a run" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "models",
+    [("./a/b", "./a_b"), ("./tiny", "tiny"), ("a/b", "a_b", "./a_b"), ("run:r/one", "./run_r_one", "./run_r_one_")],
+)
+def test_models_of_a_sweep_whose_names_look_alike_are_several(tmp_path, monkeypatch, models):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/b", "a_b", "tiny", "run_r_one", "run_r_one_"):
+        (tmp_path / folder).mkdir(parents=True)
+    asked = overrides.read_overrides(["recipe=math_sft", f"base_model={','.join(models)}"], sweep=True)
+    (swept,) = [each for each in asked.rewritten if each.startswith("base_model=")]
+    names = swept.removeprefix("base_model=").split(",")
+    assert [asked.typed_option(f"base_model={name}") for name in names] == [f"base_model={each}" for each in models]
+
+
+def test_a_run_id_is_a_name_and_no_number():
+    for name in ("2026_11", "1e3", "true", "007", "a.b"):
+        composed = compose(["recipe=demo_sft", "hardware=cpu", f"run_id={name}"])
+        assert composed.run_dir().name == name
 
 
 def test_multirun_refuses_unknown_options_before_any_job(tmp_path):
