@@ -25,9 +25,11 @@ LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 def runs_table(folders: list[RunFolder], home: Path, now: float) -> Table:
     """A row a run, by its path below `home`. The overrides are those that say what is special about the run. The last column is
     cut to its width."""
-    why = Column("stage, or why", no_wrap=True, overflow="ellipsis", ratio=1)
+    overrides, why = (
+        Column(name, no_wrap=True, overflow="ellipsis", ratio=1) for name in ("overrides", "stage, or why")
+    )
     shown = Table(Column("run", no_wrap=True), Column("state", no_wrap=True), "step", "measured", "worked", "started", "model",
-                  "overrides", why, box=None, expand=True)  # fmt: skip
+                  overrides, why, box=None, expand=True)  # fmt: skip
     for folder, state, status in run_verbs.asked_states(folders):
         try:
             plan = folder.read_plan()
@@ -38,7 +40,7 @@ def runs_table(folders: list[RunFolder], home: Path, now: float) -> Table:
         worked = format_duration(worked_seconds(folder.read_attempts(status), now)) if status.started else ""
         own = [
             each
-            for each in plan.get("overrides", ())
+            for each in (override.lstrip("+") for override in plan.get("overrides", ()))
             if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster=", "address="))
         ]
         last = (status.why or status.stage).partition("\n")[0]

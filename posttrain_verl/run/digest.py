@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.output import MetricsTail, is_whole_line, step_line
@@ -18,7 +19,7 @@ class Digest:
     folder: RunFolder
 
     def __post_init__(self) -> None:
-        self._metrics, self._seen = MetricsTail(self.folder.metrics), 0
+        self._metrics, self._seen, self._resumes = MetricsTail(self.folder.metrics), 0, 0
 
     def read(self) -> list[str]:
         """The new lines, by step. A validation is a line of its own in metrics.jsonl, and joins its step where both are new."""
@@ -31,7 +32,17 @@ class Digest:
         last = max(steps, default=0)
         events = list(self._read_events())
         found += [(float(last if step is None else step), 1, line) for step, line in events]
+        found += [(float(step), 2, line) for step, line in self._read_resumes()]
         return [line for _, _, line in sorted(found, key=lambda each: each[:2])]
+
+    def _read_resumes(self) -> Iterator[tuple[int, str]]:
+        """A line for each attempt after the first, at the step that it resumed from."""
+        pairs = list(pairwise(self.folder.read_attempts(self.folder.read_status())))
+        for before, attempt in pairs[self._resumes :]:
+            step = attempt.resumed_from or 0
+            reason = f"; before: {first}" if (first := before.why.partition("\n")[0]) else ""
+            yield step, f"attempt {attempt.attempt} resumes from step {step}{reason}"
+        self._resumes = len(pairs)
 
     def _read_events(self) -> Iterator[tuple[int | None, str]]:
         if not self.folder.events.exists():

@@ -48,6 +48,18 @@ def test_the_digest_is_a_line_a_step_with_what_the_watch_saw(folder):
     assert lines[2] == "warn: kl at step 2: the KL is 0.4; lower the lr"
 
 
+def test_a_resume_is_a_line_at_its_step(folder):
+    first = {"attempt": 1, "state": "interrupted", "started": 1.0, "ended": 50.0, "last_step": 2, "why": "Ctrl-C"}
+    folder.attempts.write_text(json.dumps(first) + "\n")
+    folder.write_status(Status(DONE, attempt=2, started=100.0, ended=190.0, resumed_from=2, last_step=3, total_steps=8))
+    digest = Digest(folder)
+    assert digest.read()[2:4] == [
+        "warn: kl at step 2: the KL is 0.4; lower the lr",
+        "attempt 2 resumes from step 2; before: Ctrl-C",
+    ]
+    assert digest.read() == []
+
+
 def test_it_continues_where_it_was_read_and_after_a_resume_that_cut_the_metrics(folder):
     digest = Digest(folder)
     assert len(digest.read()) == 4 and digest.read() == []
