@@ -104,7 +104,7 @@ def test_help_wrong_words_and_completion_import_no_verb():
      ("posttrain check base_model=smol", ["base_model=smollm2_135m "]),
      ("posttrain check mix=gsm", ["mix=gsm8k "]), ("posttrain check hardware=c", ["hardware=cpu "]),
      ("posttrain launch cluster=sl", ["cluster=slurm "]), ("posttrain launch watch=d", ["watch=default "]),
-     ("posttrain evaluate eval=aime25", ["eval=aime25 "]), ("posttrain pipeline recipe=demo_", ["recipe=demo_smollm2 "]),
+     ("posttrain evaluate eval=aime25", ["eval=aime25 "]), ("posttrain pipeline recipe=demo_s", ["recipe=demo_smollm2 "]),
      ("posttrain export form=", ["form=merged ", "form=adapter "]), ("posttrain export vllm=f", ["vllm=false "]),
      ("posttrain status run=", ["run=math_grpo/a1 ", "run=math_grpo/b2 "]),
      ("posttrain launch run=math_grpo/a", ["run=math_grpo/a1 "]),
