@@ -100,7 +100,7 @@ def _by_kind(entry: Any) -> Any:
         return entry
     found = [kind for key, kind in KINDS.items() if key in as_mapping(entry)]
     if not found:
-        raise wrong("does not say what it does", " or ".join(f"write {key}: ..." for key in KINDS))
+        raise wrong("does not say what it does", " or ".join(f"write {key}: ..." for key in sorted(KINDS)))
     return found[0].model_validate(entry)
 
 
