@@ -1,9 +1,10 @@
-"""Tokens a second of `synthesize` against `evaluate`, and the share of grading: `python benchmarks/synthesize.py [ITEMS]`.
+"""Tokens a second of `synthesize` against `evaluate`, and the share of grading: `benchmarks/synthesize.py [ITEMS [MODEL]]`.
 
 SmolLM2-135M in fp32, the same generated sums under the same chat template, 4 samples at temperature 1, at most 160 tokens.
-Each side is a process of its own, in the order evaluate, synthesize, evaluate, so that a drift of the machine shows. Printed:
-tokens a second of tokenizing and generating and of the whole command. Then the seconds that grading, filters, selection and
-writing take when all answers are there, as a share of the seconds of generating.
+Both sides grade with our grader, and call half of all answers right, so that there is something to select whatever the model
+is. Each side is a process of its own, in the order evaluate, synthesize, evaluate, so that a drift of the machine shows.
+Printed: tokens a second of tokenizing and generating and of the whole command. Then the seconds that grading, filters,
+selection and writing take when all answers are there, as a share of the seconds of generating.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ from posttrain_verl.terminal.command_line import read
 from posttrain_verl.verbs import Synthesize
 
 SAMPLES, MAX_TOKENS = 4, 160
+REWARD = """
+import reward_fns
+
+def score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    reward_fns.grade(data_source, solution_str, ground_truth, extra_info)
+    right = float(len(solution_str) % 2)
+    return {"score": right, "acc": right}
+"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,12 @@ class Side:
 
 
 def build_questions(folder: Path, items: int) -> Path:
-    """Sums of small numbers that reasoning-gym makes offline, some of which the model solves, as the training split of a mix."""
+    """Sums of small numbers that reasoning-gym makes offline, as the training split of a mix."""
     source = {"from": "reasoning_gym", "family": "chain_sum", "size": 4 * items, "seed": 5,
               "params": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}}  # fmt: skip
     mix = {"name": "q", "sources": {"q": source}, "splits": {"rl_train": {"rows": items, "sources": {"q": 1}}},
-           "prompts": {"default": {"user": "{question}\nReason step by step, and put the final answer after ####."}}}  # fmt: skip
+           "prompts": {"default": {"user": "{question}\nReason step by step."}},
+           "filters": {"missing_final_answer": False, "disagreeing_solution": False}}  # fmt: skip
     data_prep.build(mix, folder / "q")
     return folder / "q" / "rl_train.parquet"
 
@@ -66,9 +76,16 @@ def run_verb(verb: str, arguments: Sequence[str], log: Path) -> Side:
 def main() -> None:
     items = int(sys.argv[1]) if len(sys.argv) > 1 else 48
     with tempfile.TemporaryDirectory() as name:
-        folder, model = Path(name), base_models.ensure_model("smollm2_135m")
+        folder, model = Path(name), base_models.ensure_model(sys.argv[2] if len(sys.argv) > 2 else "smollm2_135m")
         file = build_questions(folder, items)
-        shared = [f"base_model={model}", "temperature=1", "seed=0", f"max_tokens={MAX_TOKENS}"]
+        (folder / "reward.py").write_text(REWARD)
+        shared = [
+            f"base_model={model}",
+            f"reward={folder}/reward.py:score",
+            "temperature=1",
+            "seed=0",
+            f"max_tokens={MAX_TOKENS}",
+        ]
         asked = [*shared, f"mix={file}", f"n={SAMPLES}", "name=own", f"posttrain.data_dir={folder}"]
 
         def evaluate(out: Path) -> Side:
