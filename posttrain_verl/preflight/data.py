@@ -210,6 +210,7 @@ def _has_fields(kind: pa.DataType, *names: str) -> bool:
 
 _KINDS = {
     "chat": ("a list of {role, content}", _is_chat),
+    "answer": ("a list of {role, content} or a string", lambda kind: _is_chat(kind) or _is_text(kind)),
     "text": ("a string", _is_text),
     "truth": ("a struct with ground_truth", lambda kind: _has_fields(kind, "ground_truth")),
     "struct": ("a struct", lambda kind: types.is_struct(kind) or types.is_null(kind)),

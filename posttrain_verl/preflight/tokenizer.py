@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -330,12 +331,13 @@ def _sample_tokens(composed: Composed, name: str, chat: Chat) -> tuple[Sample, l
     """
     from posttrain_verl.preflight import row_scans  # as in check_data
 
-    columns = [column for column, kind in composed.settings.columns.items() if kind == "chat"]
+    columns = list(dict.fromkeys(chain(*composed.settings.conversations)))
     files, sample, extremes = data.list_readable_files(composed, name), Sample(), Sample()
     for file in files:
         _count_tokens(composed, chat, rows.sample_rows(file, columns, SAMPLED_ROWS // len(files)), sample)
         if composed.settings.row_limit.ends_run:
-            longest = {row for column in columns for _, row in row_scans.scan_conversations(file, column).longest}
+            in_turns = [column for column in columns if rows.is_list(rows.read_schema(file).field(column).type)]
+            longest = {row for column in in_turns for _, row in row_scans.scan_conversations(file, column).longest}
             _count_tokens(composed, chat, rows.take_rows(file, columns, sorted(longest)), extremes)
     return sample, extremes.lengths
 
@@ -344,7 +346,7 @@ def _count_tokens(composed: Composed, chat: Chat, found: list[rows.Row], sample:
     begin, limit = composed.settings.rollout is not None, composed.settings.row_limit.limit
     texts, starts = list[list[str]](), list[str]()
     for row in found:
-        talks = list(row.values())
+        talks = [join_turns(row, columns) for columns in composed.settings.conversations]
         if not all(talk and all(turn and turn["role"] for turn in talk) for talk in talks):
             continue
         try:
@@ -360,6 +362,14 @@ def _count_tokens(composed: Composed, chat: Chat, found: list[rows.Row], sample:
     columns = [_count_up_to(chat, column, limit) for column in zip(*texts, strict=True)]
     sample.lengths += map(max, zip(*columns, strict=True))
     sample.before_answers += _count_up_to(chat, starts, limit)
+
+
+def join_turns(row: rows.Row, columns: Sequence[str]) -> list[Any]:
+    """The turns of several columns one after the other. A text is a turn of the assistant, and a null is no turn."""
+    found = list[Any]()
+    for value in (row[column] for column in columns):
+        found += [{**ANSWER, "content": value}] if isinstance(value, str) else value or []
+    return found
 
 
 def _count_up_to(chat: Chat, texts: Sequence[str], limit: int) -> list[int]:

@@ -46,6 +46,22 @@ class MeasuredLength:
     key: str
 
 
+@dataclass(frozen=True)
+class RowRule:
+    """What rows must not be. `breaks` gets rows as an Arrow batch of `columns`, and says of each whether it is so.
+
+    `what` is the beginning of a sentence that ends with the number of rows. Nothing is said where at most the share `tolerated`
+    of the rows is so. It is a problem where all rows are or `blocks` says so, else a warning.
+    """
+
+    columns: tuple[str, ...]
+    breaks: Callable[[Any], Any]
+    what: str
+    remedy: str
+    blocks: bool = False
+    tolerated: float = 0.0
+
+
 class Settings(View):
     """What every stage has: data, steps, devices, checkpoints and logs. A stage adds its own (`SftSettings`, `RlSettings`)."""
 
@@ -54,6 +70,7 @@ class Settings(View):
     data_endings: ClassVar[
         tuple[str, ...]
     ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
+    row_noun: ClassVar[str] = "row"  # what a row of the data is called
     rollout: Rollout | None = (
         None  # the engine that samples answers while training, where the stage does not train on given rows
     )
@@ -115,8 +132,18 @@ class Settings(View):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of a row and the kind of each: chat, text or truth. The first is the conversation."""
+        """The columns of a row and the kind of each: chat, answer, text or truth. The first begins the conversation."""
         raise NotImplementedError
+
+    @property
+    def conversations(self) -> list[tuple[str, ...]]:
+        """The columns that one after the other are a conversation, for each conversation of a row."""
+        return [(column,) for column, kind in self.columns.items() if kind == "chat"]
+
+    @property
+    def row_rules(self) -> tuple[RowRule, ...]:
+        """What the stage asks of its rows beside what every conversation must be."""
+        return ()
 
     @property
     def side_columns(self) -> dict[str, tuple[str, bool]]:
@@ -161,6 +188,11 @@ class Settings(View):
         return sum(int(getattr(self, name)) for name in self.length_names)
 
     @property
+    def longest_group(self) -> int:
+        """The most tokens that one micro batch must hold: the longest sequence, or as many of them as stay together."""
+        return self.longest * self.model.group
+
+    @property
     def longest_key(self) -> str:
         """The keys that add up to `longest`, e.g. `data.max_length`."""
         return " + ".join(self.keys(*self.length_names))
@@ -184,8 +216,8 @@ class Settings(View):
         model, split = self.model, self.model.gpus_per_sequence
         dynamic = bool(model.dynamic_batches)
         return Batch(self.train_batch_size, rollouts, updates, max(self.world_size // split, 1), split,
-                     None if dynamic else model.micro_batch_size or 1, model.token_budget if dynamic else None,
-                     self.longest, noun)  # fmt: skip
+                     None if dynamic else (model.micro_batch_size or 1) * model.group,
+                     model.token_budget if dynamic else None, self.longest, noun, model.group)  # fmt: skip
 
     def experiment_keys(self) -> tuple[str, ...]:
         """The keys that say what is learned from what, rather than how the machine does it."""
@@ -194,7 +226,7 @@ class Settings(View):
 
     def describe_step(self) -> str:
         """What one step trains on, e.g. "16 rows a step"."""
-        return f"{counted(self.train_batch_size, 'row')} a step"
+        return f"{counted(self.train_batch_size, self.row_noun)} a step"
 
     def describe_models(self, shape: Shape, fill: float) -> Iterator[TrainedModel]:
         """Each trained model in the terms of the memory model; see `job`."""
@@ -332,7 +364,7 @@ class Settings(View):
         yield from checks.check_divides(
             self.key("train_batch_size"), rows, self._data_parallel(split), "data-parallel GPUs"
         )
-        yield from self._check_micro_batches(model, self.batch().effective, split, "rows a GPU")
+        yield from self._check_micro_batches(model, rows, split, f"{self.row_noun}s a GPU")
 
     def _check_split(self, split: int) -> Iterator[Problem]:
         """The devices that share a sequence must divide all."""
@@ -401,6 +433,9 @@ class Stage:
     fewest_checkpoints: ClassVar[int] = 1  # to keep, so that a run which is killed at any moment can resume
     dead_keys: ClassVar[Mapping[str, str]] = {}  # legacy keys that compose and are ignored, with the live key of each
     headline: ClassVar[Metric] = VALIDATION_LOSS  # what a sweep searches for where no accuracy is measured
+    decides_checkpoint: ClassVar[Metric | None] = (
+        None  # of a validation: the best checkpoint is the result; None: the newest
+    )
     own_metrics: ClassVar[tuple[Metric, ...]] = ()  # logged by no other stage: the report draws each
 
     def settings(self, tree: DictConfig) -> Settings:
