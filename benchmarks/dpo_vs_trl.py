@@ -1,8 +1,9 @@
 """A step of preference optimization against TRL's DPOTrainer on the same pairs: `python benchmarks/dpo_vs_trl.py [ENVIRONMENT]`.
 
-The tiny model in fp32, one optimizer step over 8 pairs, for the losses sigmoid, ipo and sigmoid_norm, with and without LoRA, in micro
-batches of one pair, of four, and (ours) of 160 tokens, on one rank and on two. Loss, mean margin and every gradient must agree to 1e-5 of TRL's. Then the
-numbers of TRL become tests/verl/dpo_golden.json, which a test compares with ours without TRL.
+The tiny model in fp32 takes one optimizer step over 8 pairs, for the losses sigmoid, ipo and sigmoid_norm, with and
+without LoRA, in micro batches of one pair, of four, and (ours) of 160 tokens, on one rank and on two. Loss, mean margin
+and every gradient must agree to 1e-5 of TRL's. Then the numbers of TRL become tests/verl/dpo_golden.json, which a test
+compares with ours without TRL.
 
 TRL is installed into an environment of its own at the first call: ENVIRONMENT, by default in the cache of this project.
 """

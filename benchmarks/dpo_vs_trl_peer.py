@@ -1,7 +1,7 @@
 """The peer's side of dpo_vs_trl.py, run in the peer's environment: FOLDER; writes FOLDER/theirs.
 
-FOLDER holds what tests/verl/pair_step.py wrote: a reference, a policy, an adapter and pairs. Each case is a trainer of TRL that takes one
-optimizer step over all pairs, whose gradients are kept before it and whose learning rate is 0.
+FOLDER holds what tests/verl/pair_step.py wrote: a reference, a policy, an adapter and pairs. Each case is a trainer of
+TRL that takes one optimizer step over all pairs, whose gradients are kept before it and whose learning rate is 0.
 """
 
 import json

@@ -138,7 +138,7 @@ def _count_rows_in(file: Path) -> int:
 def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
     if not file.exists():
         if file.parent != composed.data_dir:
-            yield Problem(f"{file} is missing", "give the path of a Parquet file that exists")
+            yield Problem(f"{file} is missing", composed.settings.missing_data_remedy)
         elif not is_offline(composed):
             build = f"build it: {mix_command(composed, 'prep')}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")

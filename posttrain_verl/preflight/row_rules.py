@@ -33,6 +33,10 @@ def check_rows(composed: Composed, file: Path) -> Iterator[Problem]:
     for column in in_turns:
         yield from _check_conversations(composed, file, column)
         yield from _check_marks(file, column)
+    as_text = [column for column in dict.fromkeys(chain(*settings.conversations)) if column not in in_turns]
+    for column in as_text:
+        if (hits := row_scans.count_nulls(file, column)).count:
+            yield Problem(f"{column} is null in {_count(hits, file)}: VeRL cannot render it", DROP)
     if settings.rollout is None:
         endings = [columns[-1] for columns in settings.conversations if columns[-1] in in_turns]
         answering = [column for column in endings if ANSWERS in row_scans.scan_conversations(file, column).roles]

@@ -49,6 +49,7 @@ class DpoSettings(SftSettings):
 
     model_types = (PairModel,)
     row_noun = "pair"
+    missing_data_remedy = "write the pairs, as docs/dpo.md says, or give the path of a Parquet file that exists"
 
     prompt_column = Setting[str]("data.prompt_key", default="prompt")
     chosen_column = Setting[str]("data.chosen_key", default="chosen")

@@ -71,6 +71,7 @@ class Settings(View):
         tuple[str, ...]
     ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
     row_noun: ClassVar[str] = "row"  # what a row of the data is called
+    missing_data_remedy: ClassVar[str] = "give the path of a Parquet file that exists"
     rollout: Rollout | None = (
         None  # the engine that samples answers while training, where the stage does not train on given rows
     )

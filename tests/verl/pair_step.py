@@ -1,8 +1,9 @@
-"""One step of preference optimization by VeRL's engine on the tiny model, without Ray: `python pair_step.py FOLDER OUT RANK RANKS`.
+"""One step of preference optimization by VeRL's engine, without Ray: `python pair_step.py FOLDER OUT RANK RANKS`.
 
-`make_case` writes the models, the adapter and the pairs into FOLDER. For every loss, with and without LoRA, and with micro batches of one
-pair, of four, and of so many tokens, OUT gets what the step measured: its loss, the mean margin, and the gradient of each parameter.
-benchmarks/dpo_vs_trl.py compares them with TRL's, and test_dpo_golden.py with the numbers on which both agreed.
+`make_case` writes tiny models, an adapter and pairs into FOLDER. For every loss, with and without LoRA, and with micro
+batches of one pair, of four, and of so many tokens, OUT gets what the step measured: its loss, the mean margin, and the
+gradient of each parameter. benchmarks/dpo_vs_trl.py compares them with TRL's, and test_dpo_golden.py with the numbers
+on which both agreed.
 """
 
 from __future__ import annotations

@@ -30,5 +30,3 @@ def test_loss_margin_and_gradients_are_those_of_trl(tmp_path, monkeypatch, ranks
         for name, (norm, projection) in known["gradients"].items():
             bound = AGREES * norm
             assert mine["gradients"][name] == pytest.approx([norm, projection], abs=bound), (case, name)
-
-
