@@ -221,13 +221,15 @@ def present_folder(run: RunFolder) -> Path:
     return checkpoint / HUGGING_FACE if has_folder(checkpoint) else next(found, checkpoint / HUGGING_FACE)
 
 
-def result_step(run: RunFolder) -> int:
+def result_step(run: RunFolder, from_shards: bool = False) -> int:
     """The step whose weights are the result of a run, as shards or as VeRL's Hugging Face folder.
 
-    It is the newest one, or the one that a validation found best, where the stage decides so. Raises InputError: there is none.
+    It is the newest one, or the one that a validation found best, where the stage decides so. With `from_shards` folders do not
+    count. Raises InputError: there is none.
     """
     saved = run.checkpoint_steps()
-    ready = [step for step in saved if has_folder(run.shards(step)) or has_weights(run.shards(step))]
+    ready = [step for step in saved
+             if has_weights(run.shards(step)) or (not from_shards and has_folder(run.shards(step)))]  # fmt: skip
     newest = ready[-1] if ready else run.checkpoint_step()
     return best_step(run.checkpoints, run.stage.decides_checkpoint, ready) or newest
 

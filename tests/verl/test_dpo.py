@@ -1,6 +1,7 @@
 """The stage dpo: its arithmetic in pairs, what check says of settings and rows, and which checkpoint is the result of a run."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,10 @@ import pytest
 
 from posttrain_verl import base_models
 from posttrain_verl.compose import compose
+from posttrain_verl.export.weights import result_step
 from posttrain_verl.plan.memory import memory_table
 from posttrain_verl.preflight import CHECKS, run_checks
+from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.prepare import plan_facts
 from posttrain_verl.terminal.problem import blocking
 from posttrain_verl.verl.checkpoints import METRICS_VARIABLE, Retention, best_step, write_held_out
@@ -28,6 +31,21 @@ def pair(number=0, **changes):
     longer, shorter = f"#### {number} and more", f"#### {number + 1}"
     texts = (longer, shorter) if number % 2 else (shorter, longer)
     return {"prompt": QUESTION, "chosen": said(texts[0]), "rejected": said(texts[1])} | changes
+
+
+def made_run(folder, accuracies):
+    """A run with a checkpoint for each step: shards that are whole, and what its validation measured."""
+    composed = compose(overrides())
+    run = RunFolder.create(folder / "runs/math_dpo/it")
+    run.write_config(composed.for_run(run.path))
+    run.write_plan(plan_facts(composed, None))
+    for step, accuracy in accuracies.items():
+        write_held_out(run.checkpoints, step, {"val/accuracy": accuracy})
+        for kind in ("model", "optim", "extra_state"):
+            with zipfile.ZipFile(run.shards(step) / f"{kind}_world_size_1_rank_0.pt", "w") as archive:
+                archive.writestr("data", "weights")
+        (run.shards(step) / "fsdp_config.json").write_text('{"world_size": 1}')
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +199,16 @@ def test_a_template_that_does_not_end_the_rejected_answer(folder):
     write(folder, [*(pair(number) for number in range(120)), *(pair(9, rejected=said("4")) for _ in range(8))])
     found = whats(f"model.custom_chat_template='{template}'")
     assert any("does not end the answer in" in what for what in found), found
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "step"), [({10: 0.6, 20: 0.9, 30: 0.8}, 20), ({10: 0.9, 20: 0.9}, 20), ({10: None, 20: None}, 20)]
+)
+def test_export_and_evaluate_take_the_best_checkpoint(folder, accuracies, step):
+    run = made_run(folder, accuracies)
+    assert result_step(run) == result_step(run, from_shards=True) == step
+    (run.shards(step) / "model_world_size_1_rank_0.pt").write_bytes(b"cut short")
+    assert result_step(run) != step
 
 
 def test_the_best_checkpoint_is_the_result_and_stays(folder, monkeypatch):
