@@ -17,7 +17,7 @@ from posttrain_verl.preflight import model, row_scans, rows
 from posttrain_verl.preflight.row_scans import ANSWERS, Conversations, Hits
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
-from posttrain_verl.verl.stage import RowRule
+from posttrain_verl.verl.row_terms import RowRule
 
 # Roles of other formats (ShareGPT, Gemini, Vicuna), which chat templates render as they stand or refuse.
 FOREIGN_ROLES = {"human": "user", "prompter": "user", "gpt": ANSWERS, "chatgpt": ANSWERS, "bot": ANSWERS, "model": ANSWERS,

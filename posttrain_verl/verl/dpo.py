@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 from posttrain_verl.terminal.problem import Problem, one_of, warning
 from posttrain_verl.verl.job import Batch, counted
 from posttrain_verl.verl.metrics import CHOSEN_LOG_PROBABILITY, PAIR_ACCURACY, Metric
+from posttrain_verl.verl.row_terms import RowLimit, RowRule
 from posttrain_verl.verl.settings import Setting, SftModel
 from posttrain_verl.verl.sft import SftSettings, SftStage
-from posttrain_verl.verl.stage import RowLimit, RowRule, register
+from posttrain_verl.verl.stage import register
 
 if TYPE_CHECKING:  # torch takes time, and most checks do not need it
     from posttrain_verl.verl.dpo_losses import PreferenceLoss

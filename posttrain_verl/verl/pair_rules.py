@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from posttrain_verl.verl.stage import RowRule
+from posttrain_verl.verl.row_terms import RowRule
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ASSISTANT = "assistant"
