@@ -89,7 +89,7 @@ def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]
     runs_dir = next((each.partition("=")[2] for each in typed if each.startswith("posttrain.runs_dir=")), "runs")
     run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
     folder = weights.ensure_weights(run) if may_export else weights.present_folder(run)
-    name = f"{run.path.parent.name}-{run.path.name}-{weights.newest_step(run)}"
+    name = f"{run.path.parent.name}-{run.path.name}-{weights.result_step(run)}"
     values = dict(zip(_RUN_KEYS, (name, str(run.path)), strict=True))
     return [f"base_model={folder}", *(f"{key}={quote_value(value)}" for key, value in values.items())]
 

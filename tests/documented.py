@@ -36,6 +36,7 @@ SWEEP = "tests/e2e/test_sweep.py::test_a_sweep_of_two_runs"
 RESUME = "tests/e2e/test_faults.py::test_a_killed_driver_at_the_end_of_an_epoch_and_the_same_metrics_after"
 FIRST_DAY = "tests/e2e/test_first_day.py::test_the_page_word_for_word"
 HEAD = "tests/e2e/clusters/test_head.py::test_the_commands_of_the_page_word_for_word"
+DPO = "tests/e2e/test_dpo.py::test_pairs_are_learned_and_a_run_resumes_without_a_gap"
 HUB = "the hub: a data set or model of it"
 
 WAYS: dict[str, Way] = {
@@ -88,6 +89,8 @@ WAYS: dict[str, Way] = {
     ),
     r"head .*|.*demo_sft.*\btry\b.*": Elsewhere(HEAD),
     r"launch recipe=demo_sft( posttrain.mix.seed=1 \S+)?": Elsewhere(PIPELINE),
+    r"launch recipe=demo_dpo base_model=EXAMPLE": Elsewhere(DPO),
+    r"launch recipe=math_dpo(_lora)?": Elsewhere(DPO),
     r"evaluate run=demo_sft eval=\S+ max_tokens=64": Nowhere("a minute of SFT before it; it measures a row of evidence"),
     r"launch recipe=demo_grpo base_model=EXAMPLE": Elsewhere(PIPELINE),
     r"launch recipe=demo_smollm2_(sft|grpo base_model=EXAMPLE)": Nowhere("half an hour on two cores; its smaller twin is demo"),

@@ -18,8 +18,8 @@ PACKAGES = ("reward_fns", "data_prep", "posttrain_verl", "hydra_plugins")
 VERL_ROOM = "posttrain_verl/verl/"
 METRIC = re.compile(r"[\w-]+(?:/[\w-]+)+")
 DOTTED = re.compile(r"[a-z_]\w*(?:\.\w+)+")
-STAGES = ("sft", "rl")
-SPLITS_OF_STAGES = ("sft_train", "sft_val", "rl_train", "rl_val")
+STAGES = ("sft", "dpo", "rl")
+SPLITS_OF_STAGES = ("sft_train", "sft_val", "pairs_train", "pairs_val", "rl_train", "rl_val")
 QUESTIONS = ("is_sft", "is_rl")
 NODES = ("actor_rollout_ref.", "trainer.", "algorithm.")  # of VeRL's tree, also where the key is no longer in it
 
@@ -181,8 +181,8 @@ def test_nobody_asks_for_the_stage(outside):
     assert not found
 
 
-STAGE_MODULES = ("posttrain_verl.verl.sft", "posttrain_verl.verl.rl", "posttrain_verl.verl.rl_rules")
-STAGE_CLASSES = {"SftModel", "PpoModel", "Actor", "Critic", "Reference", "Rollout"}  # of verl/settings.py
+STAGE_MODULES = tuple(f"posttrain_verl.verl.{name}" for name in ("sft", "dpo", "pair_rules", "rl", "rl_rules"))
+STAGE_CLASSES = {"SftModel", "PairModel", "PpoModel", "Actor", "Critic", "Reference", "Rollout"}  # of verl/settings.py
 # It measures named recipes of ours, and so sets keys of their stages.
 NAMES_RECIPES = "posttrain_verl/first_gpu_hour/modes.py"
 
@@ -211,7 +211,15 @@ def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[as
 
 
 def test_nobody_asks_which_kind_of_settings_it_has(outside):
-    kinds = {"Settings", "ModelSettings", "RewardSettings", "Stage", "SftSettings", "RlSettings"} | STAGE_CLASSES
+    kinds = {
+        "Settings",
+        "ModelSettings",
+        "RewardSettings",
+        "Stage",
+        "SftSettings",
+        "DpoSettings",
+        "RlSettings",
+    } | STAGE_CLASSES
     found = [
         f"{relative(file)}:{node.lineno} {ast.unparse(node)}"
         for file in outside

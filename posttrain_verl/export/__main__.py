@@ -110,8 +110,10 @@ def sample_texts(settings: Settings, tokenizer_folder: Path) -> list[list[int]]:
 
 def run(asked: Export) -> int:
     """The verb without its command line. Raises InputError."""
+    from posttrain_verl.export.weights import result_step
+
     trained = RunFolder.find(asked.run, asked.runs_dir)
-    step = asked.step if asked.step is not None else trained.checkpoint_step()
+    step = asked.step if asked.step is not None else result_step(trained, from_shards=True)
     out = Path(asked.out or trained.path / f"export-{step}").expanduser().absolute()
     if out.exists():
         raise InputError(Export.TITLE, [Problem(f"{out} exists already", "remove it, or posttrain.out=ANOTHER")])

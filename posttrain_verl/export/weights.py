@@ -22,7 +22,15 @@ from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
 from posttrain_verl.verl import vllm_models
-from posttrain_verl.verl.checkpoints import HUGGING_FACE, LORA, find_shards, fingerprint_shards, list_shards
+from posttrain_verl.verl.checkpoints import (
+    HUGGING_FACE,
+    LORA,
+    best_step,
+    find_shards,
+    fingerprint_shards,
+    has_weights,
+    list_shards,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +190,7 @@ def ensure_weights(run: RunFolder, step: int | None = None) -> Path:
         InputError: there is no such checkpoint, it cannot be exported, or the disk has no room for it.
         WorkFailed: what was exported is not the model of the checkpoint.
     """
-    step = newest_step(run) if step is None else step
+    step = result_step(run) if step is None else step
     checkpoint = run.checkpoint(step)
     if has_folder(checkpoint):
         return checkpoint / HUGGING_FACE
@@ -201,27 +209,29 @@ def ensure_weights(run: RunFolder, step: int | None = None) -> Path:
 
 
 def present_folder(run: RunFolder) -> Path:
-    """Where the weights of the newest checkpoint lie already; else its folder of config and tokenizer alone.
+    """Where the weights of the checkpoint of `result_step` lie already; else its folder of config and tokenizer alone.
 
     Raises:
         InputError: there is no checkpoint.
     """
-    step = newest_step(run)
+    step = result_step(run)
     checkpoint = run.checkpoint(step)
     exported = (run.path / f"export-{step}", weights_folder(run, step))
     found = (folder for folder in exported if is_current_export(folder, checkpoint))
     return checkpoint / HUGGING_FACE if has_folder(checkpoint) else next(found, checkpoint / HUGGING_FACE)
 
 
-def newest_step(run: RunFolder) -> int:
-    """The newest step with weights, as shards or as VeRL's Hugging Face folder. Raises InputError: there is none."""
-    ready = [step for step in run.checkpoint_steps() if has_folder(run.shards(step))]
-    try:
-        return max([run.checkpoint_step(), *ready])
-    except InputError:
-        if ready:
-            return ready[-1]
-        raise
+def result_step(run: RunFolder, from_shards: bool = False) -> int:
+    """The step whose weights are the result of a run, as shards or as VeRL's Hugging Face folder.
+
+    It is the newest one, or the one that a validation found best, where the stage decides so. With `from_shards` folders do not
+    count. Raises InputError: there is none.
+    """
+    saved = run.checkpoint_steps()
+    ready = [step for step in saved
+             if has_weights(run.shards(step)) or (not from_shards and has_folder(run.shards(step)))]  # fmt: skip
+    newest = ready[-1] if ready else run.checkpoint_step()
+    return best_step(run.checkpoints, run.stage.decides_checkpoint, ready) or newest
 
 
 def has_folder(checkpoint: Path) -> bool:

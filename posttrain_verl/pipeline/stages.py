@@ -17,7 +17,7 @@ import data_prep
 from data_prep import manifest
 from posttrain_verl import own_reward
 from posttrain_verl.evaluate.comparison import BASE
-from posttrain_verl.export.weights import has_folder, newest_step
+from posttrain_verl.export.weights import has_folder, result_step
 from posttrain_verl.mixes import data_errors_as_input
 from posttrain_verl.pipeline.entry import TEST_SPLIT, Pipeline, Step, call_verb
 from posttrain_verl.pipeline.training import Training
@@ -91,7 +91,7 @@ def final_model(it: Pipeline) -> Path:
     if last.is_chosen_from(it):
         return last.chosen(it).folder
     run = last.run_of(it)
-    checkpoint = run.shards(newest_step(run))
+    checkpoint = run.shards(result_step(run))
     if has_folder(checkpoint):
         return checkpoint / HUGGING_FACE
     export(it)

@@ -26,7 +26,7 @@ from posttrain_verl.run.folder import DONE, RunFolder
 from posttrain_verl.run.output import MetricsTail
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
-from posttrain_verl.verl.checkpoints import has_weights
+from posttrain_verl.verl.checkpoints import best_step, has_weights
 from posttrain_verl.verl.composed import Composed
 from posttrain_verl.verl.metrics import VALIDATION_LOSS
 from posttrain_verl.verl.stage import Settings, Stage
@@ -162,7 +162,9 @@ class Training(Entry):
         return self.plateau is not None or self.name != it.spec.stages[-1].name
 
     def choose(self, it: Pipeline) -> None:
-        """Choose the checkpoint that answers most held-out questions right; the only one where there is one.
+        """Choose the checkpoint that answers most held-out questions right.
+
+        Of equal ones it is the one that the run's own validation found best, else the newest.
 
         Raises:
             InputError: there is no checkpoint.
@@ -183,7 +185,8 @@ class Training(Entry):
         questions = self.held_out_questions(it)
         if len(steps) > 1 and questions:
             scores |= {step: self.held_out_accuracy(it, folder, step, questions) for step, folder in folders.items()}
-        best = max(steps, key=lambda step: (scores[step] or 0.0, step))
+        favourite = best_step(run.checkpoints, run.stage.decides_checkpoint, steps)  # by the stage's own validation
+        best = max(steps, key=lambda step: (scores[step] or 0.0, step == favourite, step))
         if len(steps) > 1:
             judged = f"on held-out questions: {scores}" if questions else "have no held-out questions"
             log.info(f"the checkpoints of {self.name} {judged}; step {best} is chosen")

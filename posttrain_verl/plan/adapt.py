@@ -250,7 +250,7 @@ def fit_memory(tree: DictConfig, user_keys: frozenset[str], options: dict[str, s
     ]
     fixed = {field for field, key in fields if any(keys_overlap(key, user) for user in user_keys)}
     job = settings.job(shape, hardware)
-    found = search_candidate(job, settings.longest, frozenset(fixed))
+    found = search_candidate(job, settings.longest_group, frozenset(fixed))
     if found is None:
         return []  # preflight says how much is missing
     candidate, memory = found
@@ -303,7 +303,8 @@ def _wanted_changes(
     if candidate.master != now.master:
         reason = f"frozen weights of fp32 do not fit {job.memory / GIB:.1f} GB; adapters are bf16, too"
         yield keys["master"], "bf16", reason
-    ranks, most = settings.world_size // candidate.split, max(candidate.tokens * candidate.split // settings.longest, 1)
+    ranks = settings.world_size // candidate.split
+    most = max(candidate.tokens * candidate.split // settings.longest_group, 1)
     for view, sequences in settings.micro_batches:
         key, each, size = view.key("micro_batch_size"), sequences // ranks, view.micro_batch_size
         if candidate.tokens != now.tokens:

@@ -46,7 +46,7 @@ def check_memory(composed: Composed) -> list[Problem]:
         return found
     remedy = "\n".join(_find_remedies(composed, worst.job))
     if not remedy:
-        least = adapt.smallest_memory(worst.job, settings.longest)
+        least = adapt.smallest_memory(worst.job, settings.longest_group)
         remedy = f"LoRA with everything offloaded and one sequence at a time still means: {_describe_misfit(least)}"
         remedy += "\nuse a larger machine, a smaller model or shorter sequences"
     if typical.fits:
@@ -70,7 +70,7 @@ def _describe_misfit(memory: Table) -> str:
 
 def _find_remedies(composed: Composed, job: Job) -> Iterator[str]:
     """Single overrides that would make it fit, each with its number. Without one, the whole setting that would."""
-    now, keys, longest = current_candidate(job), adapt.keys_of(composed.settings), composed.settings.longest
+    now, keys, longest = current_candidate(job), adapt.keys_of(composed.settings), composed.settings.longest_group
     budget = composed.settings.model.key("token_budget")
     offloads = [name for name in ("optimizer_offload", "param_offload") if not getattr(now, name)]
     singles: list[tuple[str, Any]] = [(name, True) for name in offloads]
@@ -193,7 +193,8 @@ def list_checkpoint_parts(composed: Composed) -> list[CheckpointPart]:
         shape = known_shape(str(trained.path), composed.posttrain.base_model) if trained.lora_rank else None
         adapter = shape.lora_parameters(trained.lora_rank) if shape else 0
         parameters = _count_parameters(str(trained.path), composed, head=not trained.outputs_values)
-        parts.append(measure_part(trained, composed.settings.world_size, parameters, adapter))
+        part = measure_part(trained, composed.settings.world_size, parameters, adapter)
+        parts.append(replace(part, keeps_best=composed.stage.decides_checkpoint is not None))
     return parts
 
 

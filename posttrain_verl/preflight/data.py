@@ -138,7 +138,7 @@ def _count_rows_in(file: Path) -> int:
 def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
     if not file.exists():
         if file.parent != composed.data_dir:
-            yield Problem(f"{file} is missing", "give the path of a Parquet file that exists")
+            yield Problem(f"{file} is missing", composed.settings.missing_data_remedy)
         elif not is_offline(composed):
             build = f"build it: {mix_command(composed, 'prep')}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")
@@ -210,6 +210,7 @@ def _has_fields(kind: pa.DataType, *names: str) -> bool:
 
 _KINDS = {
     "chat": ("a list of {role, content}", _is_chat),
+    "answer": ("a list of {role, content} or a string", lambda kind: _is_chat(kind) or _is_text(kind)),
     "text": ("a string", _is_text),
     "truth": ("a struct with ground_truth", lambda kind: _has_fields(kind, "ground_truth")),
     "struct": ("a struct", lambda kind: types.is_struct(kind) or types.is_null(kind)),

@@ -6,6 +6,7 @@ A rule is a problem where VeRL would crash or would train on nothing, and a warn
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from posttrain_verl.preflight import model, row_scans, rows
 from posttrain_verl.preflight.row_scans import ANSWERS, Conversations, Hits
 from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
+from posttrain_verl.verl.row_terms import RowRule
 
 # Roles of other formats (ShareGPT, Gemini, Vicuna), which chat templates render as they stand or refuse.
 FOREIGN_ROLES = {"human": "user", "prompter": "user", "gpt": ANSWERS, "chatgpt": ANSWERS, "bot": ANSWERS, "model": ANSWERS,
@@ -25,21 +27,28 @@ DROP = "drop these rows, or repair them"
 
 def check_rows(composed: Composed, file: Path) -> Iterator[Problem]:
     """Problems of all rows of a file that has the columns of the stage."""
-    settings = composed.settings
-    chats = [column for column, kind in settings.columns.items() if kind == "chat"]
-    for column in chats:
+    settings, names = composed.settings, rows.read_schema(file)
+    in_turns = [column for column in dict.fromkeys(chain(*settings.conversations))
+                if rows.is_list(names.field(column).type)]  # fmt: skip
+    for column in in_turns:
         yield from _check_conversations(composed, file, column)
         yield from _check_marks(file, column)
+    as_text = [column for column in dict.fromkeys(chain(*settings.conversations)) if column not in in_turns]
+    for column in as_text:
+        if (hits := row_scans.count_nulls(file, column)).count:
+            yield Problem(f"{column} is null in {_count(hits, file)}: VeRL cannot render it", DROP)
     if settings.rollout is None:
-        answering = [column for column in chats if ANSWERS in row_scans.scan_conversations(file, column).roles]
-        for column in answering or chats[-1:]:  # a stage may keep questions in a column of their own
+        endings = [columns[-1] for columns in settings.conversations if columns[-1] in in_turns]
+        answering = [column for column in endings if ANSWERS in row_scans.scan_conversations(file, column).roles]
+        for column in answering or endings[-1:]:  # a stage may keep questions in a column of their own
             yield from _check_answers(file, column)
+    for rule in settings.row_rules:
+        yield from _check_rule(file, rule)
     for column, kind in settings.columns.items():
         if kind == "truth" and (hits := row_scans.count_nulls(file, column)).count:
             yield Problem(
                 f"{column} is null in {_count(hits, file)}: VeRL's reward manager reads its ground_truth", DROP
             )
-    names = rows.read_schema(file)
     for column, (_, may_be_null) in settings.side_columns.items():
         if not may_be_null and column in names.names and (hits := row_scans.count_nulls(file, column)).count:
             yield Problem(
@@ -48,6 +57,17 @@ def check_rows(composed: Composed, file: Path) -> Iterator[Problem]:
     for column, mark in settings.media.items():
         if column in names.names:
             yield from _check_media(composed, file, names.field(column).type, column, mark)
+
+
+def _check_rule(file: Path, rule: RowRule) -> Iterator[Problem]:
+    """A rule of the stage over all rows."""
+    hits, start = Hits(), 0
+    for batch in rows.read_batches(file, rule.columns):
+        hits.add(rule.breaks(batch), start)
+        start += batch.num_rows
+    if hits.count > rule.tolerated * start:
+        is_problem = rule.blocks or (hits.count == start and not rule.tolerated)
+        yield Problem(f"{rule.what} in {_count(hits, file)}", rule.remedy, "problem" if is_problem else "warning")
 
 
 def _count(hits: Hits, file: Path) -> str:
@@ -118,7 +138,7 @@ def _check_media(composed: Composed, file: Path, kind: pa.DataType, column: str,
             f"{file} has a column {column} of type {kind}: it was not looked at", "VeRL takes a list of each row"
         )
         return
-    chat = next(name for name, kind in composed.settings.columns.items() if kind == "chat")
+    chat = composed.settings.conversations[0][0]
     found, reads = row_scans.scan_media(file, column, chat, mark), model.reads_media(composed)
     given = composed.settings.rollout is None
     if not found.there.count and not given:

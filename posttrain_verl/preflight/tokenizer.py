@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,8 +220,7 @@ def _first_conversation(composed: Composed) -> list[rows.Row]:
 
 def _check_turn_end(chat: Chat, folder: Path, composed: Composed) -> Iterator[Problem]:
     """The token that ends an assistant's turn must be one at which generation stops."""
-    turn = chat.render([*QUESTION, ANSWER])
-    ending = chat.ids([turn[turn.rindex(ANSWER["content"]) + len(ANSWER["content"]) :].rstrip()])[0]
+    ending = chat.ids([_turn_ending(chat)])[0]
     listed = model.read_json(folder / "generation_config.json").get("eos_token_id")
     generation = set(listed if isinstance(listed, list) else [] if listed is None else [listed])
     eos = chat.token_id("eos_token")
@@ -284,6 +284,7 @@ def check_lengths(composed: Composed) -> list[Problem]:
         if sample.failed:
             what = f"{sample.failed} of {sample.failed + len(sample.lengths)} rows of {composed.settings.key(name)}"
             found.append(Problem(f"the chat template cannot render {what}: {sample.reason}", "drop such rows"))
+        found += _check_answer_ends(composed, chat, sample, name)
         over, longest = (
             sum(length > rule.limit for length in sample.lengths),
             max(sample.lengths + longest_rows, default=0),
@@ -309,17 +310,37 @@ def check_lengths(composed: Composed) -> list[Problem]:
     return found
 
 
+def _check_answer_ends(composed: Composed, chat: Chat, sample: Sample, name: str) -> Iterator[Problem]:
+    """Answers that the template does not end, and answers that end before their last word."""
+    rows_read, stop = f"{len(sample.lengths)} rows of {composed.settings.key(name)}", chat.token("eos_token")
+    if sample.unended:
+        what = f"the chat template of {composed.model} does not end the answer in {sample.unended} of {rows_read}"
+        yield Problem(f"{what}: they teach to run on", "drop such rows, or take another template")
+    if sample.ended_early:
+        what = f"answers in {sample.ended_early} of {rows_read} hold {stop!r}, at which generation stops"
+        yield warning(what, "take it out of the text: the template ends each answer with it")
+
+
+def _turn_ending(chat: Chat) -> str:
+    """The text with which the template ends an answer, without white space around it."""
+    turn = chat.render([*QUESTION, ANSWER])
+    return turn[turn.rindex(ANSWER["content"]) + len(ANSWER["content"]) :].strip()
+
+
 @dataclass
 class Sample:
     """Lengths of sampled rows (see `_count_up_to`), and for rows with answers of their own, what stands before the first of them.
 
-    `failed` rows could not be rendered, for the `reason`.
+    `failed` rows could not be rendered, for the `reason`. Of rows that end with an answer, the template does not end it in
+    `unended`, and `ended_early` hold the token that ends a turn within it.
     """
 
     lengths: list[int] = field(default_factory=list)
     before_answers: list[int] = field(default_factory=list)
     failed: int = 0
     reason: str = ""
+    unended: int = 0
+    ended_early: int = 0
 
 
 def _sample_tokens(composed: Composed, name: str, chat: Chat) -> tuple[Sample, list[int]]:
@@ -330,25 +351,34 @@ def _sample_tokens(composed: Composed, name: str, chat: Chat) -> tuple[Sample, l
     """
     from posttrain_verl.preflight import row_scans  # as in check_data
 
-    columns = [column for column, kind in composed.settings.columns.items() if kind == "chat"]
+    columns = list(dict.fromkeys(chain(*composed.settings.conversations)))
     files, sample, extremes = data.list_readable_files(composed, name), Sample(), Sample()
     for file in files:
         _count_tokens(composed, chat, rows.sample_rows(file, columns, SAMPLED_ROWS // len(files)), sample)
         if composed.settings.row_limit.ends_run:
-            longest = {row for column in columns for _, row in row_scans.scan_conversations(file, column).longest}
+            in_turns = [column for column in columns if rows.is_list(rows.read_schema(file).field(column).type)]
+            longest = {row for column in in_turns for _, row in row_scans.scan_conversations(file, column).longest}
             _count_tokens(composed, chat, rows.take_rows(file, columns, sorted(longest)), extremes)
     return sample, extremes.lengths
 
 
 def _count_tokens(composed: Composed, chat: Chat, found: list[rows.Row], sample: Sample) -> None:
     begin, limit = composed.settings.rollout is not None, composed.settings.row_limit.limit
+    ending, stop = "" if begin else _turn_ending(chat), chat.token("eos_token")
     texts, starts = list[list[str]](), list[str]()
     for row in found:
-        talks = list(row.values())
+        talks = [join_turns(row, columns) for columns in composed.settings.conversations]
         if not all(talk and all(turn and turn["role"] for turn in talk) for talk in talks):
             continue
         try:
             texts.append([chat.render(talk, begin_answer=begin) for talk in talks])
+            ends = [
+                (talk[-1], text)
+                for talk, text in zip(talks, texts[-1], strict=True)
+                if talk[-1]["role"] == ANSWER["role"]
+            ]
+            sample.unended += any(ending and not text.rstrip().endswith(ending) for _, text in ends)
+            sample.ended_early += any(stop is not None and stop in str(turn["content"]) for turn, _ in ends)
         except TemplateError as error:
             if not any(turn["content"] is None for talk in talks for turn in talk):
                 sample.failed, sample.reason = sample.failed + 1, str(error)
@@ -360,6 +390,14 @@ def _count_tokens(composed: Composed, chat: Chat, found: list[rows.Row], sample:
     columns = [_count_up_to(chat, column, limit) for column in zip(*texts, strict=True)]
     sample.lengths += map(max, zip(*columns, strict=True))
     sample.before_answers += _count_up_to(chat, starts, limit)
+
+
+def join_turns(row: rows.Row, columns: Sequence[str]) -> list[Any]:
+    """The turns of several columns one after the other. A text is a turn of the assistant, and a null is no turn."""
+    found = list[Any]()
+    for value in (row[column] for column in columns):
+        found += [{**ANSWER, "content": value}] if isinstance(value, str) else value or []
+    return found
 
 
 def _count_up_to(chat: Chat, texts: Sequence[str], limit: int) -> list[int]:

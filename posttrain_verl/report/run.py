@@ -37,7 +37,8 @@ from posttrain_verl.run.folder import join_attempts, worked_seconds
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.metrics import HELD_OUT_ACCURACY, HELD_OUT_REWARD, REWARD, VALIDATION_LOSS, with_held_out
 from posttrain_verl.verl.metrics import Metric as TrainerMetric
-from posttrain_verl.verl.stage import MeasuredLength, Settings, Stage, stage_named
+from posttrain_verl.verl.row_terms import MeasuredLength
+from posttrain_verl.verl.stage import Settings, Stage, stage_named
 from posttrain_verl.verl.verdicts import Verdicts, read_verdicts
 
 JsonObject = dict[str, Any]

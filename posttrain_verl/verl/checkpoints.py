@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from posttrain_verl.paths import write_atomically
 from posttrain_verl.verl.job import BYTES
+from posttrain_verl.verl.metrics import Metric
 from posttrain_verl.verl.settings import ModelSettings
 from posttrain_verl.verl.stage import Stage, stage_named
 
@@ -32,7 +37,10 @@ MOMENTS = 2  # of AdamW, each a number a trained parameter, in the dtype of the 
 
 @dataclass(frozen=True)
 class CheckpointPart:
-    """What a checkpoint holds of one model, in bytes. `kept` checkpoints of it stay, None for all of them."""
+    """What a checkpoint holds of one model, in bytes. `kept` checkpoints of it stay, None for all of them.
+
+    With `keeps_best` one that a validation found better stays beside them.
+    """
 
     name: str
     weights: int
@@ -40,6 +48,7 @@ class CheckpointPart:
     folder: int
     kept: int | None
     replicas: int = 1
+    keeps_best: bool = False
 
     @property
     def bytes(self) -> int:
@@ -51,7 +60,9 @@ class CheckpointPart:
         VeRL 0.9.1 deletes the oldest before it writes where two or more are kept, so one fewer in a run that was never
         resumed. Of a number that is not known only the first checkpoint counts.
         """
-        most = [number for number in (saved, self.kept + 1 if self.kept else None) if number is not None]
+        most = [
+            number for number in (saved, self.kept + 1 + self.keeps_best if self.kept else None) if number is not None
+        ]
         return min(most, default=1)
 
 
@@ -153,6 +164,27 @@ def find_shards(part: Path) -> list[Path]:
     return list(part.glob("model_world_size_*.pt"))
 
 
+HELD_OUT = "held_out.json"  # in the folder of a checkpoint: what a validation of its step measured
+
+
+def write_held_out(checkpoints: Path, step: int, measured: Mapping[str, Any]) -> None:
+    """Keep what a validation measured in the folder of the checkpoint of its step, so that both are copied together."""
+    folder = step_folder(checkpoints, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / HELD_OUT, json.dumps(measured) + "\n")
+
+
+def best_step(checkpoints: Path, metric: Metric | None, steps: Iterable[int]) -> int | None:
+    """The one of the steps with the best value of `metric`, of equal ones the last; None where none was measured."""
+    found = dict[int, float]()
+    for step in steps if metric else ():
+        with suppress(OSError, ValueError, TypeError):
+            value = json.loads((step_folder(checkpoints, step) / HELD_OUT).read_text()).get(metric and metric.key)
+            if isinstance(value, int | float) and math.isfinite(value):
+                found[step] = value if metric and metric.rises else -value
+    return max(found, key=lambda step: (found[step], step), default=None)
+
+
 def fingerprint_shards(part: Path) -> str:
     """A digest of the shards of a model, by the checksums in their archives, so that no weight is read. A copy has the same.
 
@@ -183,12 +215,13 @@ STAGE_VARIABLE = "POSTTRAIN_STAGE"
 
 
 class Retention:
-    """The checkpoints of one attempt of a run."""
+    """The checkpoints of one attempt of a run. Where a validation decides which one is its result, the best so far stays, too."""
 
     def __init__(self, config: DictConfig, stage: Stage):
         settings = stage.settings(config)
         self._home = Path(settings.checkpoint_dir)
         self._keep = {part: model.kept_checkpoints for part, model in stage.checkpoint_parts(settings).items()}
+        self._decides = stage.decides_checkpoint
         self._saved: set[int] = set()
         self._resumed = 0  # the step that this attempt began from; 0 for none, and for a checkpoint of another run
         if settings.resume_path and settings.resume_mode != "disable":
@@ -220,7 +253,8 @@ class Retention:
         valid = sorted(step for step in found if step in self._saved or step <= self._resumed)
         if len(valid) < keep:
             return []
-        return [found[step] for step in sorted(set(found) - set(valid[-keep:]))]
+        best = best_step(self._home, self._decides, valid)
+        return [found[step] for step in sorted(set(found) - {*valid[-keep:], best})]
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:

@@ -31,12 +31,16 @@ def check_micro_batch_size(view: ModelSettings | Scorer, total: int, unit: str) 
 
 
 def check_token_budget(view: ModelSettings | Scorer, split: int, longest: int, longest_key: str) -> Iterator[Problem]:
-    """GPUs that share a sequence (Ulysses) add up their budgets (verl.workers.engine.utils.prepare_micro_batches)."""
-    budget = view.token_budget
-    if budget * split < longest:
+    """GPUs that share a sequence (Ulysses) add up their budgets (verl.workers.engine.utils.prepare_micro_batches).
+
+    Of a model that keeps sequences together in groups, a whole group must fit.
+    """
+    budget, group = view.token_budget, view.group if isinstance(view, ModelSettings) else 1
+    if budget * split < longest * group:
         shared = f" x {split} GPUs that share it" if split > 1 else ""
-        what = f"{view.override('token_budget')}{shared} is less than one sequence ({longest_key}={longest})"
-        yield Problem(what, f"set {view.override('token_budget', -(-longest // split))} or more")
+        least = "one sequence" if group == 1 else f"{group} sequences that stay together"
+        what = f"{view.override('token_budget')}{shared} is less than {least} ({longest_key}={longest})"
+        yield Problem(what, f"set {view.override('token_budget', -(-longest * group // split))} or more")
 
 
 def check_sharding(model: ModelSettings, gpus: int, facts: dict[str, Any]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from posttrain_verl.base_models.shape import Shape
 class Batch:
     """Counts of one trainer step. `ranks` share the data; `micro` sequences pass at once, in `tokens` at most.
 
-    `noun` is what one sequence is called: "row" or "sequence".
+    `noun` is what one sequence is called: "row" or "sequence". Each `group` of them stays in one micro batch.
     """
 
     prompts: int
@@ -28,6 +28,7 @@ class Batch:
     tokens: int | None
     longest: int
     noun: str = "sequence"
+    group: int = 1
 
     @property
     def sequences(self) -> int:
@@ -43,7 +44,7 @@ class Batch:
     def held(self) -> int:
         """Sequences that a micro batch holds: its size, or how many of full length fit the token budget."""
         most = self.micro if self.micro is not None else (self.tokens or 0) * self.gpus_a_rank // self.longest
-        return max(1, min(most, self.effective // self.ranks or 1))
+        return max(self.group, min(most // self.group * self.group, self.effective // self.ranks or 1))
 
     @property
     def accumulation(self) -> int:
@@ -52,7 +53,7 @@ class Batch:
 
     def as_dict(self) -> dict[str, Any]:
         """What plan.json holds."""
-        counts = {key: value for key, value in asdict(self).items() if key != "noun"}
+        counts = {key: value for key, value in asdict(self).items() if key not in ("noun", "group")}
         return counts | {
             "sequences": self.sequences,
             "effective_batch": self.effective,
@@ -165,13 +166,14 @@ class Job:
     saves_model: bool = False
 
 
-def micro_tokens(budget: int | None, micro: int | None, sequences: int, length: int, fill: float, split: int) -> int:
+def micro_tokens(budget: int | None, micro: int | None, sequences: int, length: int, fill: float, split: int,
+                 group: int = 1) -> int:  # fmt: skip
     """Tokens of one micro batch on one GPU, sequences split over `split` GPUs.
 
-    A token budget (VeRL's dynamic batches) is filled as far as there are `sequences`; else `micro` sequences are.
-    One sequence must always pass.
+    A token budget (VeRL's dynamic batches) is filled as far as there are `sequences`; else `micro` groups of `group` sequences
+    are. One group must always pass.
     """
-    longest = -(-int(length * fill) // split)
+    longest = -(-int(length * fill * group) // split)
     if budget is not None:
         return max(min(budget, int(sequences * length * fill / split)), longest)
-    return max(int((micro or 1) * length * fill / split), longest)
+    return max(int((micro or 1) * group * length * fill / split), longest)

@@ -56,6 +56,10 @@ ROLLOUT_KL = "rollout_corr/kl"
 ROLLOUT_CORRELATION = "training/rollout_actor_probs_pearson_corr"  # of the probabilities of rollout and trainer
 TEACHER = "distillation/"  # a part of the names in a step with a teacher
 
+PAIR_ACCURACY = "train/accuracy"  # the share of pairs whose chosen answer has the higher implicit reward
+CHOSEN_LOG_PROBABILITY = "train/chosen_logp"  # of a token, in nats
+GLOBAL_STEP = "training/global_step"
+
 LONGEST_RESPONSE, LONGEST_PROMPT = "response_length/max", "prompt_length/max"
 CUT_OFF = "response_length/clip_ratio"
 STEP_TOKENS = ("perf/total_num_tokens", "train/global_tokens")  # on all devices; RL and SFT

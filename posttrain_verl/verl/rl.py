@@ -18,6 +18,7 @@ from posttrain_verl.verl import checks, rl_rules
 from posttrain_verl.verl.job import Batch, Job, TrainedModel, counted, micro_tokens
 from posttrain_verl.verl.metrics import LONGEST_PROMPT, LONGEST_RESPONSE, REWARD
 from posttrain_verl.verl.rl_rules import AlgorithmSettings
+from posttrain_verl.verl.row_terms import MeasuredLength, RowLimit
 from posttrain_verl.verl.schema import generated_tree
 from posttrain_verl.verl.settings import (
     OUR_REWARDS,
@@ -33,8 +34,6 @@ from posttrain_verl.verl.settings import (
     Setting,
 )
 from posttrain_verl.verl.stage import (
-    MeasuredLength,
-    RowLimit,
     Settings,
     Stage,
     is_count,

@@ -108,6 +108,7 @@ class ModelSettings(View):
     IN_SHARDS: ClassVar = ("lora_rank", "strategy", "fsdp_size")
     IN_OPTIMIZER: ClassVar = ("lr", "weight_decay", "betas", "optimizer", "optimizer_impl")
     outputs_values: ClassVar[bool] = False  # one number a token takes the place of the output layer
+    group: ClassVar[int] = 1  # sequences that stay in one micro batch, whose size counts such groups
 
     path = Setting[str]("{model}.path")
     load_tokenizer = Setting[bool]("{model}.load_tokenizer")
@@ -176,7 +177,7 @@ class ModelSettings(View):
         """
         split = self.gpus_per_sequence
         budget = self.token_budget if self.dynamic_batches else None
-        tokens = micro_tokens(budget, self.micro_batch_size, sequences, length, fill, split)
+        tokens = micro_tokens(budget, self.micro_batch_size, sequences, length, fill, split, self.group)
         several, fsdp2 = sequences * length * fill / split > tokens, self.strategy == "fsdp2"
         fields: dict[str, Any] = {
             "name": self.name, "shape": shape, "tokens": tokens, "forward_tokens": tokens, "sequence_parallel": split,

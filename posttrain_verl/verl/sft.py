@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from posttrain_verl.terminal.problem import Problem
+from posttrain_verl.verl.row_terms import RowLimit
 from posttrain_verl.verl.settings import Setting, SftModel
-from posttrain_verl.verl.stage import REHEARSAL_ROWS, RowLimit, Settings, Stage, register
+from posttrain_verl.verl.stage import REHEARSAL_ROWS, Settings, Stage, register
 
 REHEARSED_LENGTH = 256  # tokens of a row at most
 

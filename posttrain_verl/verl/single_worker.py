@@ -127,7 +127,7 @@ class SingleWorker:
     def __init__(self, config: DictConfig, model: str) -> None:
         self.settings, self.model = SftSettings(config), SftModel(config)
         self.packed = bool(self.model.packed_rows)
-        self._worker = _build_worker(self.model, model)
+        self._worker = build_worker(self.model, model)
         self._micro_batches: list[int] = []  # tokens of each micro batch of the step, as the engine gets them
         original = self._worker.engine.forward_step
 
@@ -194,7 +194,7 @@ class SingleWorker:
             config._attn_implementation = before
 
 
-def _build_worker(trained: SftModel, model: str) -> Any:
+def build_worker(trained: SftModel, model: str) -> Any:
     """VeRL's worker, as verl.trainer.sft_trainer builds it."""
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.config import TrainingWorkerConfig

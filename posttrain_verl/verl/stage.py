@@ -7,7 +7,6 @@ yaml in conf/ names it (`posttrain.stage: sft`). docs/verl.md shows how to add o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,30 +19,8 @@ from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl import checks
 from posttrain_verl.verl.job import GIB, Batch, Job, TrainedModel, counted
 from posttrain_verl.verl.metrics import VALIDATION_LOSS, Metric
+from posttrain_verl.verl.row_terms import MeasuredLength, RowLimit, RowRule
 from posttrain_verl.verl.settings import ModelSettings, RewardSettings, Rollout, Scorer, Setting, View
-
-
-@dataclass(frozen=True)
-class RowLimit:
-    """How long a row may be: `limit` tokens, the value of `key`. VeRL ends at a longer one (`ends_run`) or does `fate` to it.
-
-    `escape` is the override that lets longer rows pass, and may say more.
-    """
-
-    key: str
-    limit: int
-    ends_run: bool
-    fate: str
-    escape: str
-
-
-@dataclass(frozen=True)
-class MeasuredLength:
-    """A length in tokens that a trainer logs under `metric`: what it is, e.g. "longest prompt", and the key of its limit."""
-
-    what: str
-    metric: str
-    key: str
 
 
 class Settings(View):
@@ -54,6 +31,8 @@ class Settings(View):
     data_endings: ClassVar[
         tuple[str, ...]
     ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
+    row_noun: ClassVar[str] = "row"  # what a row of the data is called
+    missing_data_remedy: ClassVar[str] = "give the path of a Parquet file that exists"
     rollout: Rollout | None = (
         None  # the engine that samples answers while training, where the stage does not train on given rows
     )
@@ -115,8 +94,18 @@ class Settings(View):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of a row and the kind of each: chat, text or truth. The first is the conversation."""
+        """The columns of a row and the kind of each: chat, answer, text or truth. The first begins the conversation."""
         raise NotImplementedError
+
+    @property
+    def conversations(self) -> list[tuple[str, ...]]:
+        """The columns that one after the other are a conversation, for each conversation of a row."""
+        return [(column,) for column, kind in self.columns.items() if kind == "chat"]
+
+    @property
+    def row_rules(self) -> tuple[RowRule, ...]:
+        """What the stage asks of its rows beside what every conversation must be."""
+        return ()
 
     @property
     def side_columns(self) -> dict[str, tuple[str, bool]]:
@@ -161,6 +150,11 @@ class Settings(View):
         return sum(int(getattr(self, name)) for name in self.length_names)
 
     @property
+    def longest_group(self) -> int:
+        """The most tokens that one micro batch must hold: the longest sequence, or as many of them as stay together."""
+        return self.longest * self.model.group
+
+    @property
     def longest_key(self) -> str:
         """The keys that add up to `longest`, e.g. `data.max_length`."""
         return " + ".join(self.keys(*self.length_names))
@@ -184,8 +178,8 @@ class Settings(View):
         model, split = self.model, self.model.gpus_per_sequence
         dynamic = bool(model.dynamic_batches)
         return Batch(self.train_batch_size, rollouts, updates, max(self.world_size // split, 1), split,
-                     None if dynamic else model.micro_batch_size or 1, model.token_budget if dynamic else None,
-                     self.longest, noun)  # fmt: skip
+                     None if dynamic else (model.micro_batch_size or 1) * model.group,
+                     model.token_budget if dynamic else None, self.longest, noun, model.group)  # fmt: skip
 
     def experiment_keys(self) -> tuple[str, ...]:
         """The keys that say what is learned from what, rather than how the machine does it."""
@@ -194,7 +188,7 @@ class Settings(View):
 
     def describe_step(self) -> str:
         """What one step trains on, e.g. "16 rows a step"."""
-        return f"{counted(self.train_batch_size, 'row')} a step"
+        return f"{counted(self.train_batch_size, self.row_noun)} a step"
 
     def describe_models(self, shape: Shape, fill: float) -> Iterator[TrainedModel]:
         """Each trained model in the terms of the memory model; see `job`."""
@@ -332,7 +326,7 @@ class Settings(View):
         yield from checks.check_divides(
             self.key("train_batch_size"), rows, self._data_parallel(split), "data-parallel GPUs"
         )
-        yield from self._check_micro_batches(model, self.batch().effective, split, "rows a GPU")
+        yield from self._check_micro_batches(model, rows, split, f"{self.row_noun}s a GPU")
 
     def _check_split(self, split: int) -> Iterator[Problem]:
         """The devices that share a sequence must divide all."""
@@ -401,6 +395,9 @@ class Stage:
     fewest_checkpoints: ClassVar[int] = 1  # to keep, so that a run which is killed at any moment can resume
     dead_keys: ClassVar[Mapping[str, str]] = {}  # legacy keys that compose and are ignored, with the live key of each
     headline: ClassVar[Metric] = VALIDATION_LOSS  # what a sweep searches for where no accuracy is measured
+    decides_checkpoint: ClassVar[Metric | None] = (
+        None  # of a validation: the best checkpoint is the result; None: the newest
+    )
     own_metrics: ClassVar[tuple[Metric, ...]] = ()  # logged by no other stage: the report draws each
 
     def settings(self, tree: DictConfig) -> Settings:

@@ -1,6 +1,10 @@
-"""VeRL's own trainers of SFT and of RL, as the process of a run calls them on the Ray that is already up."""
+"""The trainers of each stage, VeRL's own or made of its parts, as the process of a run calls them on the Ray that is up."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import ray
 from omegaconf import DictConfig
@@ -31,12 +35,23 @@ def train_rl(config: DictConfig) -> None:
 
 def train_sft(config: DictConfig, stage: Stage) -> None:
     """VeRL's Ray SFT trainer; its own `run_sft` would start a second Ray."""
-    from verl.utils.device import auto_set_device
-
     from posttrain_verl.verl.sft_trainer import OrderedTrainer
 
+    _train_on_rows(OrderedTrainer, config, stage)
+
+
+def train_dpo(config: DictConfig, stage: Stage) -> None:
+    """Our trainer of pairs, which is made of the parts of VeRL's SFT trainer."""
+    from posttrain_verl.verl.dpo_trainer import PairTrainer
+
+    _train_on_rows(partial(PairTrainer, settings=stage.settings(config)), config, stage)
+
+
+def _train_on_rows(trainer_type: Callable[[DictConfig], Any], config: DictConfig, stage: Stage) -> None:
+    from verl.utils.device import auto_set_device
+
     auto_set_device(config)
-    trainer = OrderedTrainer(config)
+    trainer = trainer_type(config)
     step = trainer.resume_global_step
     if step and step % trainer.steps_per_epoch == 0:
         # It resumes where an epoch ended, and must train the next one. VeRL 0.9.1 restores the data loader at the end of its

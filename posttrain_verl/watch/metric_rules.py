@@ -80,6 +80,37 @@ class NotFalling:
         return f"{LOSS} was {first:.4g} in the first {self.window} steps, {last:.4g} after" if last >= first else FINE
 
 
+@dataclass
+class KeepsFalling:
+    """Fires once, when the number at `key` has fallen by more than `by` since the first `window` steps, and still falls.
+
+    Means of whole windows are compared, of which there must be `windows`. It still falls where the last window lost at least half
+    of what a window lost in the mean: a number that levels off does not.
+    """
+
+    key: str
+    window: int
+    windows: int
+    by: float
+    why: str
+    activity: str = "update"
+    _values: list[float] = field(default_factory=list, init=False)
+    _fired: bool = field(default=False, init=False)
+
+    def find_fault(self, metrics: Metrics) -> str:
+        value = finite_number(metrics, self.key)
+        if value is None or self._fired:
+            return FINE
+        self._values.append(value)
+        count, rest = divmod(len(self._values), self.window)
+        if rest or count < self.windows:
+            return FINE
+        means = [fmean(self._values[place * self.window :][: self.window]) for place in range(count)]
+        fall, last = means[0] - means[-1], means[-2] - means[-1]
+        self._fired = fall > self.by and last >= fall / (count - 1) / 2
+        return f"{self.key} fell from {means[0]:.4g} to {means[-1]:.4g} and still falls" if self._fired else FINE
+
+
 def finite_number(metrics: Metrics, key: str) -> float | None:
     """The finite number at `key`; None without one."""
     value = metrics.get(key)
@@ -172,6 +203,16 @@ def probability_mismatch(
     return sees
 
 
+def at_first(steps: int, sees: Callable[[Metrics], str | None]) -> Callable[[Metrics], str | None]:
+    """The same in the first `steps` of a run alone, by the number of the step that the trainer logs: a run may be resumed."""
+
+    def sees_first(metrics: Metrics) -> str | None:
+        step = finite_number(metrics, names.GLOBAL_STEP)
+        return None if step is None or step > steps else sees(metrics)
+
+    return sees_first
+
+
 def make_metric_rules(settings: Mapping[str, Mapping[str, Any]], trained: Settings) -> dict[str, MetricRule]:
     """The rules on metrics by name, without those that are off. `settings` is `posttrain.watch` with its thresholds.
 
@@ -193,6 +234,13 @@ _RULES: dict[str, Callable[[Mapping[str, Any], Settings], MetricRule]] = {
         s["steps"], zero_loss, "update",
         f"the loss mask leaves no token: look at the chat template and {run.written_limit_key()}"),
     "sft_not_falling": lambda s, run: NotFalling(s["window"]),
+    "easy_pairs": lambda s, run: InARow(
+        s["steps"], at_first(s["within"], beyond(names.PAIR_ACCURACY, s)), "update",
+        "nearly every pair is told apart before anything is learned: look whether length or format alone does it"),
+    "chosen_falling": lambda s, run: KeepsFalling(
+        names.CHOSEN_LOG_PROBABILITY, s["window"], s["windows"], s["by"],
+        "the model unlearns the answers that it should prefer: lower the learning rate, raise beta, or add the likelihood of "
+        "the chosen answers to the loss"),
     "no_variance": lambda s, run: InARow(
         s["steps"], no_variance(s["solved"]), "reward",
         "no group has two different rewards, so nothing is learned: too hard or too easy a task, or a constant grader"),

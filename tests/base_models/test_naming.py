@@ -132,7 +132,7 @@ def test_a_launch_exports_what_only_shards_hold_and_a_check_does_not(here, monke
     (here / "export" / "model.safetensors").write_text("{}")
     run = RunFolder(here / "runs" / "my_grpo" / "g2")
     monkeypatch.setattr(RunFolder, "find", lambda name, runs_dir="runs": run)
-    monkeypatch.setattr(weights, "newest_step", lambda run: 9)
+    monkeypatch.setattr(weights, "result_step", lambda run: 9)
     monkeypatch.setattr(weights, "present_folder", lambda run: here / "shards" / "huggingface")
     monkeypatch.setattr(weights, "ensure_weights", lambda run: here / "export")
     words = ["recipe=math_grpo", "hardware=8xh100", "base_model=run:g2", "run_id=next"]

@@ -30,6 +30,7 @@ TINY = {
         f"reward.custom_reward_function.path={Path(__file__).with_name('uneven_reward.py')}",
     ],
     "sft": ["data.train_batch_size=8", "data.max_length=96"],
+    "dpo": ["data.train_batch_size=8", "data.micro_batch_size_per_gpu=8", "data.max_length=96"],
 }
 
 
@@ -114,7 +115,7 @@ def launch(shared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
         defaults = [
             "base_model=tiny", "mix=embedded", f"posttrain.runs_dir={runs}", "posttrain.run_id=it",
             f"posttrain.data_dir={shared['POSTTRAIN_TEST_DATA']}", "trainer.total_training_steps=2",
-            "trainer.save_freq=2", "trainer.test_freq=-1", *TINY["sft" if "sft" in recipe else "rl"],
+            "trainer.save_freq=2", "trainer.test_freq=-1", *TINY[next((name for name in TINY if name in recipe), "rl")],
         ]  # fmt: skip
         named = {word.split("=")[0] for word in words}
         command = [f"recipe={recipe}", *(word for word in defaults if word.split("=")[0] not in named), *words]

@@ -7,6 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -14,7 +16,9 @@ from omegaconf import OmegaConf
 import data_prep
 from posttrain_verl import paths, preflight
 from posttrain_verl.compose import compose
+from posttrain_verl.preflight import data
 from posttrain_verl.terminal.problem import blocking
+from posttrain_verl.verl.composed import Composed
 
 _spec = importlib.util.spec_from_file_location("stand_ins", Path(__file__).with_name("stand_ins.py"))
 stand_ins: Any = importlib.util.module_from_spec(_spec)  # type: ignore[arg-type]
@@ -41,6 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(folder: Path) -> dict[str, list[str]]:
     """By mix the overrides that read its sources from stand-ins."""
     return {mix: [f"posttrain.data_dir={folder}", UNFILTERED, *paths_of_sources(folder, mix)] for mix in MIXES}
+
+
+def write_missing_pairs(composed: Composed) -> None:
+    """Pairs of answers stand in the place of those that a model would have written to the questions of the mix."""
+    columns = [name for name, kind in composed.settings.columns.items() if kind == "answer"]
+    for file in data.list_data_files(composed) if columns else ():
+        rows = [{"prompt": [{"role": "user", "content": f"{number}+1="}],
+                 **{name: [{"role": "assistant", "content": f"{name[(number % 2) * 2 :]} {number}"}] for name in columns}}
+                for number in range(12_800)]  # fmt: skip
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), file)
 
 
 def paths_of_sources(folder: Path, mix: str) -> list[str]:
@@ -85,6 +100,7 @@ def test_a_mix_gets_the_rows_that_it_asks_for(mix, built):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_can_launch_on_its_own_mix(recipe, built, words):
     composed = compose(overrides(recipe, words))
+    write_missing_pairs(composed)
     report = preflight.run_checks(composed, skip=("disk",))
     assert blocking(report.problems) == []
     verdicts = {verdict.check: verdict.verdict for verdict in report.verdicts}

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import paths, preflight
 from posttrain_verl.compose import compose
-from posttrain_verl.preflight import capacity
+from posttrain_verl.preflight import capacity, data
 from posttrain_verl.terminal.problem import blocking
 from posttrain_verl.verl.composed import Composed
 
@@ -119,4 +119,6 @@ def test_the_header_says_the_disk_that_is_planned(name, tmp_path):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_recipe_can_launch_on_a_cpu(name, tmp_path):
     composed = compose([f"recipe={name}", "hardware=cpu", f"posttrain.data_dir={tmp_path}"])
-    assert blocking(preflight.run_checks(composed).problems) == []
+    found = [problem.what for problem in blocking(preflight.run_checks(composed).problems)]
+    not_of_a_mix = [f"{file} is missing" for file in data.list_data_files(composed) if file.parent != composed.data_dir]
+    assert found == not_of_a_mix, "a mix is built by the launch, and pairs are not"

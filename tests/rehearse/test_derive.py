@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import paths, preflight
 from posttrain_verl.compose import compose
+from posttrain_verl.preflight import data
 from posttrain_verl.rehearse import small_run
 from posttrain_verl.terminal.problem import blocking
 from posttrain_verl.verl.composed import Composed
@@ -18,6 +19,7 @@ SAME = {
            "actor_rollout_ref.actor.policy_loss.loss_mode", "actor_rollout_ref.actor.clip_ratio_high",
            "actor_rollout_ref.actor.use_kl_loss", "actor_rollout_ref.actor.optim.lr", "actor_rollout_ref.model.lora_rank",
            "actor_rollout_ref.rollout.temperature"),
+    "dpo": ("preference.loss", "preference.beta", "preference.nll_weight", "optim.lr", "model.lora_rank"),
     "sft": ("optim.lr", "optim.lr_scheduler_type", "model.lora_rank", "model.target_modules"),
 }  # fmt: skip
 
@@ -34,7 +36,19 @@ def test_the_recipe_stays_and_can_launch(name, tmp_path):
         assert OmegaConf.select(small.verl, key) == OmegaConf.select(planned.verl, key), key
     assert small.model == str(tmp_path / "model")
     assert small.verl.trainer.total_training_steps == 2
-    assert blocking(preflight.run_checks(small, skip=("model",)).problems) == []
+    found = [problem.what for problem in blocking(preflight.run_checks(small, skip=("model",)).problems)]
+    assert found == [f"{file} is missing" for file in data.list_data_files(small) if file.parent != small.data_dir]
+
+
+def test_pairs_are_rehearsed_where_they_are(tmp_path):
+    """A mix in their place has none: a model must have written them."""
+    planned = compose(["recipe=math_dpo", "hardware=8xh100", f"posttrain.data_dir={tmp_path}"])
+    for file in data.list_data_files(planned):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    small = rehearsed(planned, tmp_path)
+    assert small.verl.data.train_files == planned.verl.data.train_files
+    assert (small.settings.batch().prompts, small.settings.batch().held) == (4, 4), "4 pairs, of which 2 pass at once"
 
 
 def test_what_the_user_set_for_gpus_does_not_reach_the_cpu(tmp_path):

@@ -26,8 +26,9 @@ from posttrain_verl.verl import stage
 from posttrain_verl.verl.checkpoints import METRICS_VARIABLE, STAGE_VARIABLE, PruneAfterSave
 from posttrain_verl.verl.job import Batch, counted
 from posttrain_verl.verl.metrics import Metric
+from posttrain_verl.verl.row_terms import MeasuredLength, RowLimit
 from posttrain_verl.verl.settings import Setting, SftModel
-from posttrain_verl.verl.stage import MeasuredLength, RowLimit, Settings, Stage
+from posttrain_verl.verl.stage import Settings, Stage
 from posttrain_verl.watch.metric_rules import make_metric_rules
 from posttrain_verl.watch.watcher import watch_settings
 

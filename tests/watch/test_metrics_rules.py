@@ -115,6 +115,42 @@ def test_a_threshold_passed_so_often(rule, change, steps):
     assert fired(([GRPO | change] * (steps - 1) + [GRPO]) * 2) == {}
 
 
+def dpo(step, **changes):
+    """A line of a healthy run: the chosen answers lose a little, then level off, and accuracy rises to 1."""
+    level = -0.5 - 2.0 * (1 - 0.97**step)
+    values = {
+        "loss": 0.69 * 0.98**step + 0.01,
+        "grad_norm": 1.0,
+        "accuracy": min(1.0, 0.5 + step / 100),
+        "chosen_logp": level,
+    }
+    return {f"train/{name}": value for name, value in (values | changes).items()} | {"training/global_step": step}
+
+
+def test_a_good_run_of_dpo_is_left_alone():
+    assert fired([dpo(step) for step in range(1, 300)]) == {}
+    assert fired([{"val/loss": 0.1, "val/accuracy": 1.0}] * 5) == {}
+
+
+def test_pairs_that_are_told_apart_before_anything_is_learned():
+    assert fired([dpo(step, accuracy=1.0) for step in range(1, 30)]) == {"easy_pairs": [3]}
+    one_batch_in_two = [dpo(step, accuracy=1.0 if step % 2 else 0.7) for step in range(1, 30)]
+    assert fired(one_batch_in_two) == {}, "a few pairs may all be right by chance"
+    assert fired([dpo(step, accuracy=1.0) for step in range(9, 40)]) == {}, "learned, and in a run that was resumed"
+
+
+def test_chosen_answers_that_are_unlearned_without_end():
+    assert fired([dpo(step, chosen_logp=-0.5 - step / 50) for step in range(1, 200)]) == {"chosen_falling": [80]}
+    assert fired([dpo(step, chosen_logp=-0.5 - step / 500) for step in range(1, 200)]) == {}, "less than the threshold"
+    quick = [dpo(step, chosen_logp=-0.5 - min(step, 30) / 15) for step in range(1, 300)]
+    assert fired(quick) == {}, "two nats in 30 steps, and not one more"
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_loss_of_pairs_that_is_not_finite(value):
+    assert fired([dpo(1), dpo(2, loss=value)]) == {"non_finite": [2]}
+
+
 def test_sft_that_does_not_fall():
     assert fired([SFT] * 100) == {"sft_not_falling": [100]}
     assert fired([SFT | {"train/loss": 2.0 - step / 100} for step in range(100)]) == {}
