@@ -11,7 +11,7 @@ from omegaconf import ListConfig
 
 from data_prep import manifest
 from data_prep.declaration import Positive
-from data_prep.schema import RL
+from data_prep.schema import PAIRS, RL, row_kind
 from posttrain_verl.pipeline.entry import Entry, Pipeline, Step, call_verb
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verbs import Synthesize
@@ -77,13 +77,15 @@ class Synthesis(Entry):
 
     def _data_overrides(self, it: Pipeline, launch: Composed) -> Iterator[str]:
         """The files of a launch that were written here: beside those of its mix for training, and in place of a validation file
-        that its mix does not have."""
+        that its mix does not have. Pairs stand alone, since they are answers of the model that is trained."""
         settings, folder = launch.settings, self.folder(it)
         trained, validated = map(_listed, (settings.train_files, settings.val_files))
         if own := [folder / file.name for file in trained if (folder / file.name).is_file()]:
-            files = [*(file for file in trained if file.is_file()), *own]
+            others = [file for file in trained if file.is_file() and row_kind(file.stem) is not PAIRS]
+            files = [*others, *own]
             yield settings.override("train_files", [str(file) for file in files])
-        own = [folder / file.name for file in validated if not file.is_file() and (folder / file.name).is_file()]
+        is_needed = {file: not file.is_file() or row_kind(file.stem) is PAIRS for file in validated}
+        own = [folder / file.name for file in validated if is_needed[file] and (folder / file.name).is_file()]
         if own:
             yield settings.override("val_files", [str(file) for file in own])
 

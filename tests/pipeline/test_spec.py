@@ -46,8 +46,9 @@ NAMES = sorted(file.stem for file in (paths.conf_dir() / "pipeline").glob("*.yam
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pipeline_is_sound(name, tmp_path):
     it = running([f"recipe={name}", "hardware=cpu"], tmp_path)
-    with_rft = ["sft", "synthesize", "rft", "rl"]
-    names = {"math_rft": with_rft, "demo_rft": with_rft[:-1]}.get(name, ["sft", "rl"])
+    own = ["rft"] if name.endswith("_rft") else ["dpo"] if name.endswith("_dpo") else []
+    ends_with_rl = name not in ("demo_rft", "demo_dpo")
+    names = ["sft", *(["synthesize", *own] if own else []), *(["rl"] if ends_with_rl else [])]
     trained = ["sft" if each == "rft" else each for each in names if each != "synthesize"]
     assert [entry.name for entry in it.spec.stages] == names
     assert [composed.stage.name for composed in it.launches()] == trained
