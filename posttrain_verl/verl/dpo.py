@@ -50,7 +50,10 @@ class DpoSettings(SftSettings):
 
     model_types = (PairModel,)
     row_noun = "pair"
-    missing_data_remedy = "write the pairs, as docs/dpo.md says, or give the path of a Parquet file that exists"
+    missing_data_remedy = (
+        "let a model write pairs: python -m posttrain_verl.synthesize mix=MIX run=RUN\n"
+        "or give the path of a Parquet file that exists"
+    )
 
     prompt_column = Setting[str]("data.prompt_key", default="prompt")
     chosen_column = Setting[str]("data.chosen_key", default="chosen")
