@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 
 from posttrain_verl.terminal.problem import Problem, one_of, warning
 from posttrain_verl.verl.job import Batch, counted
-from posttrain_verl.verl.metrics import CHOSEN_LOG_PROBABILITY, PAIR_ACCURACY, Metric
+from posttrain_verl.verl.metrics import CHOSEN_LOG_PROBABILITY, HELD_OUT_PAIR_ACCURACY, PAIR_ACCURACY, Metric
 from posttrain_verl.verl.row_terms import RowLimit, RowRule
 from posttrain_verl.verl.settings import Setting, SftModel
 from posttrain_verl.verl.sft import SftSettings, SftStage
-from posttrain_verl.verl.stage import register
+from posttrain_verl.verl.stage import is_number, register
 
 if TYPE_CHECKING:  # torch takes time, and most checks do not need it
     from posttrain_verl.verl.dpo_losses import PreferenceLoss
@@ -31,11 +31,12 @@ class Loss:
 
 # DPO: 0.01 (Zephyr) to 0.5 (the paper's summaries). Length-normalised: 5 (Tulu 3). SimPO: 2 to 10 (its authors' releases).
 LOSSES = {
-    "sigmoid": Loss("DPO", (0.01, 0.5)),
+    "sigmoid": Loss("the sigmoid loss", (0.01, 0.5)),
     "ipo": Loss("IPO", (0.01, 1.0)),
-    "sigmoid_norm": Loss("length-normalised DPO", (1.0, 15.0)),
+    "sigmoid_norm": Loss("the length-normalised loss", (1.0, 15.0)),
     "simpo": Loss("SimPO", (1.0, 15.0), has_reference=False),
 }
+NUMBERS = ("beta", "label_smoothing", "nll_weight", "target_margin")  # of every loss
 MOST_SMOOTHING = 0.5  # from here on a label says nothing, or the opposite
 
 
@@ -50,7 +51,10 @@ class DpoSettings(SftSettings):
 
     model_types = (PairModel,)
     row_noun = "pair"
-    missing_data_remedy = "write the pairs, as docs/dpo.md says, or give the path of a Parquet file that exists"
+    missing_data_remedy = (
+        "let a model write pairs: python -m posttrain_verl.synthesize mix=MIX run=RUN\n"
+        "or give the path of a Parquet file that exists"
+    )
 
     prompt_column = Setting[str]("data.prompt_key", default="prompt")
     chosen_column = Setting[str]("data.chosen_key", default="chosen")
@@ -94,24 +98,23 @@ class DpoSettings(SftSettings):
         return f"{counted(self.train_batch_size, 'pair')} = {counted(self.batch().sequences, 'sequence')} a step"
 
     def experiment_keys(self) -> tuple[str, ...]:
-        names = ("loss", "beta", "label_smoothing", "nll_weight", "target_margin")
-        return *super().experiment_keys(), *self.keys(*names)
+        return *super().experiment_keys(), *self.keys("loss", *NUMBERS)
 
     def training_problems(self) -> Iterator[Problem]:
         yield from super().training_problems()
         if self.loss not in LOSSES:
             yield Problem(f"{self.override('loss')} is not a loss", one_of(str(self.loss), list(LOSSES)))
-            return
-        if self.beta <= 0:
-            yield Problem(f"{self.override('beta')}: every pair would be the same", self.override("beta", 0.1))
-        yield from self._check_numbers(LOSSES[self.loss])
+        elif all(is_number(getattr(self, name)) for name in NUMBERS):  # check_values reports what is none
+            yield from self._check_numbers(LOSSES[self.loss])
         if self.dataset_class:
             what = f"{self.key('dataset_class')} is not read: the data set of pairs is ours"
             yield Problem(what, self.override("dataset_class", None))
 
     def _check_numbers(self, loss: Loss) -> Iterator[Problem]:
         low, high = loss.betas
-        if self.beta > 0 and not low <= self.beta <= high:
+        if self.beta <= 0:
+            yield Problem(f"{self.override('beta')}: every pair would be the same", self.override("beta", low))
+        elif not low <= self.beta <= high:
             what = f"{self.override('beta')} is far from what runs with {self.override('loss')} ({loss.name}) use"
             yield warning(what, f"usual values lie between {low:g} and {high:g}")
         if not 0 <= self.label_smoothing < MOST_SMOOTHING:
@@ -138,7 +141,7 @@ class DpoSettings(SftSettings):
 
 
 REHEARSED_PAIRS = 4  # of a step
-HELD_OUT_PAIRS = Metric("val/accuracy", "Held-out pair accuracy", "val accuracy", rises=True,
+HELD_OUT_PAIRS = Metric(HELD_OUT_PAIR_ACCURACY, "Held-out pair accuracy", "val accuracy", rises=True,
                         why="The share of held-out pairs whose chosen answer has the higher implicit reward.")  # fmt: skip
 OWN_METRICS = (
     HELD_OUT_PAIRS,

@@ -29,6 +29,11 @@ from posttrain_verl.verl.dpo_losses import preference_loss, sum_answers
 from posttrain_verl.verl.metrics import GLOBAL_STEP, TIME_OF_STEP, VALIDATION_LOSS
 from posttrain_verl.verl.sft_trainer import OrderedTrainer, WholeBatches
 
+# Of the node `data`: names of files, whose contents count, and how rows are cut into batches and read.
+WITHOUT_EFFECT = frozenset({
+    "train_files", "val_files", "train_max_samples", "val_max_samples", "train_batch_size", "micro_batch_size_per_gpu",
+    "max_token_len_per_gpu", "use_dynamic_bsz", "balance_dp_token", "num_workers", "use_shm",
+})  # fmt: skip
 AVERAGED = ("accuracy", "margin", "chosen_logp", "rejected_logp")  # sums over pairs
 
 
@@ -85,14 +90,14 @@ class PairTrainer(OrderedTrainer):
             rows.reference = found
 
     def _reference_facts(self, model: Mapping[str, str], rows: pairs.PairData) -> dict[str, Any]:
-        settings, trained = self.settings, self.settings.model
-        adapter = trained.lora_adapter
-        names = ("prompt_column", "chosen_column", "rejected_column", "max_length", "truncation", "template_arguments")
-        plain = OmegaConf.create({name: getattr(settings, name) for name in names})
+        """What the log-probabilities follow from: all of the node `data` but what only says how it is cut and read."""
+        trained, adapter = self.settings.model, self.settings.model.lora_adapter
+        node: Any = OmegaConf.to_container(self.config.data, resolve=True)
+        settings = {name: value for name, value in node.items() if name not in WITHOUT_EFFECT}
         return {
             "model": dict(model), "adapter": reference.digest_model(adapter) if adapter else None,
             "data": [reference.digest_file(Path(file)) for file in rows.files], "pairs": len(rows),
-            "settings": OmegaConf.to_container(plain, resolve=True), "template": trained.chat_template,
+            "settings": settings, "template": trained.chat_template,
             "dtypes": [str(trained.master_dtype), str(trained.compute_dtype)],
         }  # fmt: skip
 

@@ -57,6 +57,7 @@ ROLLOUT_CORRELATION = "training/rollout_actor_probs_pearson_corr"  # of the prob
 TEACHER = "distillation/"  # a part of the names in a step with a teacher
 
 PAIR_ACCURACY = "train/accuracy"  # the share of pairs whose chosen answer has the higher implicit reward
+HELD_OUT_PAIR_ACCURACY = "val/accuracy"
 CHOSEN_LOG_PROBABILITY = "train/chosen_logp"  # of a token, in nats
 GLOBAL_STEP = "training/global_step"
 
@@ -87,6 +88,8 @@ STEP_PARTS = {  # the seconds of each part of a step, and its name for a reader
 }
 SHOWN = {  # of a step, in this order
     **{metric.key: metric.short for metric in (REWARD, TRAINING_LOSS, VALIDATION_LOSS, RESPONSE_LENGTH)},
+    PAIR_ACCURACY: "accuracy",
+    HELD_OUT_PAIR_ACCURACY: "val accuracy",
     GRADIENT_NORMS["actor"]: "grad",
     GRADIENT_NORMS["model"]: "grad",
     TIME_OF_STEP: "s/step",

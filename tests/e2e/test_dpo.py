@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.schema import PAIRS
 from posttrain_verl.export.weights import ensure_weights, result_step
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -23,10 +24,11 @@ def write_pairs(folder: Path) -> list[str]:
         right, wrong = first + second, first + second + drawn.randint(1, 9)
         answers = {side: [{"role": "assistant", "content": f"{name} {value}"}] for side, name, value in
                    (("chosen", "sum", right), ("rejected", "not", wrong))}  # fmt: skip
-        rows.append({"prompt": [{"role": "user", "content": f"{first}+{second}="}], **answers})
+        more = {"data_source": "embedded/chain_sum", "ability": "math", "extra_info": {"id": f"{first}+{second}"}}
+        rows.append({"prompt": [{"role": "user", "content": f"{first}+{second}="}], **answers, **more})
     parts = {"train": rows[20:], "val": rows[:20]}
     for name, part in parts.items():
-        pq.write_table(pa.Table.from_pylist(part), folder / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(part, PAIRS.schema), folder / f"{name}.parquet")
     return [f"data.{name}_files={folder / name}.parquet" for name in parts]
 
 

@@ -51,9 +51,13 @@ def write_missing_pairs(composed: Composed) -> None:
     """Pairs of answers stand in the place of those that a model would have written to the questions of the mix."""
     columns = [name for name, kind in composed.settings.columns.items() if kind == "answer"]
     for file in data.list_data_files(composed) if columns else ():
-        rows = [{"prompt": [{"role": "user", "content": f"{number}+1="}],
-                 **{name: [{"role": "assistant", "content": f"{name[(number % 2) * 2 :]} {number}"}] for name in columns}}
-                for number in range(12_800)]  # fmt: skip
+        rows = []
+        for number in range(12_800):
+            texts = ("an answer", "another one, longer")[:: 1 - 2 * (number % 2)]  # either side is the longer one
+            answers = {
+                name: [{"role": "assistant", "content": text}] for name, text in zip(columns, texts, strict=True)
+            }
+            rows.append({"prompt": [{"role": "user", "content": f"{number}+1="}], **answers})
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), file)
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.schema import PAIRS
 from posttrain_verl import base_models
 from posttrain_verl.compose import compose
 from posttrain_verl.export.weights import result_step
@@ -159,6 +160,19 @@ def test_rows_that_are_wrong(folder, row, said):
     write(folder, [*(pair(number) for number in range(127)), pair(127, **row)])
     found = whats("data.truncation=error")
     assert any(what.startswith(said) for what in found), found
+
+
+def test_pairs_of_synthesize_pass(folder):
+    """Its files have more columns, which VeRL's data set carries along."""
+    more = {
+        "data_source": "embedded/chain_sum",
+        "ability": "math",
+        "extra_info": {"split": PAIRS.training_split, "id": "1#0-1"},
+    }
+    for name in ("train", "val"):
+        rows = [pair(number, **more) for number in range(128)]
+        pq.write_table(pa.Table.from_pylist(rows, PAIRS.schema), folder / f"{name}.parquet", store_schema=False)
+    assert not blocking(findings())
 
 
 def test_a_missing_column_is_named(folder):
