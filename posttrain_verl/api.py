@@ -246,24 +246,26 @@ def evaluate(
     from posttrain_verl.evaluate.comparison import Evaluation
     from posttrain_verl.evaluate.job import read_job
 
-    given = {"eval": eval, "run": run and _place(run), "base_model": base_model, **fields}
+    given = {"eval": eval, "run": None if run is None else _place(run), "base_model": base_model, **fields}
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
     asked = read_job(command_line.read(verbs.Evaluate, [*words, *arguments]))
-    return Evaluation(asked.out, evaluate_model(asked))
+    return Evaluation(asked.out.absolute(), evaluate_model(asked))
 
 
 def compare(*evaluations: Evaluation | Run | str | Path, runs_dir: str | Path = "runs") -> Comparisons:
     """Compare evaluations on the questions that they share. The first one is the baseline.
 
-    An evaluation may also be named by its file, a folder of files, or its run.
+    An evaluation is compared as it is, also where a later one has replaced its file. It may also be named by its file, a folder
+    of files, or its run.
 
     Raises:
-        InputError: there is no evaluation, or two of them cannot be compared.
+        InputError: there is no evaluation, one is named twice, or two of them cannot be compared.
     """
-    from posttrain_verl.evaluate.comparison import compare_places
+    from posttrain_verl.evaluate.comparison import Evaluation, compare_places
 
     asked = command_line.read(verbs.Compare, [*map(_place, evaluations), f"posttrain.runs_dir={runs_dir}"])
-    return compare_places(asked.places, asked.runs_dir)
+    named = zip(evaluations, asked.places, strict=True)
+    return compare_places([each if isinstance(each, Evaluation) else place for each, place in named], asked.runs_dir)
 
 
 def report(
@@ -283,11 +285,21 @@ def report(
     """
     from posttrain_verl.report.__main__ import report_subject
 
-    given = {"run": _place(run), "vs": vs and _place(vs), "out": out, "rollouts": rollouts, "runs_dir": runs_dir}
+    given = {
+        "run": _place(run),
+        "vs": None if vs is None else _place(vs),
+        "out": out,
+        "rollouts": rollouts,
+        "runs_dir": runs_dir,
+    }
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return report_subject(command_line.read(verbs.Report, arguments))
+    return report_subject(command_line.read(verbs.Report, arguments)).absolute()
 
 
 def _place(named: Evaluation | Run | str | Path) -> str:
-    """What the command line would call it."""
-    return str(named) if isinstance(named, str | Path) else str(named.path)
+    """What the command line would call it. Raises InputError for anything else, e.g. None or a list."""
+    path = getattr(named, "path", named)
+    if not isinstance(path, str | Path) or str(path).startswith("-"):
+        remedy = "give a run, an evaluation, or the name or path of one, each as an argument of its own"
+        raise InputError("nothing is named", [Problem(f"{named!r} is neither a run nor an evaluation", remedy)])
+    return str(path)
