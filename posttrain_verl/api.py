@@ -90,17 +90,32 @@ class Run:
 
     path: Path
 
+    def _folder(self, has_begun: bool = False) -> RunFolder:
+        """The files of the run. Raises InputError where they are gone, and with `has_begun` where it waits in a queue."""
+        folder = RunFolder(self.path)
+        folder.require()
+        if has_begun and folder.is_queued:
+            what = (
+                f"{folder.path} is {folder.queue_note.read_text().strip()}, which only its own programs can ask or end"
+            )
+            raise InputError("the run has not begun", [Problem(what, "wait() returns when it has ended")])
+        return folder
+
     @property
     def state(self) -> str:
         """The state alone; see `RunStatus`."""
         return self.status().state
 
     def status(self) -> RunStatus:
-        """What the run does, or how it ended. Raises InputError where the cluster that has it does not answer."""
-        folder = RunFolder(self.path)
+        """What the run does, or how it ended.
+
+        Raises:
+            InputError: the run's folder is gone, or the cluster that has the run does not answer.
+        """
+        folder = self._folder()
         state, status = run_verbs.current_state(folder)
-        if not folder.config.exists():
-            state, status = WAITING, replace(status, why="")
+        if folder.is_queued:
+            state, status = WAITING, replace(status, why=folder.queue_note.read_text().strip())
         attempts = folder.read_attempts(status)
         measured: dict[str, float] = {}
         for _, values in map(parse_line, last_records(folder.metrics, LAST_LINES)):
@@ -121,19 +136,19 @@ class Run:
     def metrics(self) -> dict[int, dict[str, Any]]:
         """What was measured in each step, in the order of steps."""
         found: dict[int, dict[str, Any]] = {}
-        for step, measured in MetricsTail(RunFolder(self.path).metrics).read():
+        for step, measured in MetricsTail(self._folder().metrics).read():
             found.setdefault(step, {}).update(measured)
         return dict(sorted(found.items()))
 
     def wait(self, seconds: float | None = None) -> RunStatus:
         """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone."""
-        for line in follow_digest(Digest(RunFolder(self.path)), self._ended(seconds)):
+        for line in follow_digest(Digest(self._folder()), self._ended(seconds)):
             log.info(line)
         return self.status()
 
     def _ended(self, seconds: float | None) -> Iterator[bool]:
         until = time.monotonic() + (float("inf") if seconds is None else seconds)
-        folder = RunFolder(self.path)
+        folder = self._folder()
         while True:
             yield self.status().has_ended or time.monotonic() >= until
             if clusters.jobs_of(folder.read_status()):
@@ -146,7 +161,7 @@ class Run:
             InputError: another machine has the run.
             WorkFailed: a process of it does not end.
         """
-        ended, did = run_verbs.stop_run(RunFolder(self.path))
+        ended, did = run_verbs.stop_run(self._folder(has_begun=True))
         if not ended:
             raise WorkFailed(did)
         log.info(did)
@@ -160,7 +175,10 @@ class Run:
         Raises:
             InputError: the run is running, is done, or cannot be resumed with these keys.
         """
-        folder, asked = RunFolder(self.path), resume.read_request([f"run={self.path}", *expand_keys(list(words))])
+        folder, asked = (
+            self._folder(has_begun=True),
+            resume.read_request([f"run={self.path}", *expand_keys(list(words))]),
+        )
         detached = detach or asked.detach
         if jobs := clusters.jobs_of(folder.read_status()):
             jobs.resume(folder, replace(asked, detach=True))
@@ -177,7 +195,7 @@ class Run:
         """
         from posttrain_verl.export.weights import ensure_weights
 
-        return ensure_weights(RunFolder(self.path), step)
+        return ensure_weights(self._folder(has_begun=True), step)
 
 
 def _advise(folder: RunFolder, state: str) -> str:
