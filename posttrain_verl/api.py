@@ -90,17 +90,32 @@ class Run:
 
     path: Path
 
+    def _folder(self, has_begun: bool = False) -> RunFolder:
+        """The files of the run. Raises InputError where they are gone, and with `has_begun` where it waits in a queue."""
+        folder = RunFolder(self.path)
+        folder.require()
+        if has_begun and folder.is_queued:
+            what = (
+                f"{folder.path} is {folder.queue_note.read_text().strip()}, which only its own programs can ask or end"
+            )
+            raise InputError("the run has not begun", [Problem(what, "wait() returns when it has ended")])
+        return folder
+
     @property
     def state(self) -> str:
         """The state alone; see `RunStatus`."""
         return self.status().state
 
     def status(self) -> RunStatus:
-        """What the run does, or how it ended. Raises InputError where the cluster that has it does not answer."""
-        folder = RunFolder(self.path)
+        """What the run does, or how it ended.
+
+        Raises:
+            InputError: the run's folder is gone, or the cluster that has the run does not answer.
+        """
+        folder = self._folder()
         state, status = run_verbs.current_state(folder)
-        if not folder.config.exists():
-            state, status = WAITING, replace(status, why="")
+        if folder.is_queued:
+            state, status = WAITING, replace(status, why=folder.queue_note.read_text().strip())
         attempts = folder.read_attempts(status)
         measured: dict[str, float] = {}
         for _, values in map(parse_line, last_records(folder.metrics, LAST_LINES)):
@@ -121,19 +136,19 @@ class Run:
     def metrics(self) -> dict[int, dict[str, Any]]:
         """What was measured in each step, in the order of steps."""
         found: dict[int, dict[str, Any]] = {}
-        for step, measured in MetricsTail(RunFolder(self.path).metrics).read():
+        for step, measured in MetricsTail(self._folder().metrics).read():
             found.setdefault(step, {}).update(measured)
         return dict(sorted(found.items()))
 
     def wait(self, seconds: float | None = None) -> RunStatus:
         """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone."""
-        for line in follow_digest(Digest(RunFolder(self.path)), self._ended(seconds)):
+        for line in follow_digest(Digest(self._folder()), self._ended(seconds)):
             log.info(line)
         return self.status()
 
     def _ended(self, seconds: float | None) -> Iterator[bool]:
         until = time.monotonic() + (float("inf") if seconds is None else seconds)
-        folder = RunFolder(self.path)
+        folder = self._folder()
         while True:
             yield self.status().has_ended or time.monotonic() >= until
             if clusters.jobs_of(folder.read_status()):
@@ -146,7 +161,7 @@ class Run:
             InputError: another machine has the run.
             WorkFailed: a process of it does not end.
         """
-        ended, did = run_verbs.stop_run(RunFolder(self.path))
+        ended, did = run_verbs.stop_run(self._folder(has_begun=True))
         if not ended:
             raise WorkFailed(did)
         log.info(did)
@@ -160,7 +175,10 @@ class Run:
         Raises:
             InputError: the run is running, is done, or cannot be resumed with these keys.
         """
-        folder, asked = RunFolder(self.path), resume.read_request([f"run={self.path}", *expand_keys(list(words))])
+        folder, asked = (
+            self._folder(has_begun=True),
+            resume.read_request([f"run={self.path}", *expand_keys(list(words))]),
+        )
         detached = detach or asked.detach
         if jobs := clusters.jobs_of(folder.read_status()):
             jobs.resume(folder, replace(asked, detach=True))
@@ -177,7 +195,7 @@ class Run:
         """
         from posttrain_verl.export.weights import ensure_weights
 
-        return ensure_weights(RunFolder(self.path), step)
+        return ensure_weights(self._folder(has_begun=True), step)
 
 
 def _advise(folder: RunFolder, state: str) -> str:
@@ -246,24 +264,26 @@ def evaluate(
     from posttrain_verl.evaluate.comparison import Evaluation
     from posttrain_verl.evaluate.job import read_job
 
-    given = {"eval": eval, "run": run and _place(run), "base_model": base_model, **fields}
+    given = {"eval": eval, "run": None if run is None else _place(run), "base_model": base_model, **fields}
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
     asked = read_job(command_line.read(verbs.Evaluate, [*words, *arguments]))
-    return Evaluation(asked.out, evaluate_model(asked))
+    return Evaluation(asked.out.absolute(), evaluate_model(asked))
 
 
 def compare(*evaluations: Evaluation | Run | str | Path, runs_dir: str | Path = "runs") -> Comparisons:
     """Compare evaluations on the questions that they share. The first one is the baseline.
 
-    An evaluation may also be named by its file, a folder of files, or its run.
+    An evaluation is compared as it is, also where a later one has replaced its file. It may also be named by its file, a folder
+    of files, or its run.
 
     Raises:
-        InputError: there is no evaluation, or two of them cannot be compared.
+        InputError: there is no evaluation, one is named twice, or two of them cannot be compared.
     """
-    from posttrain_verl.evaluate.comparison import compare_places
+    from posttrain_verl.evaluate.comparison import Evaluation, compare_places
 
     asked = command_line.read(verbs.Compare, [*map(_place, evaluations), f"posttrain.runs_dir={runs_dir}"])
-    return compare_places(asked.places, asked.runs_dir)
+    named = zip(evaluations, asked.places, strict=True)
+    return compare_places([each if isinstance(each, Evaluation) else place for each, place in named], asked.runs_dir)
 
 
 def report(
@@ -283,11 +303,21 @@ def report(
     """
     from posttrain_verl.report.__main__ import report_subject
 
-    given = {"run": _place(run), "vs": vs and _place(vs), "out": out, "rollouts": rollouts, "runs_dir": runs_dir}
+    given = {
+        "run": _place(run),
+        "vs": None if vs is None else _place(vs),
+        "out": out,
+        "rollouts": rollouts,
+        "runs_dir": runs_dir,
+    }
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return report_subject(command_line.read(verbs.Report, arguments))
+    return report_subject(command_line.read(verbs.Report, arguments)).absolute()
 
 
 def _place(named: Evaluation | Run | str | Path) -> str:
-    """What the command line would call it."""
-    return str(named) if isinstance(named, str | Path) else str(named.path)
+    """What the command line would call it. Raises InputError for anything else, e.g. None or a list."""
+    path = getattr(named, "path", named)
+    if not isinstance(path, str | Path) or str(path).startswith("-"):
+        remedy = "give a run, an evaluation, or the name or path of one, each as an argument of its own"
+        raise InputError("nothing is named", [Problem(f"{named!r} is neither a run nor an evaluation", remedy)])
+    return str(path)

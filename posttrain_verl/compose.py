@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Container, Mapping
+import threading
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +19,12 @@ from typing import Any, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException, MissingConfigException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -39,18 +46,53 @@ VERSION_BASE = "1.3"
 LISTS = ("evals", "skip")  # keys below `posttrain` that hold names
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)  # it names a folder, a job, and is searched for
 
+_HYDRA_LOCK = threading.RLock()
+_own_stores: list[ConfigStore] = []  # those of the `own_hydra` that are open
+_HYDRAS_OWN = ("hydra", "_")  # how the names of Hydra's own configs and those of its plugins begin
+
 OmegaConf.register_new_resolver("verl_config_dir", lambda: str(paths.verl_config_dir()), replace=True)
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra for us alone: what it keeps for a whole process is set aside, and is afterwards as it was.
+
+    The program may run under `hydra.main`, and its threads may compose at once; they wait for each other. The store of configs
+    begins with those of Hydra and its plugins, and inside another `own_hydra` also with what is registered there.
+    """
+    with _HYDRA_LOCK:
+        Plugins.instance()  # which add to the store when they are first looked for
+        kinds: tuple[Any, ...] = (GlobalHydra, HydraConfig, VersionBase, ConfigStore)
+        theirs = ConfigStore.instance()
+        before = {kind: Singleton._instances.pop(kind, None) for kind in kinds}
+        ours = ConfigStore.instance()
+        ours.repo = {name: dict(node) if isinstance(node, dict) else node for name, node in theirs.repo.items()
+                     if _own_stores or name.startswith(_HYDRAS_OWN)}  # fmt: skip
+        _own_stores.append(ours)
+        try:
+            yield
+        finally:
+            _own_stores.remove(ours)
+            for kind, instance in before.items():
+                Singleton._instances.pop(kind, None)
+                if instance is not None:
+                    Singleton._instances[kind] = instance
 
 
 def compose(overrides: list[str], fixed: frozenset[str] | None = None) -> Composed:
     """Compose a launch from overrides, e.g. `["recipe=math_grpo", "base_model=tiny"]`.
 
-    The hardware does not touch a key of `fixed`; by default those are all that the overrides set.
+    The hardware does not touch a key of `fixed`; by default those are all that the overrides set. Threads may call it at once.
 
     Raises:
         InputError: an override that cannot be read, an unknown recipe, model, mix or hardware, or a tree that does not
             compose. Keys that VeRL does not know compose; `preflight.config_form` reports them.
     """
+    with own_hydra():
+        return _compose_launch(overrides, fixed)
+
+
+def _compose_launch(overrides: list[str], fixed: frozenset[str] | None) -> Composed:
     overrides = expand_keys(overrides)
     asked = read_overrides(overrides)
     recipe, machine = asked.options["recipe"], asked.options.get("hardware", "auto")
@@ -224,7 +266,8 @@ def _read_verl_tree(stage: Stage, choices: tuple[tuple[str, str], ...]) -> dict[
         # A group with ".." in its name is one that VeRL's own option includes; it follows from that option.
         overrides = [f"{group}={option}" for group, option in choices if ".." not in group]
         try:
-            tree = to_plain_dict(_compose_tree(stage.trunk, paths.verl_config_dir(), overrides))
+            with own_hydra():
+                tree = to_plain_dict(_compose_tree(stage.trunk, paths.verl_config_dir(), overrides))
         except HydraException as error:  # groups of another trunk than the stage's
             problem = Problem(
                 " ".join(str(error).split()), f"posttrain.stage={stage.name} belongs to its own trunk in conf/"
@@ -273,11 +316,8 @@ def find_file(group: str, name: str, given: Mapping[tuple[str, str], Path] | Non
     return file
 
 
-_registered: list[tuple[str, str]] = []
-
-
 def register_options(files: Mapping[tuple[str, str], Path], wanted: Container[tuple[str, str]] = ()) -> None:
-    """Store recipes and options of the user's with Hydra, by group and name, in place of those of the call before.
+    """Store recipes and options of the user's with Hydra, by group and name. Called inside `own_hydra`, which forgets them.
 
     A file that is not `wanted` and cannot be read is left out: the folder may hold files of other programs.
 
@@ -285,9 +325,6 @@ def register_options(files: Mapping[tuple[str, str], Path], wanted: Container[tu
         InputError: a file that is wanted is not readable yaml.
     """
     store = ConfigStore.instance()
-    while _registered:
-        group, name = _registered.pop()
-        store.repo[group].pop(f"{name}.yaml", None)
     for (group, name), file in files.items():
         try:
             node = _load_yaml(file) if group == "recipe" else _complete_option(group, file)
@@ -302,7 +339,6 @@ def register_options(files: Mapping[tuple[str, str], Path], wanted: Container[tu
         store.store(
             group=group, name=name, node=node, package="_global_" if group == "recipe" else f"posttrain.{group}"
         )
-        _registered.append((group, name))
 
 
 # What a user's option of a group leaves out is taken from this one. That of a cluster is the kind that its `name` names.
@@ -347,7 +383,9 @@ def read_option(group: str, file: Path) -> DictConfig:
     node = _load_yaml(file) if paths.is_shipped(group, file) else _complete_option(group, file)
     if "defaults" not in node:
         return node
-    return cast(DictConfig, _compose_tree(f"{group}/{file.stem}", paths.conf_dir(), []).posttrain[group])
+    with own_hydra():
+        register_options(paths.own_options() | {(group, file.stem): file})
+        return cast(DictConfig, _compose_tree(f"{group}/{file.stem}", paths.conf_dir(), []).posttrain[group])
 
 
 def _check_our_keys(ours: dict[str, Any], recipe: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from posttrain_verl.clusters import ray_head
+from posttrain_verl.run import ray_token
 from posttrain_verl.terminal import command_line
 from posttrain_verl.verbs import Head
 
@@ -14,7 +15,7 @@ def run(asked: Head) -> int:
     if asked.stop:
         return ray_head.stop_head(asked.stop)
     port = ray_head.choose_port(asked.port)
-    ray_head.make_token()
+    ray_token.require_private_token(Head.TITLE)
     return ray_head.start_detached(port, asked.gpus) if asked.detach else ray_head.serve_head(port, asked.gpus)
 
 

@@ -103,8 +103,15 @@ def start_launch(composed: Composed, detached: bool) -> RunFolder:
     folder = composed.run_dir()
     named = {"run_id": folder.name, "detach": True}
     posttrain = cast(DictConfig, OmegaConf.merge(composed.posttrain, named))
-    cluster.submit(replace(composed, posttrain=posttrain))
-    return RunFolder(folder)
+    found = RunFolder(folder)
+    if cluster.jobs is None:  # before it is submitted, since it may start at once
+        found.note_queued(f"cluster={composed.posttrain.cluster.name}")
+    try:
+        cluster.submit(replace(composed, posttrain=posttrain))
+    except BaseException:
+        found.queue_note.unlink(missing_ok=True)
+        raise
+    return found
 
 
 def _prints(option: str) -> bool:

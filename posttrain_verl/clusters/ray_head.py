@@ -24,7 +24,6 @@ from posttrain_verl import paths
 from posttrain_verl.clusters import ray_job
 from posttrain_verl.machine import devices, interrupts, processes
 from posttrain_verl.machine.processes import Process, find_process
-from posttrain_verl.preflight import services
 from posttrain_verl.run import environment
 from posttrain_verl.run.output import last_lines
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
@@ -79,13 +78,6 @@ def is_free(port: int) -> bool:
 def free_port() -> int:
     """A free port from where the kernel takes none for connections in the meantime."""
     return next(port for port in iter(lambda: random.randrange(20_000, 32_000), None) if is_free(port))
-
-
-def make_token() -> None:
-    """Make Ray's token in the home folder, unless there is one. Only this user may read it."""
-    if services.is_auth_on() and not services.has_token():
-        command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, umask=0o077, check=True)
 
 
 def start_detached(port: int, gpus: int | None) -> int:
@@ -144,14 +136,18 @@ def started_ray(port: int, gpus: int | None, folder: Path) -> Iterator[subproces
 
 
 def ray_command(port: int, gpus: int | None, folder: Path) -> list[str]:
-    """The command of the head. Its dashboard has `port`; the kernel or we choose all others."""
+    """The command of the head. Its dashboard has `port`; the kernel or we choose all others.
+
+    Ray opens the folder of its temporary files to everyone, so it gets one inside `folder`, which is this user's alone. Its name
+    is short, since a socket's path has at most 107 characters.
+    """
     found = devices.detect_machine()
     count = gpus or (1 if found.name == "cpu" else found.devices)
     cpus = max(os.cpu_count() or 1, logical_cpus(count))  # which only count processes
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0", f"--dashboard-host={HOST}",
             f"--dashboard-port={port}", f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
-            "--min-worker-port=0", "--max-worker-port=0", f"--num-gpus={count}", f"--num-cpus={cpus}", f"--temp-dir={folder}",
-            "--disable-usage-stats"]  # fmt: skip
+            "--min-worker-port=0", "--max-worker-port=0", f"--num-gpus={count}", f"--num-cpus={cpus}",
+            f"--temp-dir={folder / 'r'}", "--disable-usage-stats"]  # fmt: skip
 
 
 def head_environment(gpus: int | None) -> dict[str, str]:

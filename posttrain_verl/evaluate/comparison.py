@@ -48,7 +48,16 @@ class Evaluation:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The evaluation of a file. Raises InputError where it is not one."""
-        return cls(path, read_result(path))
+        return cls(path.absolute(), read_result(path))
+
+    def is_same(self, other: Evaluation) -> bool:
+        """Whether both are one evaluation: a later one may have replaced the file of an earlier one, which is another."""
+        if self.result is other.result:
+            return True
+        same_file = self.path.resolve() == other.path.resolve()
+        return same_file and json.dumps(self.result) == json.dumps(
+            other.result
+        )  # as text, since NaN differs from itself
 
     @property
     def label(self) -> str:
@@ -179,11 +188,11 @@ class Comparisons:
         return {"evaluations": metrics, "comparisons": pairs, "remarks": self.remarks}
 
 
-def compare_places(places: Sequence[str], runs_dir: str = "runs") -> Comparisons:
-    """Compare the evaluations that lie at the places: files of results, folders of them, or runs.
+def compare_places(places: Sequence[Evaluation | str], runs_dir: str = "runs") -> Comparisons:
+    """Compare evaluations as they are given, and those that lie at places: files of results, folders of them, or runs.
 
     Raises:
-        InputError: a place has none, or two evaluations cannot be compared.
+        InputError: a place has none, one is named twice, or two evaluations cannot be compared.
     """
     results = load_results(places, runs_dir)
     return Comparisons(results, compare_results(results), comparison_remarks(results))
@@ -229,18 +238,33 @@ def label_ranks(folder: Path) -> dict[str, int]:
     return {label: place for place, label in enumerate((BASE, *(stage.get("name") for stage in stages)))}
 
 
-def load_results(places: Sequence[str], runs_dir: str = "runs") -> dict[str, Result]:
-    """The evaluations at the places, by their labels. Where two share a label, the name has the file in it."""
-    files = list(dict.fromkeys(file.absolute() for place in places for file in find_results(place, runs_dir)))
-    results = [(file, read_result(file)) for file in files]
-    times = Counter((result["label"], result["eval"]) for _, result in results)
-    named = {}
-    for file, result in results:
-        name = result["label"]
-        if times[result["label"], result["eval"]] > 1:  # the run or folder of the file distinguishes them
-            home = file.parent.parent if file.parent.name == "eval" else file.parent
-            name = f"{home.parent.name}/{home.name}/{file.stem}"
-        named[f"{name}@{result['eval']}"] = result
+def load_results(places: Sequence[Evaluation | str], runs_dir: str = "runs") -> dict[str, Result]:
+    """The evaluations given and those at the places, by their labels. Where two share a label, the name has the file in it.
+
+    Raises:
+        InputError: a place has none, or none that was not named before it.
+    """
+    found: list[Evaluation] = []
+    for place in places:
+        files = [] if isinstance(place, Evaluation) else find_results(place, runs_dir)
+        given = [place] if isinstance(place, Evaluation) else [Evaluation.read(file) for file in files]
+        fresh = [each for each in given if not any(map(each.is_same, found))]
+        if not fresh:
+            what = f"{place.path if isinstance(place, Evaluation) else place} is named twice"
+            remedy = "name two evaluations; label= or out= of `evaluate` gives each a file of its own"
+            raise InputError("nothing to compare", [Problem(what, remedy)])
+        found += fresh
+    times = Counter((each.label, each.eval) for each in found)
+    named: dict[str, Result] = {}
+    for each in found:
+        name = each.label
+        if times[each.label, each.eval] > 1:  # the run or folder of the file distinguishes them
+            folder = each.path.parent
+            home = folder.parent if folder.name == "eval" else folder
+            name = f"{home.parent.name}/{home.name}/{each.path.stem}"
+        numbers = (f" ({number})" for number in range(2, len(found) + 1))  # of evaluations that had one file
+        again = next(more for more in ("", *numbers) if f"{name}{more}@{each.eval}" not in named)
+        named[f"{name}{again}@{each.eval}"] = each.result
     return named
 
 

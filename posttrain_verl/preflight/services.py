@@ -154,10 +154,12 @@ def is_loopback(host: str) -> bool:
 
 def has_token() -> bool:
     """Whether Ray will find a token. Ray 2.60 reads the variable, the named file, then the file in the home folder."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(named or os.path.expanduser("~/.ray/auth_token")).is_file()
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_file().is_file()
+
+
+def token_file() -> Path:
+    """The file of Ray's token, which need not be there."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
 
 
 def is_auth_on() -> bool:

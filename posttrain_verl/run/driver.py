@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from ray._private import services
 
 from posttrain_verl import cpu, paths
-from posttrain_verl.run import environment, ray_state
+from posttrain_verl.run import environment, ray_state, ray_token
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.verl import assert_plugin_loaded, progress
 from posttrain_verl.verl.checkpoints import STAGE_VARIABLE
@@ -53,6 +53,8 @@ def start_own_ray(options: dict[str, Any], tries: int = 3) -> None:
     Ray 2.60's raylet ends itself where its agents take more than 15 s for their imports (ray-project/ray#65983). That happens
     on a busy machine, and where their files were never read. Nothing is lost yet, and the files are then in memory.
     """
+    with suppress(OSError):  # of a home folder that cannot be written Ray says so
+        ray_token.make_token()
     while True:
         try:
             with patient_start():

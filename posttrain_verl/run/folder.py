@@ -106,6 +106,7 @@ class RunFolder:
         )  # of a job of a cluster: what was submitted, and how the job is found
         self.stop_note = path / ".stopped.txt"  # who asked the last attempt to end, and how
         self.checkpoints = path / "checkpoints"
+        self.queue_note = path.with_name(f".{path.name}.queued")  # beside it: the run makes its folder when it starts
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -140,13 +141,30 @@ class RunFolder:
         remedy = f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
         raise InputError("no such run", [Problem(f"run={name} is not a run in {home}", remedy)])
 
+    def note_queued(self, where: str) -> None:
+        """Note that the run waits in a queue that nobody here can ask about. `where`: e.g. "cluster=slurm"."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.queue_note.write_text(f"in the queue of {where}\n")
+
+    @property
+    def is_queued(self) -> bool:
+        return self.queue_note.exists() and not self.config.exists()
+
+    def require(self) -> None:
+        """Raises InputError where there is no run: its folder was deleted or moved, or never was."""
+        if not self.config.exists() and not self.is_queued:
+            what = f"{self.path} {'has no config.yaml' if self.path.is_dir() else 'is gone'}"
+            remedy = "a run that was moved is named by its new folder; one that was deleted is launched again"
+            raise InputError("no such run", [Problem(what, remedy)])
+
     def attempt_metrics(self, attempt: int) -> Path:
         """Where VeRL writes in this attempt: it empties the file, so only the first one may have metrics.jsonl itself."""
         return self.metrics if attempt == 1 else self.path / f".metrics.{attempt}.jsonl"
 
     def write_config(self, verl: DictConfig) -> None:
-        """Write exactly what VeRL gets."""
+        """Write exactly what VeRL gets. A run that was queued is then no longer."""
         write_atomically(self.config, OmegaConf.to_yaml(verl))
+        self.queue_note.unlink(missing_ok=True)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         write_atomically(self.plan, json.dumps(plan, indent=2, default=str) + "\n")

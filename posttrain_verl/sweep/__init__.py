@@ -68,7 +68,6 @@ def _run_members(record: Record) -> None:
     """Let Hydra's sweeper choose the members, and run each. Raises InputError."""
     asked = overrides.read_overrides(record.words, sweep=True)
     recipes = {("recipe", name): compose.find_file("recipe", name) for name in paths.names("recipe")}
-    compose.register_options(recipes | paths.own_options() | asked.files)
     member_runner, at_once = MemberRunner(record), runner.count_at_once(record.words)
     given = [*asked.rewritten, *_hydra_overrides(record)]
     worst = -math.inf if override_value(given, "hydra.sweeper.direction") == "maximize" else math.inf
@@ -80,7 +79,9 @@ def _run_members(record: Record) -> None:
     task: Any = run_batch
     try:
         # `hydra.main` does the same with `sys.argv`, which is the caller's.
-        with hydra.initialize_config_dir(str(paths.conf_dir()), version_base=compose.VERSION_BASE):
+        with compose.own_hydra():
+            compose.register_options(recipes | paths.own_options() | asked.files)
+            hydra.initialize_config_dir(str(paths.conf_dir()), version_base=compose.VERSION_BASE)
             entry = GlobalHydra.instance().hydra
             assert entry is not None
             entry.multirun("launch", task, [overrides.as_sweep(override) for override in given])

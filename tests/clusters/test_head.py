@@ -15,7 +15,7 @@ from posttrain_verl import head as head_verb
 from posttrain_verl import paths
 from posttrain_verl.clusters import ray_head as head
 from posttrain_verl.machine import processes
-from posttrain_verl.run import environment
+from posttrain_verl.run import driver, environment, ray_token
 from posttrain_verl.terminal.problem import InputError, WorkFailed
 from posttrain_verl.verbs import Head
 
@@ -73,6 +73,59 @@ def test_the_head_and_its_jobs_have_this_python_and_listen_on_the_loopback(monke
         and found.items() >= environment.LOOPBACK_ONLY.items()
         and found["RAY_AUTH_MODE"] == "token"
     )
+
+
+@pytest.fixture
+def token(tmp_path, monkeypatch):
+    """Where the token of a fresh home folder is, or will be."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(head, "serve_head", lambda port, gpus: 0)
+    return tmp_path / "home/.ray/auth_token"
+
+
+def private(path):
+    return path.stat().st_mode & 0o077 == 0
+
+
+def test_a_token_is_made_before_ray_makes_one_and_others_cannot_read_it(token, monkeypatch):
+    """Ray's own start in a run is where it would write one that all users can read."""
+    seen = []
+    monkeypatch.setattr(driver.ray, "init", lambda **options: seen.append(token.read_text()))
+    driver.start_own_ray({})
+    assert seen == [token.read_text()] and len(seen[0]) >= 32
+    assert private(token) and private(token.parent) and [file.name for file in token.parent.iterdir()] == ["auth_token"]
+    assert head_verb.run(Head()) == 0 and token.read_text() == seen[0], "one that is there stays"
+
+
+@pytest.mark.parametrize("start", [lambda: head_verb.run(Head()), lambda: ray_token.make_token()])
+def test_a_token_that_others_can_read_is_closed(token, start):
+    token.parent.mkdir(parents=True)
+    token.write_text("t")
+    token.chmod(0o644)
+    start()
+    assert private(token) and token.read_text() == "t"
+
+
+def test_a_head_refuses_a_token_that_it_cannot_close(token, tmp_path, monkeypatch):
+    named = tmp_path / "named"
+    named.write_text("t")
+    named.chmod(0o640)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+
+    def refuse(self, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(InputError, match=r"(?s)named cannot be kept from other users.*RAY_AUTH_TOKEN_PATH=FILE"):
+        head_verb.run(Head())
+
+
+def test_rays_files_lie_inside_a_folder_of_this_user_alone(tmp_path):
+    """Ray lets everyone write into the folder that it is given."""
+    [given] = [each.partition("=")[2] for each in head.ray_command(8265, 1, tmp_path) if each.startswith("--temp-dir=")]
+    assert Path(given).parent == tmp_path
 
 
 def test_rays_own_switch_for_the_loopback_is_there():

@@ -46,7 +46,26 @@ def test_a_program_submits_a_launch_and_knows_its_folder(composed, monkeypatch, 
         clusters.start_launch(launch, detached=False)
     folder = clusters.start_launch(launch, detached=True)
     (given,) = submitted
+    assert folder.is_queued and folder.queue_note.read_text() == "in the queue of cluster=toy\n"
     assert given.run_dir() == folder.path and given.posttrain.detach and not launch.posttrain.detach
+
+
+def test_a_launch_that_a_queue_refuses_does_not_wait_in_it(composed, monkeypatch, tmp_path):
+    def refuse(composed):
+        raise InputError("nothing was handed over", [])
+
+    toy = ModuleType("posttrain_verl.clusters.toy")
+    toy.CLUSTER = Cluster(refuse)
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    words = (
+        "cluster=slurm",
+        "hardware=8xh100",
+        "posttrain.cluster.name=toy",
+        f"posttrain.runs_dir={tmp_path / 'runs'}",
+    )
+    with pytest.raises(InputError, match="nothing was handed over"):
+        clusters.start_launch(composed(*words), detached=True)
+    assert not list(tmp_path.rglob("*.queued"))
 
 
 @pytest.mark.parametrize("name", ["nosuch", "remote_launch"])  # no module; a module that is not a kind

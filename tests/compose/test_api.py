@@ -3,10 +3,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import hydra
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase
 
-from posttrain_verl import api, check
+from posttrain_verl import api, check, sweep
 from posttrain_verl.terminal import command_line
 from posttrain_verl.verbs import Check
 
@@ -63,3 +70,59 @@ def test_problems_of_the_recipe_do_not_raise(tmp_path):
     assert "did you mean optim.lr?" in [problem.remedy for problem in found.problems]
     assert (found.batch, found.memory, found.steps) == (None, None, None)
     assert found.to_build and "did you mean optim.lr?" in str(found)
+
+
+def test_threads_compose_at_once(tmp_path, monkeypatch):
+    """One of them has a recipe and an option that only its own words name."""
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "elsewhere.yaml"
+    own.write_text("defaults: [/sft, {override /mix: embedded}, _self_]\n")
+    recipes = ["math_sft", "math_grpo", "demo_sft", str(own)]
+
+    def compose(number):
+        words = [f"recipe={recipes[number % 4]}", "hardware=cpu", f"run_id=r{number}", f"optim.lr=1e-{3 + number % 4}"]
+        return api.compose(*(words if number % 4 != 1 else words[:3]))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(compose, range(16)))
+    assert [each.recipe for each in found] == ["math_sft", "math_grpo", "demo_sft", "elsewhere"] * 4
+    assert [each.posttrain.run_id for each in found] == [f"r{number}" for number in range(16)]
+
+
+@pytest.fixture
+def under_hydra(tmp_path):
+    """A program that has composed its own config: what Hydra keeps for its process."""
+    store = ConfigStore.instance()
+    store.store(name="launch", node={"theirs": 1})
+    store.store(group="recipe", name="math_sft", node={"theirs": 2})
+    (tmp_path / "app.yaml").write_text("seen: 3\n")
+    HydraConfig.instance().cfg = None
+    try:
+        with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
+            yield lambda: hydra.compose("app")
+            GlobalHydra.instance().clear()
+    finally:
+        store.repo.pop("launch.yaml")
+        store.repo.pop("recipe")
+
+
+def hydras_state():
+    kinds = (GlobalHydra, ConfigStore, HydraConfig, VersionBase)
+    held = {kind: Singleton._instances[kind] for kind in kinds}
+    store = held[ConfigStore].repo
+    names = {name: sorted(node) if isinstance(node, dict) else node for name, node in store.items()}
+    return held, held[GlobalHydra].hydra, held[VersionBase].version_base, names
+
+
+def test_a_program_that_uses_hydra_keeps_its_own(under_hydra, tmp_path, monkeypatch):
+    before = hydras_state()
+    composed = api.compose(*WORDS, f"data_dir={tmp_path}")
+    assert composed.recipe == "math_sft" and composed.settings.model.lr
+    assert not api.check(api.compose(*WORDS, "data.train_batch_sizee=1")).ok
+    assert hydras_state() == before and under_hydra() == {"seen": 3}
+    with pytest.raises(api.InputError):
+        api.compose("recipe=math_sft", "hardware=nosuch")
+    asked = []
+    monkeypatch.setattr(sweep.MemberRunner, "run", lambda self, typed, at_once: asked.extend(typed) or [])
+    assert sweep.check_sweep("posttrain_verl.check", [*WORDS, "run_id=a,b"], []) == 0 and len(asked) == 2
+    assert hydras_state() == before and under_hydra() == {"seen": 3}

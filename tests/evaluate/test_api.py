@@ -85,6 +85,42 @@ def test_evaluations_are_compared_by_object_by_file_and_by_run(two, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_evaluations_that_had_one_file_are_compared_as_they_were_made(evaluated, monkeypatch, tmp_path):
+    """The file is named by model and set, so the second evaluation replaces it."""
+    monkeypatch.chdir(tmp_path)
+    first, second = evaluated(rows=8), evaluated(rows=12, max_tokens=5)
+    assert first.path == second.path and first.path.is_absolute()
+    found = api.compare(first, second)
+    (pair,) = found.pairs
+    assert (pair.second, pair.numbers.n) == (f"{pair.first} (2)", 8)
+    assert [result["n"] for result in found.evaluations.values()] == [8, 12]
+    assert api.compare(first, first.path).evaluations == found.evaluations, "the file is that of the second now"
+
+
+def test_one_evaluation_is_not_compared_with_itself(two):
+    base, trained, run = two
+    one = Evaluation.read(base)
+    for given in ((base, base), (one, one), (one, base), (base, one), (one, Evaluation.read(base)), (run, run)):
+        with pytest.raises(api.InputError, match="is named twice"):
+            api.compare(*given)
+    made_texts.evaluation(run.path / "eval" / "later-embedded.json", "later", 0.7, seed=3)
+    assert len(api.compare(trained, run).evaluations) == 2, "a run may hold what is named before it"
+
+
+@pytest.mark.parametrize("wrong", [None, [], ["a", "b"], 3, {}])
+def test_what_is_not_an_evaluation_is_named(wrong):
+    for call in (lambda: api.compare(wrong), lambda: api.report(wrong)):
+        with pytest.raises(api.InputError, match="is neither a run nor an evaluation"):
+            call()
+
+
+def test_paths_are_absolute(two, monkeypatch, tmp_path):
+    base, _, run = two
+    monkeypatch.chdir(tmp_path)
+    assert Evaluation.read(base.relative_to(tmp_path)).path == base
+    assert api.report(run, out="page.html") == tmp_path / "page.html"
+
+
 def test_what_cannot_be_compared_raises(two, tmp_path):
     with pytest.raises(api.InputError, match="no evaluation is named"):
         api.compare()

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from driven import FOREVER, alive, trains, wait_for
+from omegaconf import OmegaConf
 
 from posttrain_verl import api
 from posttrain_verl.run import prepare, supervise
@@ -117,9 +118,30 @@ def test_a_run_that_cannot_start_says_where_to_look(prepared):
     assert "KeyError" in (folder.path / "launch.txt").read_text()
 
 
-def test_a_queued_launch_waits(tmp_path):
-    status = api.Run(tmp_path / "math_grpo" / "queued").status()
-    assert (status.state, status.has_ended, status.advice) == ("waiting", False, "")
+def test_a_queued_launch_waits_until_the_run_writes_its_files(tmp_path):
+    folder = RunFolder(tmp_path / "math_grpo" / "queued")
+    folder.note_queued("cluster=slurm")
+    run = api.Run(folder.path)
+    for _ in range(2):
+        status = run.status()
+        assert (status.state, status.has_ended, status.advice) == ("waiting", False, "")
+        assert status.why == "in the queue of cluster=slurm" and run.metrics() == {}
+        for ask in (run.stop, run.resume, run.weights):
+            with pytest.raises(api.InputError, match="has not begun"):
+                ask()
+        folder.path.mkdir(exist_ok=True)  # the job makes it before it writes the config
+    folder.write_config(OmegaConf.create({}))
+    assert run.state != "waiting" and not folder.queue_note.exists()
+
+
+def test_a_run_whose_folder_is_gone_raises(launch, tmp_path):
+    run = launch(STEPS_TO_3)
+    run.path.rename(tmp_path / "moved")
+    asks = [run.status, run.wait, run.metrics, run.stop, run.resume, run.weights, api.Run(tmp_path).status]
+    for ask in asks:
+        with pytest.raises(api.InputError, match=r"(is gone|has no config\.yaml)\n.*named by its new folder"):
+            ask()
+    assert api.Run(tmp_path / "moved").state == "done"
 
 
 def test_a_notebook_launches_inside_its_event_loop(launch, monkeypatch):
