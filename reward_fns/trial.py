@@ -211,10 +211,10 @@ def _as_number(value: Any) -> float | None:
 
 def _fault_of(error: RewardError, call: int | None) -> Fault:
     kind = type(error.causes[0]).__name__ if error.causes else ""
-    return Fault(error.fault, str(error), any(map(_is_of_network, error.causes)), kind, call)
+    return Fault(error.fault, str(error), any(map(is_of_network, error.causes)), kind, call)
 
 
-def _is_of_network(error: BaseException) -> bool:
+def is_of_network(error: BaseException) -> bool:
     """Whether an exception says that something cannot be reached."""
     is_unreachable = isinstance(error, OSError) and error.errno in NETWORK_NUMBERS
     return (

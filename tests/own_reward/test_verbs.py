@@ -66,6 +66,29 @@ def test_golds_that_the_reward_cannot_grade_are_dropped_with_its_reason(mix, her
     assert drops == {"unreadable_gold": 30}
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError(f'no {ground_truth}')", "your reward failed on every gold of own: ValueError: no 80"),
+        ("return float(int(ground_truth) / 0)", "your reward failed on every gold of own: ZeroDivisionError"),
+        ("return 0.0 if solution_str[5:] in ('', ground_truth) else abs(int(solution_str[5:]) - ground_truth)",
+         "your reward failed on a wrong answer: TypeError: unsupported operand"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_fails_is_the_one_problem(mix, here, reward_file, capsys, body, said):
+    file = reward_file(body)
+    assert run(prep, Prep, mix, f"reward={file}") == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "(other_reward.py, line 2), called with solution_str='#### " in shown
+    assert "ground_truth='" in shown and "(1 problem)" in shown
+    assert "unreadable_gold" not in shown and "unused" not in shown
+
+
+def test_a_service_out_of_reach_says_nothing_of_wrong_answers(mix, reward_file):
+    body = "if solution_str[5:] not in ('', ground_truth): raise ConnectionError\n    return float(bool(solution_str))"
+    assert run(prep, Prep, mix, f"reward={reward_file(body)}") == 0
+
+
 def test_golds_that_earn_nothing_are_counted_and_kept(mix, here, reward_file, capsys):
     assert run(prep, Prep, mix, f"reward={reward_file('return -len(solution_str)')}") == 0
     assert (
