@@ -170,6 +170,9 @@ def judge_scores(seen: Trial, reward: OwnReward, cases: Sequence[Case]) -> Itera
         yield warning(
             what, "return 1.0 for a right answer and 0.0 for a wrong one under acc, and other numbers under other keys"
         )
+    if texts := sorted({call.no_number for call in seen.calls if call.no_number}):
+        what = f"{reward.shown} returns acc={texts[0]}, which is not a number, so reports know of no accuracy"
+        yield warning(what, "return 1.0 for a right answer and 0.0 for a wrong one under acc, or leave acc out")
     if odd := sorted({key for call in seen.calls for key in call.without_mean}):
         what = f"{reward.shown} returns neither a number nor text under {', '.join(odd)}"
         yield warning(

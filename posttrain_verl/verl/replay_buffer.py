@@ -91,9 +91,9 @@ def rollout_grades(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
 def failures(keys: Iterable[str], grades: Iterable[Mapping[str, Any]], wanted: int) -> dict[str, float]:
     """How many of the `wanted` answers of a step have no reward of their own, as `FAILED_SHARE` and, above 0, `FAILED_ANSWERS`.
 
-    One of `keys` is `<prompt>_<answer>_<turn>`. Groups that were replaced count as a whole. The reward manager `rate_limited` gives an
-    answer 0 whose reward raised or took too long, and notes `error` or `timeout` in a grade without `score`. Nothing is
-    returned where it is not known how many answers there should be.
+    One of `keys` is `<prompt>_<answer>_<turn>`. Groups that were replaced count as a whole. The reward manager `rate_limited`
+    gives an answer 0 whose reward raised or took too long, and notes `error` or `timeout` in a grade without `score`. Nothing
+    is returned where it is not known how many answers there should be.
     """
     if not wanted:
         return {}

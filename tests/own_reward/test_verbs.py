@@ -13,6 +13,7 @@ from posttrain_verl.evaluate import comparison, job
 from posttrain_verl.evaluate.grading import compute_metrics, grade_by_reward, is_right
 from posttrain_verl.evaluate.job import Question
 from posttrain_verl.evaluate.result import Answer, headline
+from posttrain_verl.preflight import data
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.command_line import read
@@ -56,6 +57,19 @@ def test_another_reward_is_another_build(mix, here, capsys):
         shutil.copyfile("my_reward.py", "other.py")
         assert run(prep, Prep, mix, word) == 0
         assert ("holds a finished build" in capsys.readouterr().err) == again
+
+
+def test_changed_rows_are_built_again_and_check_says_so(mix, here, questions, capsys):
+    assert run(prep, Prep, mix, WORD) == 0
+    questions.write_text("\n".join(questions.read_text().splitlines()[:50]))
+    mix_file = mix.removeprefix("mix=")
+    composed = compose(["recipe=math_grpo", "hardware=cpu", "base_model=tiny", f"mix={mix_file}", WORD])
+    said = [each.what for each in data.check_manifest(composed)]
+    assert f"rows.jsonl changed since {here}/data/mine was built" in said
+    capsys.readouterr()
+    assert run(prep, Prep, mix, WORD) == 0
+    assert "rows.jsonl changed since data/mine was built: building again" in capsys.readouterr().err
+    assert json.loads((here / "data/mine/manifest.json").read_text())["sources"]["own"]["rows_in"] == 50
 
 
 def test_golds_that_the_reward_cannot_grade_are_dropped_with_its_reason(mix, here, reward_file):
