@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import DataError, Problem
-from data_prep.manifest import is_complete, read_manifest, verify
+from data_prep.finished import is_complete
+from data_prep.manifest import read_manifest, verify
 
 if TYPE_CHECKING:
     from data_prep.builder import build

@@ -65,41 +65,6 @@ def describe_drops(entry: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def is_complete(out_dir: Path, mix_config: Mapping[str, Any]) -> bool:
-    """Whether `out_dir` holds a finished build of exactly this mix. Compares sizes, not bytes; `verify` reads all."""
-    try:
-        manifest = read_manifest(out_dir)
-    except DataError:
-        return False
-    same = manifest.get("mix_sha256") == config_digest(mix_config) and manifest.get("schema_version") == SCHEMA_VERSION
-    files = {out_dir / name: entry.get("bytes") for name, entry in manifest["files"].items()}
-    return same and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
-
-
-def describe_difference(out_dir: Path, mix_config: Mapping[str, Any]) -> str:
-    """What the mix of the finished build in `out_dir` has in place of this one's, e.g. "seed=5, splits.test.rows=64"; at most
-    three keys. Empty where there is no build, or one of this mix."""
-    try:
-        there = _flatten(read_manifest(out_dir)["mix"])
-    except (DataError, KeyError, AttributeError):
-        return ""
-    here = _flatten(mix_config)
-    other = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    more = ["..."] if len(other) > 3 else []
-    return ", ".join([*(f"{key}={there[key]}" if key in there else f"no {key}" for key in other[:3]), *more])
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values below a mapping by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            found |= _flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
 def verify(out_dir: Path) -> list[Problem]:
     """Every way in which the files differ from the manifest; empty if none. Raises DataError without a manifest."""
     remedy = "build the mix again, or copy the folder again"

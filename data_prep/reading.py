@@ -110,6 +110,8 @@ class Reading:
             self.pool.append(judged.items, columns, verdict.details)
             rows += judged.items.num_rows
         log.info(f"{spec.name}: {rows} rows read")
+        if golds and (fault := golds.find_fault(spec.name)):
+            raise DataError(fault)
         if golds and (low := golds.summary()):
             log.warning(f"{spec.name}: {low}")
         return dict(opened.provenance) | {"rows_in": rows}

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import data_prep
+from data_prep.finished import changed_sources
 from data_prep.manifest import FILE_NAME, describe_reward
 from posttrain_verl import paths
 from posttrain_verl.terminal.console import log
@@ -68,6 +69,8 @@ def build_mix(choice: MixChoice, force: bool = False, reward: OwnReward | None =
         if reward is None or manifest.get("reward") == describe_reward(reward):
             log.info(f"{choice.folder} holds a finished build of this mix; --force builds it again")
             return manifest
+    elif not force and (changed := changed_sources(choice.folder, choice.config)):
+        log.info(f"{', '.join(changed)} since {choice.folder} was built: building again")
     return data_prep.build(choice.config, choice.folder, reward)
 
 

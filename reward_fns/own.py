@@ -13,7 +13,8 @@ import inspect
 import math
 import re
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ SIGNATURE = "(data_source, solution_str, ground_truth, extra_info=None, **kwargs
 PACKAGE, FILE = "pkg://", "file://"
 _RENDERED = {"hashes": "#### {0}", "boxed": "The answer is \\boxed{{{0}}}.", "tag": "<answer>{0}</answer>"}
 _EVERY_MARK = "The answer is {0}.\n<answer>{0}</answer>\n\\boxed{{{0}}}\n#### {0}"
+WORD_ANSWER = "unknown"  # where a number is asked for, a model may write a word
 _WORD = re.compile(r"(?P<path>pkg://[\w./]+|.*\.py)(?::(?P<name>[^\W\d]\w*))?")
 # What VeRL's agent loop and reward manager add to the `extra_info` of a row (single turn; reward_manager.naive).
 ADDED_FACTS: Mapping[str, Any] = {"turn_scores": [], "tool_rewards": [], "num_turns": 2, "rollout_reward_scores": {}}
@@ -157,6 +159,40 @@ def render_gold(gold: Any, mark: str | None) -> str:
     """A gold as a model would answer where the prompt asks for hashes, a box or a tag; with the mark None in each of these
     ways, and bare for any other."""
     return (_EVERY_MARK if mark is None else _RENDERED.get(mark, "{0}")).format(gold)
+
+
+def is_answer(gold: Any) -> bool:
+    """Whether a gold is one that a model would write, and not tests or nothing."""
+    return isinstance(gold, str | int | float) and bool(text := str(gold).strip()) and not text.startswith(("{", "["))
+
+
+def wrong_answers(gold: Any, mark: str | None, others: Iterable[Any] = ()) -> list[str]:
+    """Answers that a model may give in place of a gold: the golds of `others`, the numbers beside it and a word, each rendered
+    as `render_gold` does; and the right answer, cut off. None for a gold that no model would write."""
+    if not is_answer(gold):
+        return []
+    text = str(gold).strip()
+    near = [str(number) for step in (1, -1) if (number := _shift_number(text, step)) is not None]
+    named = [str(other) for other in others if is_answer(other)]
+    given = [each for each in dict.fromkeys([*near, *named, WORD_ANSWER]) if each != text]
+    whole = render_gold(gold, mark)
+    return [*(render_gold(each, mark) for each in given), whole[: len(whole) // 2]]
+
+
+def _shift_number(text: str, step: int) -> int | float | None:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text) + step
+    return None
+
+
+def describe_call(response: str, gold: Any) -> str:
+    """What a reward was called with, for a message about its fault; long texts are shortened in their middle."""
+    return f"called with solution_str={_shorten(response)!r}, ground_truth={gold if gold is None else _shorten(str(gold))!r}"
+
+
+def _shorten(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def parse_word(text: str, arguments: Mapping[str, Any] | None = None) -> OwnReward:

@@ -87,7 +87,8 @@ class Fault:
 @dataclass(frozen=True)
 class Call:
     """One call that returned: the score, the keys of a dict, its seconds on the clock and of processor time, and what is odd:
-    an `acc` that is not from 0 to 1, and the keys `without_mean`, whose values are neither numbers nor text."""
+    an `acc` that is not from 0 to 1, `no_number` where an `acc` is not a number, and the keys `without_mean`, whose values are
+    neither numbers nor text."""
 
     call: int
     score: float
@@ -95,6 +96,7 @@ class Call:
     wall: float
     cpu: float
     acc: float | None = None
+    no_number: str = ""
     without_mean: list[str] = field(default_factory=list)
 
 
@@ -197,7 +199,8 @@ def _work_through(request: Request, file: IO[str]) -> None:
         numbers = {str(key): _as_number(value) for key, value in parts.items() if not isinstance(value, str | None)}
         odd = {
             "acc": numbers.get("acc"),
-            "without_mean": sorted(key for key, value in numbers.items() if value is None),
+            "no_number": "" if "acc" not in parts or numbers.get("acc") is not None else repr(parts["acc"])[:40],
+            "without_mean": sorted(key for key, value in numbers.items() if value is None and key != "acc"),
         }
         _write_event(file, "call", call=number, score=parts["score"], keys=sorted(map(str, parts)), **seconds, **odd)
 
@@ -211,10 +214,10 @@ def _as_number(value: Any) -> float | None:
 
 def _fault_of(error: RewardError, call: int | None) -> Fault:
     kind = type(error.causes[0]).__name__ if error.causes else ""
-    return Fault(error.fault, str(error), any(map(_is_of_network, error.causes)), kind, call)
+    return Fault(error.fault, str(error), any(map(is_of_network, error.causes)), kind, call)
 
 
-def _is_of_network(error: BaseException) -> bool:
+def is_of_network(error: BaseException) -> bool:
     """Whether an exception says that something cannot be reached."""
     is_unreachable = isinstance(error, OSError) and error.errno in NETWORK_NUMBERS
     return (

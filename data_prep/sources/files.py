@@ -57,11 +57,13 @@ def local_files(spec: FileSpec) -> list[Path]:
 def opened(
     spec: FileSpec, hub: str | None, config: str | None = None, split: str = "train", revision: str | None = None
 ) -> tuple[dict[str, Any], Iterator[Row]]:
-    """What makes the rows again, and the rows, streamed: names and sha256 of local files, or the hub's name and the commit
+    """What makes the rows again, and the rows, streamed: names, sha256 and sizes of local files, or the hub's name and the commit
     that `revision` (a branch, a tag, a commit, or None for the newest) stands for."""
     if spec.path is not None:
         try:
-            return {"files": {path.name: file_sha256(path) for path in local_files(spec)}}, local_rows(spec)
+            found = local_files(spec)
+            sizes = {path.name: path.stat().st_size for path in found}
+            return {"files": {path.name: file_sha256(path) for path in found}, "bytes": sizes}, local_rows(spec)
         except OSError as error:
             what = f"{error.filename} cannot be read ({error.strerror})"
             raise _source_problem(spec, what, "see to its permissions") from None

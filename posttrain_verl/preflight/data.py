@@ -17,7 +17,8 @@ from pyarrow import types
 
 import data_prep
 from data_prep import DataError, read_manifest
-from data_prep.manifest import FILE_NAME, config_digest, describe_difference, file_sha256
+from data_prep.finished import changed_sources, describe_difference, is_same_mix
+from data_prep.manifest import FILE_NAME, file_sha256
 from posttrain_verl import own_reward, paths
 from posttrain_verl.compose import is_curriculum, our_tree
 from posttrain_verl.preflight import rows
@@ -298,12 +299,14 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
         if file.stat().st_size != entry["bytes"] or (younger and file_sha256(file) != entry["sha256"]):
             yield Problem(f"{file} is not the file that its manifest describes", f"build it again: {build} --force")
     mix: Any = OmegaConf.to_container(composed.posttrain.mix)
-    if is_ours and manifest.get("mix_sha256") != config_digest(mix):
+    if is_ours and not is_same_mix(manifest, mix):
         what = f"{folder} was built from another version of the mix {mix['name']}: {describe_difference(folder, mix)}"
         again = "launch builds it again, in its place" if is_offline(composed) else f"build it again: {build}"
         yield warning(
             what, f"{again}; or keep it with keys of posttrain.mix, or name another folder: posttrain.data_dir=FOLDER"
         )
+    elif is_ours and (changed := changed_sources(folder, mix)):
+        yield warning(f"{', '.join(changed)} since {folder} was built", f"build it again: {build}")
     if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
         look = f"python -m posttrain_verl.inspect mix={shlex.quote(str(folder))} --approve"
         remedy = mix_command(composed, "inspect", "--approve") if is_ours else look

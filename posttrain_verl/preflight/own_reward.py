@@ -1,12 +1,13 @@
-"""The user's own reward, called in a process of its own on golds of the data and on an empty answer.
+"""The user's own reward, called in a process of its own on golds of the data, on wrong answers and on an empty one.
 
-A problem is what VeRL would end by: a file that is not Python, no such function, a signature that does not fit, an exception, a
-score that is not a finite number. What may be meant, or may be otherwise where the run trains, is a warning.
+A problem is what VeRL would end by, or leave answers out for: a file that is not Python, no such function, a signature that
+does not fit, an exception, a score that is not a finite number. What may be meant, or may be otherwise where the run
+trains, is a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -16,7 +17,7 @@ from posttrain_verl.terminal.problem import Problem, warning
 from posttrain_verl.verl.composed import Composed
 from posttrain_verl.verl.settings import RewardSettings
 from reward_fns import trial
-from reward_fns.own import SIGNATURE, OwnReward, render_gold
+from reward_fns.own import SIGNATURE, OwnReward, describe_call, is_answer, render_gold, wrong_answers
 from reward_fns.trial import Case, Fault, Request, Trial
 
 SAMPLED_ROWS = 64  # looked at in a file
@@ -35,7 +36,7 @@ REMEDIES = {
     "load": "the file is imported by VeRL's workers from the current folder; correct it, or install what it imports",
     "name": "name one of them: reward=FILE.py:NAME",
     "signature": "VeRL passes its arguments by name, and reward_kwargs beside them; write def {name}{signature}",
-    "raised": "VeRL ends the run by an exception of the reward: return a score, such as 0.0, for any answer",
+    "raised": "VeRL does not train on an answer whose reward raises, and ends where all do: return a score, such as 0.0, for any",
     "result": "return a finite number, or a dict with it under score and, if the answer is right or wrong, 1.0 or 0.0 under acc",
     "dies": "run it alone: posttrain grade FILE.jsonl reward={word}",
     "hangs": "a run waits for each answer's reward; if it waits for a service, give the call a time limit",
@@ -74,8 +75,8 @@ def _try_once(request: Request) -> Trial:
 
 
 def sample_cases(composed: Composed, source_column: str) -> tuple[list[Case], list[Case]]:
-    """What is always graded: for some rows of each source their gold in a natural form and bare, and an empty answer. And the
-    golds of other rows, which may be graded. None without data."""
+    """What is always graded: for some rows of each source their gold in a natural form and bare; for one of them wrong answers
+    and an empty one, too. And golds of other rows with a wrong answer each, which may be graded. None without data."""
     found: list[Case] = []
     others: list[Case] = []
     golds: dict[str, int] = {}
@@ -83,24 +84,27 @@ def sample_cases(composed: Composed, source_column: str) -> tuple[list[Case], li
     for file in dict.fromkeys(files):
         there = rows.read_schema(file).names
         columns = [name for name in (source_column, "reward_model", "extra_info", "ability") if name in there]
-        for row in rows.sample_rows(file, columns, SAMPLED_ROWS):
+        sampled = rows.sample_rows(file, columns, SAMPLED_ROWS)
+        for row, other in zip(sampled, [*sampled[1:], *sampled[:1]], strict=True):
             source, facts = str(row[source_column]), row.get("extra_info") or {}
-            gold = (row["reward_model"] or {}).get("ground_truth")
+            gold, mark = _gold_of(row), facts.get("answer_mark")
             is_known = row.get("ability") != "code" and is_answer(gold)
-            answers = [render_gold(gold, facts.get("answer_mark")), str(gold)] if is_known else [ANY_ANSWER]
+            answers = [render_gold(gold, mark), str(gold)] if is_known else [ANY_ANSWER]
             cases = [Case(source, answer, gold, facts, is_known) for answer in dict.fromkeys(answers)]
+            wrong = [
+                Case(source, text, gold, facts) for text in wrong_answers(gold, mark, [_gold_of(other)]) if is_known
+            ]
             taken = golds.setdefault(source, 0) if source in golds or len(golds) < MOST_SOURCES else GOLDS_OF_SOURCE
             if taken < GOLDS_OF_SOURCE:
                 golds[source] += 1
-                found += cases + ([] if taken else [Case(source, "", gold, facts)])
+                found += cases + ([] if taken else [*wrong, Case(source, "", gold, facts)])
             else:
-                others.append(cases[0])
+                others += [cases[0], *wrong[:1]]
     return found, others
 
 
-def is_answer(gold: Any) -> bool:
-    """Whether a gold is one that a model would write, and not tests or nothing."""
-    return isinstance(gold, str | int | float) and bool(text := str(gold).strip()) and not text.startswith(("{", "["))
+def _gold_of(row: Mapping[str, Any]) -> Any:
+    return (row["reward_model"] or {}).get("ground_truth")
 
 
 def _excuse_of(composed: Composed, settings: RewardSettings) -> str:
@@ -142,14 +146,9 @@ def _answer_of(fault: Fault, cases: Sequence[Case]) -> str:
     if fault.call is None:
         return ""
     case = cases[fault.call]
-    answer = (
-        f"the gold {str(case.gold)[:40]!r} as answer"
-        if case.is_gold
-        else "an answer"
-        if case.response
-        else "an empty answer"
-    )
-    return f", for {answer} of {case.source}"
+    kinds = ("the gold as answer", "a wrong answer" if is_answer(case.gold) else "an answer", "an empty answer")
+    kind = kinds[0 if case.is_gold else 1 if case.response else 2]
+    return f", for {kind} of {case.source}: {describe_call(case.response, case.gold)}"
 
 
 def judge_scores(seen: Trial, reward: OwnReward, cases: Sequence[Case]) -> Iterator[Problem]:
@@ -160,7 +159,7 @@ def judge_scores(seen: Trial, reward: OwnReward, cases: Sequence[Case]) -> Itera
     if not empty or not golds:
         pass
     elif len(set(scores)) == 1:
-        what = f"{reward.shown} gives {scores[0]:g} to every answer that was tried: golds, and an empty one"
+        what = f"{reward.shown} gives {scores[0]:g} to every answer that was tried: golds, wrong ones and an empty one"
         see = f"see what it reads: posttrain grade FILE.jsonl reward={reward.word}"
         yield warning(what, f"a group whose answers all score the same teaches nothing; {see}")
     elif max(golds) <= min(empty):
@@ -171,6 +170,9 @@ def judge_scores(seen: Trial, reward: OwnReward, cases: Sequence[Case]) -> Itera
         yield warning(
             what, "return 1.0 for a right answer and 0.0 for a wrong one under acc, and other numbers under other keys"
         )
+    if texts := sorted({call.no_number for call in seen.calls if call.no_number}):
+        what = f"{reward.shown} returns acc={texts[0]}, which is not a number, so reports know of no accuracy"
+        yield warning(what, "return 1.0 for a right answer and 0.0 for a wrong one under acc, or leave acc out")
     if odd := sorted({key for call in seen.calls for key in call.without_mean}):
         what = f"{reward.shown} returns neither a number nor text under {', '.join(odd)}"
         yield warning(

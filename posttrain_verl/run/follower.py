@@ -223,7 +223,7 @@ class Follower:
             self._last = self._last | metrics
             self._folder.write_status(self._status)
             log.info(step_line(step, metrics))
-            events += self._watch.step(step, metrics)
+            events += self._watch.step(step, metrics, self._log.first_failed_answer)
         return events
 
     def _write_record(self) -> None:

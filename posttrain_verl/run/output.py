@@ -25,6 +25,7 @@ from posttrain_verl.verl.metrics import (
     VALIDATION_CORE,
     with_held_out,
 )
+from posttrain_verl.verl.progress import FAILED_ANSWER
 
 
 class MetricsTail:
@@ -140,6 +141,12 @@ class Log:
         """In bytes."""
         return os.fstat(self.file.fileno()).st_size
 
+    def first_failed_answer(self) -> str:
+        """Why an answer failed first: the exception of its reward or agent loop, or the line that says it. "" if none did."""
+        with Path("/proc/self/fd", str(self.file.fileno())).open(errors="replace") as lines:
+            lines.seek(self._start if self.size >= self._start else 0)
+            return first_failed_answer(lines)
+
     def first_error(self) -> str:
         """The first exception since the log was opened, or in all that is left where the log was cut meanwhile."""
         start = self._start if self.size >= self._start else 0
@@ -167,6 +174,16 @@ def first_error_of(lines: Iterable[str]) -> str:
             return text
         wrapper = wrapper or (text if _ERROR.match(text) else "")
     return wrapper
+
+
+def first_failed_answer(lines: Iterable[str]) -> str:
+    """As `Log.first_failed_answer`, of the lines of a log."""
+    rest = iter(lines)
+    for line in rest:
+        if found := FAILED_ANSWER.search(line):
+            said = found[0].strip()
+            return said if " for data_source" in said else first_error_of(rest)
+    return ""
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -11,7 +11,7 @@ from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 import data_prep
-from data_prep.manifest import describe_difference
+from data_prep.finished import describe_difference
 from posttrain_verl import base_models, own_reward, preflight
 from posttrain_verl.compose import to_plain_dict
 from posttrain_verl.machine import devices

@@ -39,6 +39,8 @@ PENALIZED_REWARD = "critic/rewards/mean"
 REWARD_PARTS = "reward/"  # ours, of `replay_buffer`
 ACCURACY_PART, SCORE_PART = "reward/acc/mean", "reward/score/mean"
 VERIFIER_ERRORS = "reward/verifier_error/mean"
+# Ours, of `replay_buffer`: the answers of a step without a reward of their own, which VeRL leaves out of its means.
+FAILED_ANSWERS, FAILED_SHARE = "failed_answers/count", "failed_answers/share"
 ADVANTAGE_MOST, ADVANTAGE_LEAST = "critic/advantages/max", "critic/advantages/min"
 VALIDATION_CORE = "val-core/"  # of each source what VeRL judges a validation by
 HELD_OUT_ACCURACY, HELD_OUT_REWARD = (
@@ -90,6 +92,7 @@ SHOWN = {  # of a step, in this order
     **{metric.key: metric.short for metric in (REWARD, TRAINING_LOSS, VALIDATION_LOSS, RESPONSE_LENGTH)},
     PAIR_ACCURACY: "accuracy",
     HELD_OUT_PAIR_ACCURACY: "val accuracy",
+    FAILED_ANSWERS: "answers without a reward",
     GRADIENT_NORMS["actor"]: "grad",
     GRADIENT_NORMS["model"]: "grad",
     TIME_OF_STEP: "s/step",

@@ -46,6 +46,9 @@ ACTIVITIES = {
     "wait_for_devices": "waiting for devices",
     "start_ray": "starting Ray",
 }
+# What VeRL logs where a reward or an agent loop raises for an answer: before the traceback (agent_loop_tq.py), or with the error
+# in the same line (reward_manager/limited.py).
+FAILED_ANSWER = re.compile(r"Error in _run_prompt|Reward computation (?:failed|timed out) .*")
 TRAINERS = ("TaskRunner", "TaskRunnerV1")  # Ray's names of the actors that hold a trainer
 ROLLOUT_SERVER = "HttpServer"  # the end of the names of those that hold a rollout engine
 _writing = threading.Lock()

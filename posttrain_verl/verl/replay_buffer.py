@@ -1,9 +1,12 @@
-"""VeRL's replay buffer, looked into more often, and with the parts of the grades among the metrics.
+"""VeRL's replay buffer, looked into more often, with the parts of the grades and the failed answers among the metrics.
 
 VeRL 0.9.1 polls for finished rollouts every 2.0 s, a default that no key of its config reaches, so the generation time of a
 step is rounded up to a multiple of it; and of a grade it logs the score alone. The hook for both is
 `trainer.v1.sampler.custom_sampler`. VeRL hands a custom sampler no group filter (DAPO's dynamic sampling), so conf/rl.yaml
 passes it as `sampler_kwargs`.
+
+An answer whose reward or agent loop raised never arrives here. VeRL fills the batch up with copies that it does not train on, and
+takes its means over the answers that are there, so that nothing in its metrics shows that some are missing.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from posttrain_verl.verl import progress
+from posttrain_verl.verl.metrics import FAILED_ANSWERS, FAILED_SHARE
 
 POLL_SECONDS = 0.1
 COUNT_SECONDS = 2.0  # the watch looks as often
@@ -41,7 +45,13 @@ class PromptReplayBuffer(ReplayBuffer):
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
         if partition_id == "train" and batch.keys:
-            metrics = {**metrics, **part_means(rollout_grades(batch))}
+            grades, answers = rollout_grades(batch), (self.sampler_kwargs or {}).get("answers_per_prompt")
+            evicted = int(metrics.get("training/rollout_failure/evicted_samples", 0))
+            failed = bool(
+                evicted or self.failure_keys[partition_id]
+            )  # else a row asked for a number of answers of its own
+            wanted = (batch_size + evicted) * (answers or 0) if failed else len(_answers_of(batch.keys))
+            metrics = {**metrics, **part_means(grades), **failures(batch.keys, grades, wanted)}
         return batch, metrics
 
     def _sync_metadata_from_transfer_queue(self) -> None:
@@ -76,6 +86,24 @@ def rollout_grades(batch: KVBatchMeta) -> list[Mapping[str, Any]]:
     fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     extras = [getattr(extra, "data", extra) for extra in fields["extra_fields"]]
     return [extra.get("reward_extra_info", {}) for extra in extras]
+
+
+def failures(keys: Iterable[str], grades: Iterable[Mapping[str, Any]], wanted: int) -> dict[str, float]:
+    """How many of the `wanted` answers of a step have no reward of their own, as `FAILED_SHARE` and, above 0, `FAILED_ANSWERS`.
+
+    One of `keys` is `<prompt>_<answer>_<turn>`. Groups that were replaced count as a whole. The reward manager `rate_limited`
+    gives an answer 0 whose reward raised or took too long, and notes `error` or `timeout` in a grade without `score`. Nothing
+    is returned where it is not known how many answers there should be.
+    """
+    if not wanted:
+        return {}
+    caught = sum("score" not in grade and ("error" in grade or "timeout" in grade) for grade in grades)
+    failed = max(0, wanted - len(_answers_of(keys))) + caught
+    return {FAILED_SHARE: failed / wanted, **({FAILED_ANSWERS: failed} if failed else {})}
+
+
+def _answers_of(keys: Iterable[str]) -> set[str]:
+    return {key.rsplit("_", 1)[0] for key in keys}
 
 
 def part_means(grades: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -61,6 +61,21 @@ class InARow:
 
 
 @dataclass
+class FirstTime:
+    """Fires once, in the first step in which `sees` finds something."""
+
+    sees: Callable[[Metrics], str | None]
+    activity: str
+    why: str
+    _fired: bool = field(default=False, init=False)
+
+    def find_fault(self, metrics: Metrics) -> str:
+        saw = "" if self._fired else self.sees(metrics) or FINE
+        self._fired = self._fired or bool(saw)
+        return saw
+
+
+@dataclass
 class NotFalling:
     """Fires once, when the mean loss of the last `window` steps is not below that of the first `window`."""
 
@@ -180,6 +195,18 @@ def beyond(key: str, settings: Mapping[str, Any]) -> Callable[[Metrics], str | N
     return sees
 
 
+def failed_answers(above: float) -> Callable[[Metrics], str | None]:
+    """A larger share of the step's answers than `above` has no reward."""
+
+    def sees(metrics: Metrics) -> str | None:
+        share, count = (finite_number(metrics, key) for key in (names.FAILED_SHARE, names.FAILED_ANSWERS))
+        if share is None:
+            return None
+        return f"{count or 0:.0f} answers ({share:.1%}) have no reward" if share > above else FINE
+
+    return sees
+
+
 def probability_mismatch(
     correlation_below: float, kl_above: float, entropy_above: float
 ) -> Callable[[Metrics], str | None]:
@@ -221,6 +248,11 @@ def make_metric_rules(settings: Mapping[str, Mapping[str, Any]], trained: Settin
     return {name: make(settings[name], trained) for name, make in _RULES.items() if settings[name]["do"] != "off"}
 
 
+EXPLAINED_BY_LOG = ("failed_answer", "failed_answers")  # rules whose reason is an exception that stands in the log
+_FAILED = (
+    "the reward or the agent loop raised, so VeRL leaves these answers out of training and of the mean reward: "
+    "return a score for any answer"
+)
 _RULES: dict[str, Callable[[Mapping[str, Any], Settings], MetricRule]] = {
     "non_finite": lambda s, run: InARow(
         s["steps"], non_finite(*names.LOSSES, REWARD, names.PENALIZED_REWARD), "update",
@@ -262,4 +294,6 @@ _RULES: dict[str, Callable[[Mapping[str, Any], Settings], MetricRule]] = {
     "verifier_errors": lambda s, run: InARow(
         s["steps"], beyond(names.VERIFIER_ERRORS, s), "reward",
         "the verifier fails, which is not a wrong answer: look at its logs and limits first"),
+    "failed_answer": lambda s, run: FirstTime(failed_answers(s["above"]), "reward", _FAILED),
+    "failed_answers": lambda s, run: InARow(s["steps"], failed_answers(s["above"]), "reward", _FAILED),
 }  # fmt: skip

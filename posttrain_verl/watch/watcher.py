@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,11 +115,15 @@ class Watch:
         self._blind: set[str] = set()  # machine rules that could not look
         self._quiet: set[str] = set()  # machine rules that warned and whose reason has not passed
 
-    def step(self, step: int, data: Mapping[str, Any]) -> list[Event]:
-        """What the rules on metrics find in the metrics of a step."""
-        seen = [(name, rule, rule.find_fault(data)) for name, rule in self._metrics.items()]
-        return [self._record(self._settings[name]["do"], name, step, rule.activity, saw, rule.why)
-                for name, rule, saw in seen if saw]  # fmt: skip
+    def step(self, step: int, data: Mapping[str, Any], find_failure: Callable[[], str] = lambda: "") -> list[Event]:
+        """What the rules on metrics find in the metrics of a step. `find_failure` finds why an answer failed, in the log."""
+        events = []
+        for name, rule in self._metrics.items():
+            if saw := rule.find_fault(data):
+                failure = find_failure() if name in metric_rules.EXPLAINED_BY_LOG else ""
+                why = f"{failure}: {rule.why}" if failure else rule.why
+                events.append(self._record(self._settings[name]["do"], name, step, rule.activity, saw, why))
+        return events
 
     def look(self, situation: Situation) -> list[Event]:
         """What the rules on the machine find. A rule that warned warns again only after its reason has passed.

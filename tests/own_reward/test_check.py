@@ -67,6 +67,9 @@ def test_a_source_needs_a_grader_and_an_own_reward_is_one(launched, checked):
         ("return -len(solution_str)", "warning: other_reward.py:compute_score gives golds"),
         ("return {'score': 1.0, 'a': 1} if solution_str else {'score': 0.0}", "returns other keys for other answers"),
         ("return {'score': 1.0 * bool(solution_str), 'acc': 5}", "warning: other_reward.py:compute_score returns acc=5, and an"),
+        ("return {'score': 1.0 * bool(solution_str), 'acc': 'yes'}", "returns acc='yes', which is not a number"),
+        ("return {'score': 1.0 * bool(solution_str), 'acc': None}", "returns acc=None, which is not a number"),
+        ("return {'score': 1.0 * bool(solution_str), 'acc': [1]}", "returns acc=[1], which is not a number"),
         ("return {'score': 1.0 * bool(solution_str), 'steps': [1], 'why': ''}", "neither a number nor text under steps"),
         ("return 1 / (int(ground_truth) - 74) if solution_str else -9.0", "ZeroDivisionError: division by zero"),
         ("raise ConnectionError", "warning: other_reward.py:compute_score: ConnectionError"),
@@ -77,12 +80,38 @@ def test_what_is_said(checked, reward_file, body, said):
     assert said in found
 
 
+ONE_KIND = {  # rewards that raise on one kind of answer alone; `text` is what stands after the mark
+    "a wrong number": "return 0.0 if text == '' or text == ground_truth else -abs(int(text) - ground_truth)",
+    "a word": "return 1 / (1 + abs(int(text) - int(ground_truth))) if text else 0.0",
+    "an answer that is cut off": "return 0.0 if solution_str[:1] in '8' else float(solution_str.split()[1] == ground_truth)",
+    "a negative difference": "return 0.0 if not text.isdecimal() else math.sqrt(int(text) - int(ground_truth))",
+}
+
+
+@pytest.mark.parametrize("body", ONE_KIND.values(), ids=ONE_KIND)
+def test_a_reward_that_raises_on_wrong_answers_alone(checked, reward_file, body):
+    head = "import math\n\n\ndef compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
+    file = reward_file(f"{head}    text = solution_str.rpartition('####')[2].strip()\n    {body}")
+    found = checked(file)
+    assert found and found[0].startswith("problem: other_reward.py:compute_score: ")
+    assert (
+        "for a wrong answer of my/subtraction: called with solution_str='" in found[0]
+        and "ground_truth='80'" in found[0]
+    )
+
+
 @pytest.mark.parametrize(
     "body",
     [
         "return min(len(solution_str) / 100, 1.0)",
         "return float(solution_str.startswith('####'))",
         "async def compute_score(solution_str, ground_truth, **_):\n    return {'score': float(ground_truth in solution_str)}",
+        "return 1 / (1 + abs(float(text) - float(ground_truth))) if (text := solution_str[5:]).isdecimal() else 0.0",
+        "return float(ground_truth in solution_str) - 0.5 * ('unknown' in solution_str)",
+        "return float(solution_str.rpartition('#')[2].strip() == ground_truth)",
+        "import asyncio\nasync def compute_score(solution_str, ground_truth, **_):\n    await asyncio.sleep(0)\n"
+        "    try:\n        return -abs(int(solution_str[5:]) - int(ground_truth)) / 100\n"
+        "    except ValueError:\n        return -9.0",
         "return float(extra_info['index'] >= 0 and extra_info['rollout_reward_scores'] == {} and '8' in solution_str)",
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from posttrain_verl.evaluate import comparison, job
 from posttrain_verl.evaluate.grading import compute_metrics, grade_by_reward, is_right
 from posttrain_verl.evaluate.job import Question
 from posttrain_verl.evaluate.result import Answer, headline
+from posttrain_verl.preflight import data
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.command_line import read
@@ -58,12 +59,48 @@ def test_another_reward_is_another_build(mix, here, capsys):
         assert ("holds a finished build" in capsys.readouterr().err) == again
 
 
+def test_changed_rows_are_built_again_and_check_says_so(mix, here, questions, capsys):
+    assert run(prep, Prep, mix, WORD) == 0
+    questions.write_text("\n".join(questions.read_text().splitlines()[:50]))
+    mix_file = mix.removeprefix("mix=")
+    composed = compose(["recipe=math_grpo", "hardware=cpu", "base_model=tiny", f"mix={mix_file}", WORD])
+    said = [each.what for each in data.check_manifest(composed)]
+    assert f"rows.jsonl changed since {here}/data/mine was built" in said
+    capsys.readouterr()
+    assert run(prep, Prep, mix, WORD) == 0
+    assert "rows.jsonl changed since data/mine was built: building again" in capsys.readouterr().err
+    assert json.loads((here / "data/mine/manifest.json").read_text())["sources"]["own"]["rows_in"] == 50
+
+
 def test_golds_that_the_reward_cannot_grade_are_dropped_with_its_reason(mix, here, reward_file):
     file = reward_file("return 1 / (int(ground_truth) % 2)")
     assert run(prep, Prep, mix, f"reward={file}") == 2, "half of the rows are too few"
     assert run(prep, Prep, mix, f"reward={file}", "splits.rl_train.rows=20") == 0
     drops = json.loads((here / "data/mine/manifest.json").read_text())["sources"]["own"]["drops"]
     assert drops == {"unreadable_gold": 30}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError(f'no {ground_truth}')", "your reward failed on every gold of own: ValueError: no 80"),
+        ("return float(int(ground_truth) / 0)", "your reward failed on every gold of own: ZeroDivisionError"),
+        ("return 0.0 if solution_str[5:] in ('', ground_truth) else abs(int(solution_str[5:]) - ground_truth)",
+         "your reward failed on a wrong answer: TypeError: unsupported operand"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_fails_is_the_one_problem(mix, here, reward_file, capsys, body, said):
+    file = reward_file(body)
+    assert run(prep, Prep, mix, f"reward={file}") == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "(other_reward.py, line 2), called with solution_str='#### " in shown
+    assert "ground_truth='" in shown and "(1 problem)" in shown
+    assert "unreadable_gold" not in shown and "unused" not in shown
+
+
+def test_a_service_out_of_reach_says_nothing_of_wrong_answers(mix, reward_file):
+    body = "if solution_str[5:] not in ('', ground_truth): raise ConnectionError\n    return float(bool(solution_str))"
+    assert run(prep, Prep, mix, f"reward={reward_file(body)}") == 0
 
 
 def test_golds_that_earn_nothing_are_counted_and_kept(mix, here, reward_file, capsys):

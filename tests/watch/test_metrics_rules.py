@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from posttrain_verl import paths
 from posttrain_verl.verl.stage import stage_named
 from posttrain_verl.watch import metric_rules
+from posttrain_verl.watch.watcher import Watch
 
 RUN = stage_named("rl").settings(OmegaConf.create({}))
 
@@ -31,7 +32,7 @@ GRPO = {  # a good on-policy step: the loss is 0 by construction
     "actor/loss": 0.0, "actor/pg_loss": 0.0, "actor/grad_norm": 0.4, "actor/entropy": 2.1,
     "critic/score/mean": 0.5, "critic/rewards/mean": 0.5, "critic/advantages/max": 1.2, "critic/advantages/min": -1.4,
     "response_length/clip_ratio": 0.1, "training/rollout_actor_probs_pearson_corr": 0.999, "rollout_corr/kl": 1e-4,
-    "reward/verifier_error/mean": 0.0,
+    "reward/verifier_error/mean": 0.0, "failed_answers/share": 0.0,
 }  # fmt: skip
 SFT = {"train/loss": 2.0, "train/grad_norm": 1.1}
 
@@ -149,6 +150,26 @@ def test_chosen_answers_that_are_unlearned_without_end():
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_loss_of_pairs_that_is_not_finite(value):
     assert fired([dpo(1), dpo(2, loss=value)]) == {"non_finite": [2]}
+
+
+def test_answers_whose_reward_raised_warn_at_the_first_and_stop_where_they_are_many():
+    one, many = ({"failed_answers/share": share, "failed_answers/count": share * 256} for share in (1 / 256, 0.62))
+    assert fired([GRPO, GRPO | many, GRPO | many, GRPO | many]) == {"failed_answer": [2], "failed_answers": [4]}
+    rare = [GRPO, GRPO | one, GRPO | one, GRPO | one] * 20
+    assert fired(rare) == {"failed_answer": [2]}, "a service that fails now and then: one warning"
+    assert fired([GRPO | many, GRPO | many, GRPO] * 10) == {"failed_answer": [1]}, (
+        "a service that was down for two steps"
+    )
+
+
+def test_the_reason_is_the_exception_of_the_reward(tmp_path):
+    watch = Watch(tmp_path / "events.jsonl", settings(), RUN)
+    bad = GRPO | {"failed_answers/share": 0.62, "failed_answers/count": 159}
+    (warned,) = watch.step(1, bad, lambda: "TypeError: unsupported operand type(s) for -: 'int' and 'str'")
+    assert (warned.level, warned.saw) == ("warn", "159 answers (62.0%) have no reward")
+    watch.step(2, bad)
+    (stop,) = watch.step(3, bad, lambda: "TypeError: bad operand")
+    assert stop.level == "stop" and stop.why.startswith("TypeError: bad operand: the reward or the agent loop raised")
 
 
 def test_sft_that_does_not_fall():
