@@ -48,7 +48,7 @@ def test_the_newest_checkpoint_is_the_one_whose_weights_are_whole(tmp_path, save
     with pytest.raises(InputError, match=r"there are: \[8, 9, 10, 11\]"):
         folder.checkpoint(12)
     folder.write_plan({"stage": "sft"})
-    with pytest.raises(InputError, match="holds no checkpoint"):
+    with pytest.raises(InputError, match="holds no whole checkpoint"):
         folder.checkpoint_step()
 
 
