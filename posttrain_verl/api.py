@@ -23,7 +23,7 @@ from posttrain_verl.run.folder import DONE, FAILED, RUNNING, RunFolder, worked_s
 from posttrain_verl.run.output import MetricsTail, last_records, parse_line
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
-from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
+from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed, without_permission
 from posttrain_verl.verl.composed import Composed
 
 if TYPE_CHECKING:  # they take a second to import
@@ -37,6 +37,7 @@ JOB_SECONDS = 2.0  # between two questions to a cluster
 LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
+@without_permission()
 def compose(*words: str) -> Composed:
     """Compose a launch from the words of the command line, e.g. `compose("recipe=math_grpo", "hardware=8xh100")`.
 
@@ -46,6 +47,7 @@ def compose(*words: str) -> Composed:
     return recipe_verbs.compose_arguments(list(words))
 
 
+@without_permission()
 def check(composed: Composed) -> CheckResult:
     """Run every check on a launch, and plan it. Nothing is started, and no problem of the recipe raises."""
     return checked.check_launch(composed)
@@ -106,6 +108,7 @@ class Run:
         """The state alone; see `RunStatus`."""
         return self.status().state
 
+    @without_permission()
     def status(self) -> RunStatus:
         """What the run does, or how it ended.
 
@@ -133,6 +136,7 @@ class Run:
             metrics=measured,
         )
 
+    @without_permission()
     def metrics(self) -> dict[int, dict[str, Any]]:
         """What was measured in each step, in the order of steps."""
         found: dict[int, dict[str, Any]] = {}
@@ -140,6 +144,7 @@ class Run:
             found.setdefault(step, {}).update(measured)
         return dict(sorted(found.items()))
 
+    @without_permission()
     def wait(self, seconds: float | None = None) -> RunStatus:
         """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone."""
         for line in follow_digest(Digest(self._folder()), self._ended(seconds)):
@@ -154,6 +159,7 @@ class Run:
             if clusters.jobs_of(folder.read_status()):
                 time.sleep(JOB_SECONDS)
 
+    @without_permission()
     def stop(self) -> RunStatus:
         """End the run and every process of it.
 
@@ -167,6 +173,7 @@ class Run:
         log.info(did)
         return self.status()
 
+    @without_permission()
     def resume(self, *words: str, detach: bool = False) -> Run:
         """Resume from the last whole checkpoint, with keys that change for the next attempts, as the verb `resume` does.
 
@@ -186,6 +193,7 @@ class Run:
             supervise.start_detached(folder) if detached else supervise.run_beside(folder)
         return _attend(folder, detached)
 
+    @without_permission()
     def weights(self, step: int | None = None) -> Path:
         """The Hugging Face folder of a checkpoint, the newest if no `step` is named. It is exported where only shards are there.
 
@@ -208,6 +216,7 @@ def _advise(folder: RunFolder, state: str) -> str:
     return f"the log is {folder.log}; {again}" if state == FAILED else again
 
 
+@without_permission()
 def launch(composed: Composed, *, detach: bool = False) -> Run:
     """Check a launch, build what is missing, and run it where `cluster=` says.
 
@@ -235,6 +244,7 @@ def _attend(folder: RunFolder, detached: bool) -> Run:
     return found
 
 
+@without_permission()
 def run(name: str | Path, runs_dir: str | Path = "runs") -> Run:
     """The run that a name means: a folder, `RECIPE/ID`, an id, or a recipe, which means its newest run.
 
@@ -244,6 +254,7 @@ def run(name: str | Path, runs_dir: str | Path = "runs") -> Run:
     return Run(RunFolder.find(str(name), runs_dir).path)
 
 
+@without_permission()
 def evaluate(
     *words: str,
     eval: str | Path,
@@ -270,6 +281,7 @@ def evaluate(
     return Evaluation(asked.out.absolute(), evaluate_model(asked))
 
 
+@without_permission()
 def compare(*evaluations: Evaluation | Run | str | Path, runs_dir: str | Path = "runs") -> Comparisons:
     """Compare evaluations on the questions that they share. The first one is the baseline.
 
@@ -286,6 +298,7 @@ def compare(*evaluations: Evaluation | Run | str | Path, runs_dir: str | Path = 
     return compare_places([each if isinstance(each, Evaluation) else place for each, place in named], asked.runs_dir)
 
 
+@without_permission()
 def report(
     run: Run | str | Path,
     vs: Evaluation | Run | str | Path | None = None,

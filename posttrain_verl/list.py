@@ -19,6 +19,7 @@ from posttrain_verl.terminal.problem import InputError
 from posttrain_verl.verbs import List
 from posttrain_verl.verl.metrics import HEADLINES
 
+SHOWN = 5  # folders of other users
 LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
@@ -60,7 +61,8 @@ def _measured(folder: RunFolder) -> str:
 def run(asked: List) -> int:
     """The verb without its command line."""
     home = Path(asked.runs_dir).expanduser().absolute()
-    found = [RunFolder(folder) for folder in paths.run_folders(home)]
+    closed = paths.closed_runs(home)
+    found = [RunFolder(folder) for folder in paths.run_folders(home) if folder not in closed]
     found.sort(key=lambda folder: folder.read_status().started, reverse=True)
     if asked.as_json:
         print(
@@ -70,6 +72,11 @@ def run(asked: List) -> int:
         stdout().print(runs_table(found, home, time.time()))
     else:
         print(f"no runs in {home}")
+    if closed:
+        names = ", ".join(str(each.relative_to(home)) for each in closed[:SHOWN]) + (
+            " ..." if len(closed) > SHOWN else ""
+        )
+        print(f"{len(closed)} more cannot be read by you: {names}", file=sys.stderr if asked.as_json else sys.stdout)
     return 0
 
 

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import secrets
-from collections.abc import Sequence
+import shutil
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,33 @@ def run_folders(home: Path) -> list[Path]:
     """The folders of the runs below a folder of runs, those of its pipelines included."""
     patterns = ("*/*/config.yaml", "pipeline/*/*/runs/*/*/config.yaml")
     return [config.parent for pattern in patterns for config in home.glob(pattern)]
+
+
+def closed_runs(home: Path) -> list[Path]:
+    """The folders below a folder of runs that this user cannot read: of whole recipes, and of single runs."""
+    recipes = [each for each in home.glob("*") if each.is_dir()]
+    runs = [
+        each for recipe in recipes if os.access(recipe, os.R_OK | os.X_OK) for each in recipe.iterdir() if each.is_dir()
+    ]
+    closed = [each for each in (*recipes, *runs) if not os.access(each, os.R_OK | os.X_OK)]
+    named = [each / name for each in runs if each not in closed for name in ("config.yaml", "status.json")]
+    return closed + [each.parent for each in named if each.exists() and not os.access(each, os.R_OK)]
+
+
+def copy_files(source: Path, target: Path, skip: Container[str] = ()) -> None:
+    """Copy the files of a folder, and of those in it, into another, with the modes of new files and folders.
+
+    `shutil.copytree` gives the target the mode of the source, as 0700 of a temporary folder. What is neither a file nor a
+    folder, e.g. a socket, is left out.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for each in source.iterdir():
+        if each.name in skip:
+            continue
+        if each.is_dir():
+            copy_files(each, target / each.name, skip)
+        elif each.is_file():
+            shutil.copyfile(each, target / each.name)
 
 
 def cache_dir() -> Path:

@@ -21,7 +21,7 @@ from posttrain_verl import own_reward, preflight
 from posttrain_verl.clusters import Cluster, Jobs, ray_job, remote_launch
 from posttrain_verl.clusters.ray_job import RayJob
 from posttrain_verl.compose import compose
-from posttrain_verl.paths import write_atomically
+from posttrain_verl.paths import copy_files, write_atomically
 from posttrain_verl.run import resume
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder, Status
 from posttrain_verl.run.follower import ALIVE
@@ -236,7 +236,7 @@ def _conclude_job(running: RayJob, folder: RunFolder, status: Status, state: str
                 there.started and there.ended and running.exit_code() != REFUSED
             ):  # not the time in a queue, or until somebody asked
                 status.started, status.ended, status.machine = there.started, there.ended, there.machine
-            shutil.copytree(place, folder.path, ignore=shutil.ignore_patterns("status.json"), dirs_exist_ok=True)
+            copy_files(fetched.path, folder.path, skip=["status.json"])
         # A launch that was refused wrote nothing. The reason in its folder is that of an older attempt.
         if state == FAILED and (not status.why or running.exit_code() == REFUSED):
             status.why = running.failure()

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from posttrain_verl.base_models import shape as shapes
 from posttrain_verl.export import proof
+from posttrain_verl.preflight.model import find_weight_defects
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
@@ -191,21 +192,35 @@ def ensure_weights(run: RunFolder, step: int | None = None) -> Path:
         WorkFailed: what was exported is not the model of the checkpoint.
     """
     step = result_step(run) if step is None else step
-    checkpoint = run.checkpoint(step)
-    if has_folder(checkpoint):
-        return checkpoint / HUGGING_FACE
-    if is_current_export(run.path / f"export-{step}", checkpoint):
-        return run.path / f"export-{step}"
-    out = weights_folder(run, step)
-    with FileLock(out.with_name(f".{out.name}.lock")):
-        if not is_current_export(out, checkpoint):
-            shutil.rmtree(out, ignore_errors=True)
-            _run_export(run, step, checkpoint, out)
-    # A model that did not move from its base may be evaluated; one that is not that of the checkpoint may not.
+    checkpoint, out = run.shards(step), weights_folder(run, step)
+    if not present_weights(run, step):
+        run.checkpoint(step)
+        _require_shards(checkpoint, out)
+        with FileLock(out.with_name(f".{out.name}.lock")):
+            if not is_current_export(out, checkpoint):
+                shutil.rmtree(out, ignore_errors=True)
+                _run_export(run, step, checkpoint, out)
+    found = present_weights(run, step) or out
+    if found.parent == run.path and not has_weights(checkpoint):
+        log.info(f"{found} is what is left of step {step}: its shards are gone or cut short")
+    if found == out:
+        _require_agreement(out)
+    return found
+
+
+def _require_shards(checkpoint: Path, out: Path) -> None:
+    """Raises InputError where an export is damaged and there is nothing to make it from again; it stays as it is."""
+    if out.is_dir() and not find_shards(checkpoint):
+        defects = ", ".join(find_weight_defects(out)) or "not a whole export"
+        what = f"{out} has {defects}, and {checkpoint} has no shards to export again"
+        raise InputError("the weights cannot be exported", [Problem(what, "copy it again, or name another step")])
+
+
+def _require_agreement(out: Path) -> None:
+    """A model that did not move from its base may be evaluated; one that is not that of the checkpoint may not."""
     for finding in json.loads((out / "proof.json").read_text()):
         if finding["name"] == proof.AGREES and finding["passed"] is False:
             raise WorkFailed(f"{out} is not the model of its checkpoint: {finding['saw']}")
-    return out
 
 
 def present_folder(run: RunFolder) -> Path:
@@ -215,23 +230,37 @@ def present_folder(run: RunFolder) -> Path:
         InputError: there is no checkpoint.
     """
     step = result_step(run)
-    checkpoint = run.checkpoint(step)
+    return present_weights(run, step) or run.checkpoint(step) / HUGGING_FACE
+
+
+def present_weights(run: RunFolder, step: int) -> Path | None:
+    """The whole model of a step that lies in a run already: VeRL's Hugging Face folder, or an export; None without one."""
+    checkpoint = run.shards(step)
+    if has_folder(checkpoint):
+        return checkpoint / HUGGING_FACE
     exported = (run.path / f"export-{step}", weights_folder(run, step))
-    found = (folder for folder in exported if is_current_export(folder, checkpoint))
-    return checkpoint / HUGGING_FACE if has_folder(checkpoint) else next(found, checkpoint / HUGGING_FACE)
+    return next((folder for folder in exported if is_current_export(folder, checkpoint)), None)
 
 
 def result_step(run: RunFolder, from_shards: bool = False) -> int:
-    """The step whose weights are the result of a run, as shards or as VeRL's Hugging Face folder.
+    """The step whose weights are the result of a run: shards, VeRL's Hugging Face folder, or an export.
 
-    It is the newest one, or the one that a validation found best, where the stage decides so. With `from_shards` folders do not
+    It is the newest one, or the one that a validation found best, where the stage decides so. With `from_shards` shards alone
     count. Raises InputError: there is none.
     """
-    saved = run.checkpoint_steps()
-    ready = [step for step in saved
-             if has_weights(run.shards(step)) or (not from_shards and has_folder(run.shards(step)))]  # fmt: skip
+    steps = set(run.checkpoint_steps())
+    if not from_shards:
+        steps |= {int(step) for folder in run.path.glob("*-*") if (step := _exported_step(folder)) is not None}
+    ready = sorted(step for step in steps
+                   if has_weights(run.shards(step)) or (not from_shards and present_weights(run, step)))  # fmt: skip
     newest = ready[-1] if ready else run.checkpoint_step()
     return best_step(run.checkpoints, run.stage.decides_checkpoint, ready) or newest
+
+
+def _exported_step(folder: Path) -> str | None:
+    """The step in the name of an export."""
+    kind, _, step = folder.name.partition("-")
+    return step if kind in ("export", "weights") and step.isdecimal() else None
 
 
 def has_folder(checkpoint: Path) -> bool:
@@ -247,15 +276,16 @@ def weights_folder(run: RunFolder, step: int) -> Path:
 
 def is_model(folder: Path) -> bool:
     """Whether transformers finds a whole model there: an adapter is not one, nor is the tokenizer beside the shards."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    has_files = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return has_files and not find_weight_defects(folder)
 
 
 def is_current_export(folder: Path, checkpoint: Path) -> bool:
     """Whether a whole model of these very shards was exported there: a resumed run may train a step again. Exported weights whose
-    shards are gone are all that is left of the step."""
+    shards are gone or cut short are all that is left of the step."""
     if not is_model(folder) or not (folder / "proof.json").is_file():
         return False
-    if not find_shards(checkpoint):
+    if not has_weights(checkpoint):
         return True
     exported = folder / EXPORTED_SHARDS
     return exported.is_file() and exported.read_text() == fingerprint_shards(checkpoint)

@@ -19,7 +19,7 @@ from data_prep.declaration import Declaration, Number, Positive, nearest, wrong
 from data_prep.schema import RL
 from posttrain_verl import compose as composing
 from posttrain_verl import paths
-from posttrain_verl.export.weights import ensure_weights, has_folder, weights_folder
+from posttrain_verl.export.weights import ensure_weights, present_weights, weights_folder
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.pipeline.entry import Entry, Pipeline, StageFailed, Step
 from posttrain_verl.run.folder import DONE, RunFolder
@@ -175,7 +175,7 @@ class Training(Entry):
         run = self.run_of(it)
         shards = {step: run.shards(step) for step in run.checkpoint_steps()}
         # A plateau may have ended the run while it wrote one more checkpoint.
-        steps = [step for step, folder in shards.items() if has_weights(folder) or has_folder(folder)]
+        steps = [step for step, folder in shards.items() if has_weights(folder) or present_weights(run, step)]
         if not steps:
             what = f"{run.checkpoints} does not hold a checkpoint"
             remedy = f"set {self.name}:{Settings.key('save_every')}"

@@ -133,11 +133,7 @@ def check_folder(folder: Path, run: str | None = None) -> list[Problem]:
         f"tokenizer ({', '.join(TOKENIZER_FILES)})": any((folder / name).is_file() for name in TOKENIZER_FILES),
     }
     lacking = [f"no {name}" for name, is_there in parts.items() if not is_there]
-    index = folder / "model.safetensors.index.json"
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
-    lacking += [f"no {shard}, which its index lists" for shard in sorted(shards) if not (folder / shard).is_file()]
-    cut = sorted(file.name for file in weights if not is_whole(file))
-    lacking += [f"{', '.join(cut)} cut short, or a pointer of Git LFS"] if cut else []
+    lacking += find_weight_defects(folder)
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and not _is_json_object(folder / name):
             lacking.append(f"an unreadable {name}")
@@ -148,6 +144,20 @@ def check_folder(folder: Path, run: str | None = None) -> list[Problem]:
         remedy = "the weights are in the shards beside it: python -m posttrain_verl.export run=NAME step=N, and give its folder\n"
         remedy += "or launch base_model=run:NAME, which exports them by itself"
     return [Problem(f"model folder {folder} has {', '.join(lacking)}", remedy)] if lacking else []
+
+
+def find_weight_defects(folder: Path) -> list[str]:
+    """What is wrong with the files of weights of a Hugging Face folder: one is missing, or cut short by its own header."""
+    found, shards, index = [], set[str](), folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found.append(f"an unreadable {index.name}")
+    found += [f"no {shard}, which its index lists" for shard in sorted(shards) if not (folder / shard).is_file()]
+    weights = (*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"))
+    cut = sorted(file.name for file in weights if not is_whole(file))
+    return found + ([f"{', '.join(cut)} cut short, or a pointer of Git LFS"] if cut else [])
 
 
 def _is_json_object(file: Path) -> bool:

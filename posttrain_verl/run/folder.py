@@ -295,11 +295,18 @@ class RunFolder:
 
     def checkpoint_step(self) -> int:
         """The step of the newest checkpoint with whole shards. Raises InputError where there is none."""
-        saved = [step for step in self.checkpoint_steps() if has_weights(self.shards(step))]
-        if not saved:
-            what = f"{self.checkpoints} holds no checkpoint"
-            raise InputError("no checkpoint", [Problem(what, f"set {Settings.key('save_every')} to a number of steps")])
-        return saved[-1]
+        steps = self.checkpoint_steps()
+        if saved := [step for step in steps if has_weights(self.shards(step))]:
+            return saved[-1]
+        what = f"{self.checkpoints} holds no checkpoint"
+        remedy = f"set {Settings.key('save_every')} to a number of steps"
+        if steps:
+            what = f"{self.checkpoints} holds no whole checkpoint: shards of {steps} are missing or cut short"
+            remedy = "copy them again, or train further steps: `resume`"
+        elif there := (self.read_status().job or {}).get("folder"):
+            what = f"{self.checkpoints} holds no checkpoint: those of a job of a cluster stay there, in {there}/checkpoints"
+            remedy = f"copy that folder to {self.checkpoints}"
+        raise InputError("no checkpoint", [Problem(what, remedy)])
 
     def checkpoint(self, step: int) -> Path:
         """The folder with the trained model's shards of a step. Raises InputError where the step was not saved."""

@@ -8,7 +8,6 @@ the warm Python.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from posttrain_verl import paths
 from posttrain_verl.cpu import warm
 from posttrain_verl.machine import interrupts, processes
 from posttrain_verl.machine.interrupts import Interrupts
@@ -307,14 +307,10 @@ def end_processes(process: subprocess.Popen[bytes], follower: Follower, noted: I
 
 def keep_ray_logs(temporary: Path, folder: RunFolder) -> None:
     """Copy the logs of Ray's own processes (GCS, raylet, workers) into the run folder, if there was a local Ray."""
-
-    def not_files(source: str, names: list[str]) -> set[str]:
-        return {name for name in names if not (Path(source, name).is_file() or Path(source, name).is_dir())}
-
     for session in temporary.glob("ray/session_*"):
         if not session.is_symlink():
             with suppress(OSError):  # as many as the disk takes
-                shutil.copytree(session / "logs", folder.path / "ray_logs", dirs_exist_ok=True, ignore=not_files)
+                paths.copy_files(session / "logs", folder.path / "ray_logs")
 
 
 def _explain_failure(status: Status, event: Event | None, follower: Follower, error: str, code: int | None) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import pwd
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import data_prep
@@ -68,6 +72,27 @@ class WorkFailed(Exception):
     resumes = True  # whether the same command continues where the work ended
 
 
+@contextmanager
+def without_permission() -> Iterator[None]:
+    """Raises InputError in the place of a PermissionError: a file or folder, as a run, belongs to another user."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError("no permission", [_closed_problem(error)]) from error
+
+
+def _closed_problem(error: PermissionError) -> Problem:
+    if not error.filename:  # a process
+        return Problem(f"what is asked for belongs to another user ({error.strerror})", "ask its owner")
+    file = Path(str(error.filename))
+    owner = "another user"
+    with suppress(OSError, KeyError):
+        there = next(each for each in (file, *file.absolute().parents) if os.path.lexists(each))
+        owner = pwd.getpwuid(there.stat().st_uid).pw_name
+    remedy = "ask for it, or work on a copy; `report` and `evaluate` write elsewhere with out=FILE"
+    return Problem(f"{file} is not open to you; it belongs to {owner}", remedy)
+
+
 def render(title: str, problems: Sequence[Problem]) -> str:
     """The title with the number of problems, each problem and below it its remedy, then the warnings."""
     counted = blocking(problems)
@@ -97,7 +122,8 @@ def exit_code(work: Callable[[], int], as_json: bool = False, resume_hint: str =
     `resume_hint` says how work that failed or was interrupted continues.
     """
     try:
-        return work()
+        with without_permission():
+            return work()
     except InputError as error:
         if as_json:
             problems = [vars(problem) for problem in error.problems]

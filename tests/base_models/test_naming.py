@@ -21,6 +21,8 @@ LLAMA = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_
          "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 4096,
          "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}  # fmt: skip
 
+NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # a whole file of safetensors
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
@@ -104,8 +106,8 @@ def test_what_a_run_trained_is_a_model(here, monkeypatch):
     run.write_plan({"stage": "rl"})
     folder = run.checkpoints / "global_step_9" / "actor" / "huggingface"
     folder.mkdir(parents=True)
-    for file in ("model.safetensors", "config.json"):
-        (folder / file).write_text("{}")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(NO_WEIGHTS)
     there = [f"posttrain.runs_dir={here}/runs"]
     for may_export in (False, True):
         named = recipe_verbs.name_weights("base_model=run:my_grpo/g2", there, may_export)
@@ -129,7 +131,7 @@ def test_a_launch_exports_what_only_shards_hold_and_a_check_does_not(here, monke
     (here / "export").mkdir()
     for folder in (here / "shards" / "huggingface", here / "export"):
         (folder / "config.json").write_text(json.dumps(LLAMA))
-    (here / "export" / "model.safetensors").write_text("{}")
+    (here / "export" / "model.safetensors").write_bytes(NO_WEIGHTS)
     run = RunFolder(here / "runs" / "my_grpo" / "g2")
     monkeypatch.setattr(RunFolder, "find", lambda name, runs_dir="runs": run)
     monkeypatch.setattr(weights, "result_step", lambda run: 9)
@@ -141,7 +143,7 @@ def test_a_launch_exports_what_only_shards_hold_and_a_check_does_not(here, monke
     launched = recipe_verbs.export_weights(checked)
     assert launched.model == str(here / "export") and launched.posttrain.base_model.run == str(run.path)
     assert launched.run_dir().name == "next" and recipe_verbs.export_weights(launched) is launched
-    (here / "shards" / "huggingface" / "model.safetensors").write_text("{}")
+    (here / "shards" / "huggingface" / "model.safetensors").write_bytes(NO_WEIGHTS)
     assert recipe_verbs.export_weights(checked) is checked, "VeRL saved the weights"
     (here / "shards" / "lora_train_meta.json").write_text("{}")
     assert recipe_verbs.export_weights(checked).model == str(here / "export"), (

@@ -128,6 +128,23 @@ def test_what_cannot_be_compared_raises(two, tmp_path):
         api.compare("nosuch.json")
 
 
+@pytest.mark.parametrize("call", [lambda run, base: api.report(run), lambda run, base: run.status(),
+                                  lambda run, base: run.resume()])  # fmt: skip
+def test_a_run_of_another_user_is_one_message(two, monkeypatch, call):
+    """Nobody's files are closed to root, who may run the tests."""
+    base, _, run = two
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("read_text", "open", "write_text", "read_bytes"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(
+        api.InputError, match=rf"(?s){run.path.parents[1]}.* is not open to you; it belongs to \w+.*a copy"
+    ):
+        call(run, base)
+
+
 def test_a_report_is_written_where_it_is_wanted(two, tmp_path, capfd):
     base, _, run = two
     assert api.report(run) == run.path / "report.html" and (run.path / "report.html").is_file()

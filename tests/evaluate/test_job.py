@@ -35,7 +35,7 @@ def test_a_run_is_its_newest_folder_under_the_name_of_its_method(tmp_path, sums,
     for step in (9, 10):
         folder = run.checkpoints / f"global_step_{step}" / part
         folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(b"")
+        (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
         (folder / "config.json").write_text("{}")
         (folder / "chat_template.jinja").write_text("x")
     found = read("run=recipe/7", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}/runs")
@@ -215,8 +215,8 @@ def test_on_data_of_ones_own_a_run_answers_as_long_as_it_trained_and_with_its_te
     run.write_plan({"stage": "rl"})
     folder = run.checkpoints / "global_step_9" / "actor/huggingface"
     folder.mkdir(parents=True)
-    for name in ("model.safetensors", "config.json"):
-        (folder / name).write_text("{}")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     where = ["run=recipe/7", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}/runs"]
     assert (read(*where).sampling["max_tokens"], read(*where).chat_template) == (77, "{{ messages }} mine")
     assert read(*where, "max_tokens=5").sampling["max_tokens"] == 5

@@ -9,10 +9,11 @@ from collections import namedtuple
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from posttrain_verl.export import proof, weights
 from posttrain_verl.export.weights import ensure_weights
-from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.run.folder import RunFolder, Status
 from posttrain_verl.terminal.problem import InputError, WorkFailed
 from posttrain_verl.verl.checkpoints import fingerprint_shards
 
@@ -35,7 +36,7 @@ def model(folder, agrees=True, shards=None):
     """A model, exported from `shards` where they are given."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.safetensors").write_bytes(save({"weight": torch.ones(100)}))
     (folder / "proof.json").write_text(json.dumps([{"name": proof.AGREES, "passed": agrees, "saw": "so far off"}]))
     if shards:
         (folder / weights.EXPORTED_SHARDS).write_text(fingerprint_shards(shards))
@@ -122,6 +123,43 @@ def test_what_a_killed_run_was_writing_is_passed_over(run, exports):
     exports()
     (run.checkpoints / "global_step_20/actor/model_world_size_1_rank_0.pt").write_bytes(b"cut")
     assert ensure_weights(run) == run.path / "weights-10"
+
+
+@pytest.mark.parametrize("left", ["gone", "cut"])
+def test_an_export_whose_shards_are_gone_is_what_is_left_of_the_step(run, exports, told, left):
+    """It is the newest step, too. Before, a cut shard ended in a traceback, and a run without shards had no checkpoint."""
+    asked = exports()
+    out = ensure_weights(run)
+    for shard in run.checkpoints.glob("*/actor/model_world_size*"):
+        shard.unlink() if left == "gone" else os.truncate(shard, 100)
+    assert ensure_weights(run) == out == weights.present_folder(run) and weights.result_step(run) == 20
+    assert len(asked) == 1 and told[-1] == f"{out} is what is left of step 20: its shards are gone or cut short"
+    shutil.rmtree(run.checkpoints)
+    assert ensure_weights(run) == out
+
+
+def test_weights_that_are_cut_short_are_made_again_and_never_handed_on(run, exports):
+    asked = exports()
+    out = ensure_weights(run)
+    for _ in range(2):
+        os.truncate(out / "model.safetensors", 100)
+        assert ensure_weights(run) == out and (out / "model.safetensors").stat().st_size > 400
+    assert len(asked) == 3
+    os.truncate(out / "model.safetensors", 100)
+    for shard in run.checkpoints.glob("*/actor/model_world_size*"):
+        shard.unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors cut short.*has no shards"):
+        ensure_weights(run, 20)
+    assert (out / "model.safetensors").is_file(), "what cannot be made again stays"
+    with pytest.raises(InputError, match=r"shards of \[10, 20\] are missing or cut short"):
+        ensure_weights(run)
+
+
+def test_checkpoints_on_a_cluster_are_told_from_none(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.write_status(Status("done", job={"address": "http://h:1", "id": "x", "folder": "~/runs/math_grpo/first"}))
+    with pytest.raises(InputError, match=r"stay there, in ~/runs/math_grpo/first/checkpoints"):
+        ensure_weights(run)
 
 
 def test_a_model_that_is_not_the_checkpoint_is_never_handed_on(run, exports):

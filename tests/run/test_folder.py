@@ -7,13 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from omegaconf import OmegaConf
 
-from posttrain_verl import run_verbs
+from posttrain_verl import list as list_verb
+from posttrain_verl import paths, run_verbs
 from posttrain_verl.machine import processes
 from posttrain_verl.machine.processes import Process
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import record
 from posttrain_verl.run.folder import RunFolder, Status, worked_seconds
+from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError
+from posttrain_verl.verbs import List
 
 
 def test_a_second_run_cannot_have_the_folder(tmp_path):
@@ -48,7 +51,7 @@ def test_the_newest_checkpoint_is_the_one_whose_weights_are_whole(tmp_path, save
     with pytest.raises(InputError, match=r"there are: \[8, 9, 10, 11\]"):
         folder.checkpoint(12)
     folder.write_plan({"stage": "sft"})
-    with pytest.raises(InputError, match="holds no checkpoint"):
+    with pytest.raises(InputError, match="holds no whole checkpoint"):
         folder.checkpoint_step()
 
 
@@ -181,3 +184,36 @@ def test_a_run_whose_status_was_lost_while_it_trains_is_running(tmp_path):
     )
     state, status = run_verbs.current_state(folder)
     assert (state, status.state, status.supervisor) == ("running", "running", os.getpid())
+
+
+def test_a_copy_has_the_modes_of_new_files_and_no_socket(tmp_path):
+    """A temporary folder is its user's alone, and Ray's logs lie in folders that everyone may write to."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "logs").mkdir(parents=True)
+    (source / "logs/a.txt").write_text("a")
+    (source / "status.json").write_text("{}")
+    os.mkfifo(source / "pipe")
+    source.chmod(0o700)
+    (source / "logs").chmod(0o777)
+    target.mkdir()
+    target.chmod(0o2775)
+    paths.copy_files(source, target, skip=["status.json"])
+    assert [each.name for each in target.iterdir()] == ["logs"] and (target / "logs/a.txt").read_text() == "a"
+    assert target.stat().st_mode & 0o7777 == 0o2775 and not (target / "logs").stat().st_mode & 0o002
+
+
+def test_list_says_what_it_cannot_read(tmp_path, monkeypatch, capsys):
+    for name in ("mine", "theirs", "damaged"):
+        run = RunFolder.create(tmp_path / "math_sft" / name)
+        run.config.write_text("")
+        run.write_status(Status("done"))
+    (tmp_path / "closed").mkdir()
+    closed = {tmp_path / "math_sft/theirs", tmp_path / "math_sft/damaged/status.json", tmp_path / "closed"}
+    monkeypatch.setattr(paths.os, "access", lambda path, mode: path not in closed)
+    assert command_line.main(List, list_verb.run, [f"posttrain.runs_dir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert "math_sft/mine" in said
+    assert said.endswith("3 more cannot be read by you: closed, math_sft/theirs, math_sft/damaged\n")
+    assert command_line.main(List, list_verb.run, [f"posttrain.runs_dir={tmp_path}", "--json"]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)) == 1 and "3 more cannot be read" in said.err
