@@ -7,10 +7,12 @@ and work that fails raises `WorkFailed`. A run that fails raises nothing, becaus
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from posttrain_verl import clusters, recipe_verbs, run_verbs, verbs
@@ -19,7 +21,7 @@ from posttrain_verl.preflight import checked
 from posttrain_verl.preflight.checked import CheckResult
 from posttrain_verl.run import resume, supervise
 from posttrain_verl.run.digest import Digest, follow_digest
-from posttrain_verl.run.folder import DONE, FAILED, RUNNING, RunFolder, worked_seconds
+from posttrain_verl.run.folder import DONE, FAILED, RUNNING, RunFolder, Status, worked_seconds
 from posttrain_verl.run.output import MetricsTail, last_records, parse_line
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import log
@@ -34,22 +36,24 @@ __all__ = ["CheckResult", "Composed", "InputError", "Problem", "Run", "RunStatus
 
 WAITING = "waiting"  # in a queue of a cluster that cannot be asked
 JOB_SECONDS = 2.0  # between two questions to a cluster
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\{[^}]*\}""")  # in a value, where spaces are meant
 LAST_LINES = 5  # of metrics.jsonl, where a validation has a line of its own
 
 
 @without_permission()
-def compose(*words: str) -> Composed:
+def compose(*words: str, **fields: Any) -> Composed:
     """Compose a launch from the words of the command line, e.g. `compose("recipe=math_grpo", "hardware=8xh100")`.
 
     Raises:
         InputError: a word cannot be read, an option is unknown, or the recipe does not compose.
     """
-    return recipe_verbs.compose_arguments(list(words))
+    return recipe_verbs.compose_arguments(_check_words("compose", words, fields))
 
 
 @without_permission()
 def check(composed: Composed) -> CheckResult:
     """Run every check on a launch, and plan it. Nothing is started, and no problem of the recipe raises."""
+    _require_composed("check", composed)
     return checked.check_launch(composed)
 
 
@@ -92,6 +96,11 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | Path):
+            raise InputError("no such run", [Problem(f"{self.path!r} is not a folder", "give the folder of a run")])
+        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
+
     def _folder(self, has_begun: bool = False) -> RunFolder:
         """The files of the run. Raises InputError where they are gone, and with `has_begun` where it waits in a queue."""
         folder = RunFolder(self.path)
@@ -116,7 +125,9 @@ class Run:
             InputError: the run's folder is gone, or the cluster that has the run does not answer.
         """
         folder = self._folder()
-        state, status = run_verbs.current_state(folder)
+        return self._describe(folder, *run_verbs.current_state(folder))
+
+    def _describe(self, folder: RunFolder, state: str, status: Status) -> RunStatus:
         if folder.is_queued:
             state, status = WAITING, replace(status, why=folder.queue_note.read_text().strip())
         attempts = folder.read_attempts(status)
@@ -146,17 +157,37 @@ class Run:
 
     @without_permission()
     def wait(self, seconds: float | None = None) -> RunStatus:
-        """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone."""
+        """Wait until the run has ended, or for so many `seconds`, and log a line a step. Ctrl-C ends the waiting alone.
+
+        A cluster that is silent for less than a minute is asked again. After `seconds` the status is what was seen last.
+
+        Raises:
+            InputError: the run's folder is gone.
+            WorkFailed: the cluster was silent for a minute. The job continues.
+        """
         for line in follow_digest(Digest(self._folder()), self._ended(seconds)):
             log.info(line)
-        return self.status()
+        [seen] = run_verbs.asked_states([self._folder()])
+        return self._describe(*seen)
 
     def _ended(self, seconds: float | None) -> Iterator[bool]:
-        until = time.monotonic() + (float("inf") if seconds is None else seconds)
+        heard = time.monotonic()
+        until = heard + (float("inf") if seconds is None else seconds)
         folder = self._folder()
         while True:
-            yield self.status().has_ended or time.monotonic() >= until
-            if clusters.jobs_of(folder.read_status()):
+            jobs = clusters.jobs_of(folder.read_status())
+            try:
+                has_ended, heard = self.status().has_ended, time.monotonic()
+            except (InputError, RuntimeError, OSError) as error:
+                folder.require()
+                if jobs is None:
+                    raise
+                if time.monotonic() - heard > clusters.LOST_SECONDS:
+                    what = f"the cluster has been silent for {clusters.LOST_SECONDS:g} s, and the job continues there"
+                    raise WorkFailed(f"{what}; status() asks again: {error}") from error
+                has_ended = False
+            yield has_ended or time.monotonic() >= until
+            if jobs:
                 time.sleep(JOB_SECONDS)
 
     @without_permission()
@@ -177,14 +208,14 @@ class Run:
     def resume(self, *words: str, detach: bool = False) -> Run:
         """Resume from the last whole checkpoint, with keys that change for the next attempts, as the verb `resume` does.
 
-        Like `launch` it returns when the run has ended, or trains with `detach`.
+        Like `launch` it returns when the run has ended, or with `detach` when its process has begun.
 
         Raises:
             InputError: the run is running, is done, or cannot be resumed with these keys.
         """
         folder, asked = (
             self._folder(has_begun=True),
-            resume.read_request([f"run={self.path}", *expand_keys(list(words))]),
+            resume.read_request([f"run={self.path}", *expand_keys(_check_words("resume", words))]),
         )
         detached = detach or asked.detach
         if jobs := clusters.jobs_of(folder.read_status()):
@@ -212,7 +243,8 @@ def _advise(folder: RunFolder, state: str) -> str:
         return ""
     if not folder.status.exists():
         return f"{folder.path / supervise.DETACHED_OUTPUT} says why it did not start"
-    again = "resume() continues from the last whole checkpoint"
+    has_checkpoint = any(folder.checkpoint_steps())
+    again = f"resume() continues from {'the last whole checkpoint' if has_checkpoint else 'the start, without a checkpoint'}"
     return f"the log is {folder.log}; {again}" if state == FAILED else again
 
 
@@ -220,23 +252,46 @@ def _advise(folder: RunFolder, state: str) -> str:
 def launch(composed: Composed, *, detach: bool = False) -> Run:
     """Check a launch, build what is missing, and run it where `cluster=` says.
 
-    Returns when the run has ended, however it ended, or with `detach` (or `detach=true` among the words) when it trains. Without
-    `detach` the run ends with this process, and with Ctrl-C, which is raised again.
+    Returns when the run has ended, however it ended, or with `detach` (or `detach=true` among the words) when its process has
+    begun. Without `detach` the run ends with this process, and with Ctrl-C, which is raised again.
 
     Raises:
         InputError: the launch cannot run. It leaves no folder.
         WorkFailed: the weights of `base_model=run:NAME` could not be exported.
     """
+    _require_composed("launch", composed)
     composed = recipe_verbs.export_weights(composed)
     detached = detach or bool(composed.posttrain.detach)
     return _attend(clusters.start_launch(composed, detached), detached)
+
+
+def _require_composed(function: str, given: Composed) -> None:
+    """Raises InputError where a function of a launch gets something else, as the words of one."""
+    if not isinstance(given, Composed):
+        what = f"{function} takes what compose() returns, and got {given!r}"
+        raise InputError("nothing is composed", [Problem(what, f'api.{function}(api.compose("recipe=math_grpo"))')])
+
+
+def _check_words(function: str, words: tuple[str, ...], fields: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+    """The words as a list. Raises InputError where they are not the words of a command line, each a string of its own."""
+    example = f'{function}("recipe=math_grpo", "hardware=8xh100")'
+    problems = [Problem(f"{key}= is given as a keyword", f'give each word as a string of its own: "{key}={value}"')
+                for key, value in fields.items()]  # fmt: skip
+    problems += [
+        Problem(f"{word!r} is not a word", f"give each word as a string of its own: {example}")
+        for word in words
+        if not isinstance(word, str) or re.search(r"\s[\w.+~/]+=", re.sub(_QUOTED, "", word))
+    ]
+    if problems:
+        raise InputError("the words cannot be read", problems)
+    return list(words)
 
 
 def _attend(folder: RunFolder, detached: bool) -> Run:
     """The run, which has ended unless it is detached. A job of a cluster is waited for, and stopped by Ctrl-C."""
     found = Run(folder.path)
     try:
-        if not detached and not found.status().has_ended:
+        if not detached and clusters.jobs_of(folder.read_status()):
             found.wait()
     except KeyboardInterrupt:
         found.stop()
@@ -251,7 +306,7 @@ def run(name: str | Path, runs_dir: str | Path = "runs") -> Run:
     Raises:
         InputError: no run has that name, or several have it.
     """
-    return Run(RunFolder.find(str(name), runs_dir).path)
+    return Run(RunFolder.find(str(name), runs_dir, 'runs_dir="..."').path)
 
 
 @without_permission()

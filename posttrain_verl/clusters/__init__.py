@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from posttrain_verl.verl.composed import Composed
 
 
+LOST_SECONDS = 60.0  # a cluster that is silent for so long is given up; the job may continue
+
+
 @dataclass(frozen=True)
 class Jobs:
     """What verbs ask a cluster about a run that is a job there. The run folder's status.json names the job.

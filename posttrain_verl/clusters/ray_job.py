@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from posttrain_verl.clusters import LOST_SECONDS
 from posttrain_verl.preflight import services
 from posttrain_verl.run.folder import DONE, FAILED, INTERRUPTED, RUNNING, RunFolder
 from posttrain_verl.run.output import first_error_of
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 PROBE_SECONDS = 5.0
-LOST_SECONDS = 60.0  # a head that is silent for so long is given up; the job may continue
 POLL_SECONDS = 1.0
 CLOCKS_SECONDS = 60.0  # by which the clocks of two machines may differ
 _WRONG_PYTHON = re.compile(

@@ -119,8 +119,10 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def find(cls, name: str, runs_dir: str | Path = "runs") -> RunFolder:
+    def find(cls, name: str, runs_dir: str | Path = "runs", elsewhere: str = "posttrain.runs_dir=...") -> RunFolder:
         """The run that `name` means: a folder, `<recipe>/<id>`, an `<id>`, or a recipe, which means its newest run.
+
+        `elsewhere` is how the caller's user names another folder of runs.
 
         Raises:
             InputError: no run has that name, or runs of several recipes have it.
@@ -138,7 +140,7 @@ class RunFolder:
             raise InputError("no such run", [Problem(f"run={name} means several runs", f"name one: {meant}")])
         newest = sorted(run_folders(home), key=_launch_time)[-5:]
         known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
-        remedy = f"newest runs there: {known}; posttrain.runs_dir=... looks elsewhere"
+        remedy = f"newest runs there: {known}; {elsewhere} looks elsewhere"
         raise InputError("no such run", [Problem(f"run={name} is not a run in {home}", remedy)])
 
     def note_queued(self, where: str) -> None:

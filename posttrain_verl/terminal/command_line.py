@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, cast, dataclass_transform, get_args, get_origin
 from typing import get_type_hints as type_hints
@@ -261,11 +263,23 @@ def main(declared: type[V], work: Callable[[V], int], argv: Sequence[str] | None
         return 0
     with console.shown(console.printer(getattr(sys, declared.PROGRESS))):
         try:
-            return exit_code(lambda: work(read(declared, arguments)), "--json" in arguments, declared.RESUME)
+            code = exit_code(lambda: work(read(declared, arguments)), "--json" in arguments, declared.RESUME)
         except BrokenPipeError:
+            _discard_output()
             if declared.ONLY_PRINTS:
                 return 0
             raise
+        try:
+            sys.stdout.flush()  # now, and not at the end of the process, where a closed pipe is a traceback
+        except BrokenPipeError:
+            _discard_output()
+        return code
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere, since its reader is gone."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_help(declared: type[Verb]) -> None:

@@ -46,6 +46,7 @@ class RecipeVerb(Verb):
 class Check(RecipeVerb):
     """Check a recipe and show its plan, or all its problems at once. Nothing is started."""
 
+    ONLY_PRINTS = True
     EXAMPLE = "recipe=math_grpo hardware=8xh100"
     EXITS = "0 it can launch, 1 its rehearsal failed, 2 it cannot launch, 130 interrupted"
 

@@ -148,6 +148,7 @@ class Synthesize(OfRuns):
 class Compare(OfRuns):
     """Compare evaluations of the same questions: paired difference, McNemar test, and whether the gain is real."""
 
+    ONLY_PRINTS = True
     EXAMPLE = "runs/eval/base.json math_grpo --failures"
     TITLE = "nothing to compare"
     TAKES = r"(?!posttrain\.)"

@@ -126,3 +126,22 @@ def test_a_program_that_uses_hydra_keeps_its_own(under_hydra, tmp_path, monkeypa
     monkeypatch.setattr(sweep.MemberRunner, "run", lambda self, typed, at_once: asked.extend(typed) or [])
     assert sweep.check_sweep("posttrain_verl.check", [*WORDS, "run_id=a,b"], []) == 0 and len(asked) == 2
     assert hydras_state() == before and under_hydra() == {"seen": 3}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [(lambda: api.compose(["recipe=math_sft"]), "is not a word.*string of its own: compose"),
+     (lambda: api.compose("recipe=math_sft hardware=cpu"), "'recipe=math_sft hardware=cpu' is not a word.*of its own"),
+     (lambda: api.compose(recipe="math_sft"), 'recipe= is given as a keyword.*"recipe=math_sft"'),
+     (lambda: api.check("recipe=math_sft"), r"check takes what compose\(\) returns.*api.compose"),
+     (lambda: api.launch(["recipe=math_sft"]), r"launch takes what compose\(\) returns"),
+     (lambda: api.run("nope"), r'runs_dir="..." looks elsewhere'), (lambda: api.Run(None), "None is not a folder")],
+)  # fmt: skip
+def test_a_wrong_call_is_told_the_right_one(call, said):
+    with pytest.raises(api.InputError, match=f"(?s){said}"):
+        call()
+
+
+def test_a_word_may_hold_spaces_and_equal_signs(tmp_path):
+    words = ["posttrain.cluster.setup=[module load a=b]", "chat_template='a b=c'", f"data_dir={tmp_path}/my data"]
+    assert api._check_words("compose", tuple(words)) == words

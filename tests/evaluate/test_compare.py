@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -213,3 +215,10 @@ def test_the_pairs_of_base_sft_and_rl_fit_a_terminal_of_80_columns(capsys):
     comparison.print_comparisons(found, Console(width=80))
     said = capsys.readouterr().out
     assert "…" not in said and all(f"{pair}" in said for pair in ("sft against base", "grpo against sft"))
+
+
+def test_a_reader_that_stops_reading_ends_it_quietly(files):
+    folder = files(evaluation("base", BASE), evaluation("grpo", BETTER))
+    command = f"{sys.executable} -m posttrain_verl.compare {folder} --json | head -c 30"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (len(done.stdout), done.stderr, done.returncode) == (30, "", 0)

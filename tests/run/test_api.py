@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from driven import FOREVER, alive, trains, wait_for
 from omegaconf import OmegaConf
 
-from posttrain_verl import api
+from posttrain_verl import api, clusters
 from posttrain_verl.run import prepare, supervise
-from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.run.folder import RunFolder, Status
 
 STEPS_TO_3 = """
 for step in (1, 2, 3):
@@ -144,6 +145,63 @@ def test_a_run_whose_folder_is_gone_raises(launch, tmp_path):
     assert api.Run(tmp_path / "moved").state == "done"
 
 
+def test_a_run_is_named_by_a_string_too_and_stays_the_same_in_another_folder(launch, monkeypatch, tmp_path):
+    run = launch(STEPS_TO_3)
+    monkeypatch.chdir(run.path.parent)
+    named = api.Run("it")
+    monkeypatch.chdir(tmp_path)
+    assert named == run and named.state == "done"
+
+
+class Head:
+    """A cluster that has the run as a job, and answers where `answers` says so."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def refresh_status(self, folder):
+        if not (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]):
+            raise api.InputError("the Ray cluster at http://h:1 cannot be used", [])
+        return replace(folder.read_status(), state="running" if self.answers[1:] else "done")
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "math_sft" / "job")
+    folder.write_config(OmegaConf.create({}))
+    folder.write_status(Status("running", started=1.0, job={"address": "http://h:1", "id": "x", "folder": "~/x"}))
+    monkeypatch.setattr(api, "JOB_SECONDS", 0.01)
+
+    def of(*answers):
+        head = Head(*answers)
+        monkeypatch.setattr(clusters, "jobs_of", lambda status: head if status.job else None)
+        return folder
+
+    return of
+
+
+def test_a_missed_answer_of_a_cluster_does_not_end_the_waiting(job):
+    folder = job(True, False, True, False, False, True)
+    assert api.Run(folder.path).wait().state == "done"
+    assert api._attend(job(False, True), detached=False).state == "done", "nor that of a launch that blocks"
+
+
+def test_a_cluster_that_stays_silent_ends_the_waiting_and_not_the_job(job, monkeypatch):
+    run = api.Run(job(False).path)
+    seen = run.wait(seconds=0)
+    assert seen.state == "running" and "does not answer; this is what was seen last" in seen.why
+    monkeypatch.setattr(clusters, "LOST_SECONDS", 0.1)
+    with pytest.raises(api.WorkFailed, match=r"silent for 0\.1 s, and the job continues there"):
+        run.wait()
+
+
+def test_a_run_without_a_checkpoint_does_not_promise_one(launch):
+    run = launch("raise ValueError('no')")
+    assert "continues from the start, without a checkpoint" in run.status().advice
+    (run.path / "checkpoints/global_step_3").mkdir(parents=True)
+    assert "continues from the last whole checkpoint" in run.status().advice
+
+
 def test_a_notebook_launches_inside_its_event_loop(launch, monkeypatch):
     class WithoutDescriptor(io.StringIO):
         def fileno(self):
@@ -171,7 +229,7 @@ def test_a_thread_launches(launch):
 PROGRAM = """
 import pathlib, sys
 from posttrain_verl.run import supervise
-from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.run.folder import RunFolder, Status
 folder = RunFolder(pathlib.Path(sys.argv[1]))
 try:
     supervise.run_beside(folder)
