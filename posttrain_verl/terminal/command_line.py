@@ -31,6 +31,7 @@ class Verb:
     EXAMPLE: ClassVar[str]
     TITLE: ClassVar[str] = "the command line cannot be read"
     EXITS: ClassVar[str] = "0 done, 2 the input is wrong, 130 interrupted"
+    USAGE: ClassVar[str] = "[key=value ...]"  # of the usage line, before the options
     OTHERS: ClassVar[str] = ""  # what arguments that are not fields mean
     TAKES: ClassVar[str] = "(?!)"  # the pattern of these arguments; the default matches none
     ONLY_PRINTS: ClassVar[bool] = False  # then it is not a failure when a reader of the output (`| head`) stops reading
@@ -276,7 +277,7 @@ def show_help(declared: type[Verb]) -> None:
     width = min(Console().width, WIDTH) if sys.stdout.isatty() else WIDTH
     out = Console(width=width, highlight=False, markup=False)
     about = " ".join((declared.__doc__ or "").split("\n\n")[0].split())
-    out.print(f"usage: python -m posttrain_verl.{declared.name()} [key=value ...] [options]\n\n{about}")
+    out.print(f"usage: python -m posttrain_verl.{declared.name()} {declared.USAGE} [options]\n\n{about}")
     out.print(f"example: python -m posttrain_verl.{declared.name()} {declared.EXAMPLE}\n")
     table = Table("", "type", "default", "", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     rows = [_row(declared, each) for each in fields(declared)]
