@@ -22,7 +22,11 @@ class RecipeVerb(Verb):
     """What a verb takes that composes a recipe: any key of VeRL, our groups, and the keys of conf/launch.yaml."""
 
     TAKES: ClassVar[str] = ""
-    OTHERS: ClassVar[str] = "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE"
+    ANY_KEY: ClassVar[bool] = True
+    OTHERS: ClassVar[str] = (
+        "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE. "
+        "run_id=, runs_dir=, data_dir=, detach= and the like need no posttrain. before them"
+    )
     EXITS: ClassVar[str] = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
     NAMES: ClassVar[dict[str, Names]] = {name: group(name) for name in paths.OUR_GROUPS}
 

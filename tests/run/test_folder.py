@@ -181,3 +181,17 @@ def test_a_run_whose_status_was_lost_while_it_trains_is_running(tmp_path):
     )
     state, status = run_verbs.current_state(folder)
     assert (state, status.state, status.supervisor) == ("running", "running", os.getpid())
+
+
+def test_a_run_that_was_nearly_named(tmp_path):
+    for place in ("rem_grpo/first", "rem_sft/20260101-101010"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text("{}")
+    for name, near in (
+        ("rem_grp", "run=rem_grpo"),
+        ("rem_sft/20260101-10101", "run=rem_sft/20260101-101010"),
+        ("frist", "run=first"),
+    ):
+        with pytest.raises(InputError) as missing:
+            RunFolder.find(name, tmp_path)
+        assert missing.value.problems[0].remedy.startswith(f"did you mean {near}? newest runs there: ")
