@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from data_prep import declaration
 from data_prep.answer_marks import ENDINGS, MARKS, describe_marks, find_marks
@@ -229,6 +230,12 @@ class Mix(Declaration):
     def against(self) -> tuple[str, ...]:
         """The sources that training rows must not overlap with."""
         return self.held_out() if self.decontaminate.against is None else self.decontaminate.against
+
+    @classmethod
+    def _said(cls, error: ErrorDetails) -> PydanticCustomError:
+        if error["type"] == "extra_forbidden" and error["loc"] == ("rows",):
+            return wrong("is not a key of a mix", "write limit: N; rows=N is what the command line calls it")
+        return super()._said(error)
 
     @classmethod
     def contradictions(cls, given: Mapping[Any, Any]) -> Iterator[Found]:

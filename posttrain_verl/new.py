@@ -8,33 +8,37 @@ from pathlib import Path
 
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.verbs import TEMPLATES as FOLDER
 from posttrain_verl.verbs import New
-
-FOLDER = Path(__file__).with_name("templates")
 
 
 @dataclass(frozen=True)
 class Template:
-    """A file of templates/. `place` is where a copy lies, `next` what to do then; NAME and FILE in them are those of the copy."""
+    """A file of templates/. `place` is where a copy lies, `next` what to do then; NAME and FILE in them are those of the copy.
+
+    A kind whose files differ by stage has STAGE in its `source`, and a `stage` that is meant where none is named.
+    """
 
     source: str
     place: str
     next: str
+    stage: str = ""
 
 
 TEMPLATES = {
     "reward": Template("reward.py", "NAME.py", "posttrain check recipe=RECIPE reward=FILE"),
-    "recipe": Template("recipe.yaml", "recipes/NAME.yaml", "posttrain check recipe=NAME"),
+    "recipe": Template("recipe_STAGE.yaml", "recipes/NAME.yaml", "posttrain check recipe=NAME", "rl"),
     "mix": Template("mix.yaml", "conf/mix/NAME.yaml", "posttrain prep mix=FILE"),
 }
 
 
-def write_template(kind: str, name: str, out: str = "") -> Path:
-    """Write the template of a kind under a name, to `out` or to its place below the current folder. Raises InputError where there
-    is such a file."""
+def write_template(kind: str, name: str, out: str = "", stage: str = "") -> Path:
+    """Write the template of a kind, and of a stage where it has several, under a name, to `out` or to its place below the
+    current folder. Raises InputError where there is such a file."""
     template = TEMPLATES[kind]
     file = Path(out or template.place.replace("NAME", name)).expanduser()
-    text = (FOLDER / template.source).read_text(encoding="utf-8")
+    source = template.source.replace("STAGE", stage or template.stage)
+    text = (FOLDER / source).read_text(encoding="utf-8")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as opened:
@@ -52,7 +56,7 @@ def fill_in(text: str, name: str, file: Path) -> str:
 def run(asked: New) -> int:
     """The verb without its command line. Raises InputError."""
     kind, name = asked.kind, asked.file_name
-    file = write_template(kind, name, asked.out)
+    file = write_template(kind, name, asked.out, asked.stage)
     print(f"{file}: read its comments, change it, and then: {fill_in(TEMPLATES[kind].next, name, file)}")
     return 0
 

@@ -85,7 +85,11 @@ def read_overrides(given: list[str], sweep: bool = False) -> Overrides:
         if group in OUR_GROUPS and (group, name) not in files and name not in (known := paths.names(group)):
             is_pipeline = group == "recipe" and name in paths.names("pipeline")
             remedy = f"it is a pipeline: python -m posttrain_verl.pipeline recipe={name}\nor " if is_pipeline else ""
-            problems.append(Problem(f"{group}={name} is unknown", remedy + one_of(name, known, f"{group}=")))
+            remedy += one_of(name, known, f"{group}=")
+            if group in ("recipe", "mix") and not (own := paths.own_folder(group)).is_dir():
+                place = own.relative_to(Path.cwd())
+                remedy += f"\nyour own lie in {place}/ of the folder that you start in, and {Path.cwd()} has none"
+            problems.append(Problem(f"{group}={name} is unknown", remedy))
     if problems:
         raise InputError("nothing to launch", problems)
     return Overrides(rewritten, dict(named), keys, files, models)
@@ -192,8 +196,20 @@ SHORT_KEYS = (
 
 
 def expand_keys(given: list[str]) -> list[str]:
-    """The overrides with `posttrain.` before the keys of ours that may be typed without it, e.g. `run_id=first`."""
-    return [f"posttrain.{each}" if each.partition("=")[0] in SHORT_KEYS else each for each in given]
+    """The overrides with `posttrain.` before the keys of ours that may be typed without it, e.g. `run_id=first`.
+
+    Raises InputError where a key is given under both names with different values.
+    """
+    expanded = [f"posttrain.{each}" if each.partition("=")[0] in SHORT_KEYS else each for each in given]
+    typed: dict[str, tuple[str, str]] = {}  # how a key was typed first, and as which override
+    problems = []
+    for each, override in zip(given, expanded, strict=True):
+        first, before = typed.setdefault(override.partition("=")[0], (each, override))
+        if first.partition("=")[0] != each.partition("=")[0] and before != override:
+            problems.append(Problem(f"{first} and {each} are two names of one key", "give one of them"))
+    if problems:
+        raise InputError("the command line cannot be read", problems)
+    return expanded
 
 
 def rewrite_reward(given: str) -> list[str] | None:

@@ -123,8 +123,16 @@ def kept_by_run(reward: OwnReward | None, run: Path) -> OwnReward | None:
         return reward
     copy = run / KEPT_FOLDER / reward.file.name
     if not copy.is_file() or (reward.file.is_file() and reward.file.read_bytes() == copy.read_bytes()):
-        return reward
-    return replace(reward, path=str(copy))
+        return replace(reward, of_run=True)
+    return replace(reward, path=str(copy), of_run=True)
+
+
+def remedy_of_failure(reward: OwnReward | None) -> str:
+    """What to do where a reward failed while answers were graded, which are kept."""
+    if reward and reward.of_run:
+        which = f"{reward.word} grades, as it was when the run was launched"
+        return f"{which}; add reward=FILE.py:{reward.name} to grade by the corrected file"
+    return "correct the reward; the same command grades the answers that are there"
 
 
 def hold_reward(settings: Settings, before: DictConfig, run: Path) -> str:

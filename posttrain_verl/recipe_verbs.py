@@ -11,6 +11,7 @@ from posttrain_verl import compose, preflight, verbs
 from posttrain_verl.base_models import naming
 from posttrain_verl.overrides import expand_keys, quote_value, sets_key
 from posttrain_verl.terminal.command_line import fields
+from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.checkpoints import HUGGING_FACE
 from posttrain_verl.verl.composed import Composed
 
@@ -41,7 +42,22 @@ def run(asked: verbs.RecipeVerb, verb: Callable[[Composed], int]) -> int:
 
 def compose_arguments(arguments: list[str]) -> Composed:
     """Compose what is typed after `launch` or `check`. Nothing is exported; see `export_weights`. Raises InputError."""
-    return compose.compose(name_all_weights(arguments, may_export=False))
+    try:
+        named = name_all_weights(arguments, may_export=False)
+    except InputError as error:
+        raise InputError(error.title, [*error.problems, *_problems_but_for_model(arguments)]) from None
+    return compose.compose(named)
+
+
+def _problems_but_for_model(arguments: list[str]) -> list[Problem]:
+    """What is wrong with the keys of a launch whose `base_model` means a run that cannot be used."""
+    try:
+        rest = [each for each in expand_keys(arguments) if not each.startswith(f"base_model={naming.RUN_PREFIX}")]
+        composed = compose.compose(rest)
+        form = preflight.config_form.check_shape(composed) or preflight.config_form.check_values(composed)
+        return [*preflight.config_form.check_keys(composed), *form]
+    except InputError as error:
+        return error.problems
 
 
 def export_weights(composed: Composed) -> Composed:

@@ -51,11 +51,15 @@ class RewardError(Exception):
 
 @dataclass(frozen=True)
 class OwnReward:
-    """`name` in `path`, a Python file or `pkg://package.module`, called with `arguments` beside the row."""
+    """`name` in `path`, a Python file or `pkg://package.module`, called with `arguments` beside the row.
+
+    `of_run` says that a run was launched with it, whose copy grades once the file has changed.
+    """
 
     path: str
     name: str = DEFAULT_NAME
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    of_run: bool = field(default=False, compare=False, repr=False)
 
     @property
     def word(self) -> str:

@@ -28,7 +28,11 @@ OLD_NAMES = {"limit": "timeout"}  # options that had another name in an earlier 
 
 
 def under_current_names(options: Mapping[str, object]) -> dict[str, object]:
-    """Options of a grader, with those of an earlier version under the names that they have now."""
+    """Options of a grader, with those of an earlier version under the names that they have now. Raises ValueError where an
+    option is given under both names with different values."""
+    for old, name in OLD_NAMES.items():
+        if old in options and options[old] != options.get(name, options[old]):
+            raise ValueError(f"{name}={options[name]} and {old}={options[old]} are two names of one option: give one")
     return {OLD_NAMES.get(name, name): value for name, value in options.items()}
 
 

@@ -86,9 +86,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that returned: the score, the keys of a dict, its seconds on the clock and of processor time, and what is odd:
-    an `acc` that is not from 0 to 1, `no_number` where an `acc` is not a number, and the keys `without_mean`, whose values are
-    neither numbers nor text."""
+    """One call that returned: the score, the keys of a dict, its seconds on the clock and of processor time, and what is odd.
+
+    Odd are an `acc` that is not from 0 to 1, or is `no_number`, and the keys `without_mean`, whose values are neither numbers
+    nor text.
+    """
 
     call: int
     score: float

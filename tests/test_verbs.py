@@ -102,6 +102,12 @@ def remedies(said: str) -> list[str]:
         ("check", "math_grpo", "did you mean recipe=math_grpo?"),
         ("launch", "recipe=demo", "it is a pipeline: python -m posttrain_verl.pipeline recipe=demo"),
         ("launch", "recipe=math_grpo mix=gsm", "did you mean mix=gsm8k?"),
+        ("check", "recipe=rem_grpo", "your own lie in recipes/ of the folder that you start in, and "),
+        ("launch", "recipe=math_grpo hardware=cpu --max-steps 10", "did you mean trainer.total_training_steps?"),
+        ("prep", "rows=40 limit=80", "rows=40 and limit=80 are two names of one key"),
+        ("pipeline", "recipe=demo id=x run_id=y", "id=x and run_id=y are two names of one key"),
+        ("list", "runs_dir=a posttrain.runs_dir=b", "runs_dir=a and posttrain.runs_dir=b are two names of one key"),
+        ("check", "recipe=math_grpo run_id=a posttrain.run_id=b", "run_id=a and posttrain.run_id=b are two names"),
     ],
 )
 def test_what_was_meant_is_named(verb, words, said, tmp_path, monkeypatch, capsys):
@@ -118,6 +124,13 @@ def test_what_was_meant_is_named(verb, words, said, tmp_path, monkeypatch, capsy
         ("check", "--recipe math_grpo --json", "recipe=math_grpo --json"),
         ("prep", "mix=gsm8k --limit 20", "mix=gsm8k rows=20"),
         ("prep", "mix=gsm8k limit=20", "mix=gsm8k rows=20"),
+        ("prep", "mix=gsm8k rows=20 limit=20", "mix=gsm8k rows=20"),
+        ("prep", "mix=gsm8k rows=9 rows=20", "mix=gsm8k rows=20"),
+        (
+            "check",
+            "recipe=math_grpo --trainer.save-freq=3 --json --changes",
+            "recipe=math_grpo trainer.save_freq=3 --json --changes",
+        ),
         ("pipeline", "recipe=demo id=a", "recipe=demo run_id=a"),
     ],
 )

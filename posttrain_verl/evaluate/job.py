@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,14 @@ def choose_eval_set(
         file = Path(name).expanduser()
         if not file.is_file():
             remedy = f"name a Parquet in the RL schema, or one of {', '.join(paths.names('eval'))}"
+            remedy = _built_tests(f"*/{file.name}", data_dir) + remedy
             raise InputError("nothing to evaluate", [Problem(f"{file} is not a file", remedy)])
         return EvalSet(f"{file.absolute().parent.name}-{file.stem}", file, is_own=True)
     declared = paths.find_option("eval", name)
     if declared is None:
         what = f"eval={name} is not a set of conf/eval"
         remedy = f"{one_of(name, paths.names('eval'))}; or FILE.parquet, or a yaml file that declares a set"
+        remedy = _built_tests(f"{escape(name)}/test.parquet", data_dir) + remedy
         raise InputError("nothing to evaluate", [Problem(what, remedy)])
     config = load_eval_config(declared, keys or {})
     if "mix" in config:  # the rows of a mix that its training splits do not share
@@ -108,6 +111,12 @@ def choose_eval_set(
                 _build_questions(mix, folder, reward)
         file = folder / "test.parquet"
     return EvalSet(config["name"], file, config.get("sampling", {}), config.get("stratify"))
+
+
+def _built_tests(pattern: str, data_dir: Path) -> str:
+    """The files below the folder of the data that may be meant, as the beginning of a remedy; "" without one."""
+    found = sorted(data_dir.glob(pattern))[:3]
+    return f"did you mean {' or '.join(f'eval={file}' for file in found)}? " if found else ""
 
 
 def load_eval_config(file: Path, keys: dict[str, Any]) -> dict[str, Any]:

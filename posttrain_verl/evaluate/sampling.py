@@ -17,6 +17,7 @@ import reward_fns
 from posttrain_verl.evaluate import replicas
 from posttrain_verl.evaluate.engine import Work
 from posttrain_verl.evaluate.result import Answer, AnswerLog, model_fingerprint
+from posttrain_verl.own_reward import remedy_of_failure
 from posttrain_verl.terminal.console import counted_progress
 from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verl import vllm_models
@@ -129,8 +130,8 @@ def grade_answers(
     except SandboxUnavailable as error:
         raise InputError("programs cannot be graded", [Problem(str(error))]) from None
     except RewardError as error:
-        remedy = "correct the reward; the same command grades the answers that are there"
-        raise InputError("the answers cannot be graded", [Problem(f"the reward: {error}", remedy)]) from None
+        problem = Problem(f"the reward: {error}", remedy_of_failure(reward))
+        raise InputError("the answers cannot be graded", [problem]) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         reward_fns.close()

@@ -45,8 +45,12 @@ def read_spec(asked: verbs.Pipeline) -> Spec:
     if rule:
         _set_plateau(config.get("stages"), rule)
     seed = config.get("seed")
-    older = config.pop("id", None)  # the key's name in an earlier version
-    identity = config.get("run_id") or older or ("0" if seed is None else f"seed{seed}")
+    older, named = config.pop("id", None), config.get("run_id")  # `id` is the key's name in an earlier version
+    if older is not None and named is not None and asked.run_id is None and str(older) != str(named):
+        problem = Problem(f"{file} has run_id: {named} and id: {older}, two names of one key", "keep run_id")
+        raise InputError(TITLE, [problem])
+    by_seed = "0" if seed is None else f"seed{seed}"
+    identity = next((each for each in (named, older) if each is not None and each != ""), by_seed)
     config |= {"run_id": str(identity), OWN_NAME: file.stem, "runs_dir": Path(asked.runs_dir).expanduser().absolute()}
     try:
         spec = Spec.model_validate(config)

@@ -7,7 +7,6 @@ The other checks read the config as VeRL does. They run only on a config that ha
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import math
 import re
@@ -20,7 +19,7 @@ from posttrain_verl.compose import our_tree, to_plain_dict, verl_tree, verl_vers
 from posttrain_verl.terminal.problem import Problem, one_of
 from posttrain_verl.verl.allowed_values import allowed_names, allowed_range, imported_packages, refuses_null
 from posttrain_verl.verl.composed import Composed
-from posttrain_verl.verl.other_names import key_meant
+from posttrain_verl.verl.other_names import all_paths, nearest_key, nearest_path
 from posttrain_verl.verl.renamed import current_key, iterate_leaves
 from posttrain_verl.verl.schema import (
     accepts_value,
@@ -133,9 +132,9 @@ def check_keys(composed: Composed) -> list[Problem]:
             live = current_key(dead_keys[prefix] + path[len(prefix) :])
             problems.append(Problem(what, f"use {live}={value}"))
     others = {key: value for key, value in config.items() if key not in dead}
-    candidates = [path for path in _all_paths(known) if path.split(".")[0] not in dead]
+    candidates = [path for path in all_paths(known) if path.split(".")[0] not in dead]
     for path in _unknown_paths(others, known):
-        near = key_meant(path, composed.settings, candidates) or _nearest_path(path, candidates)
+        near = nearest_key(path, composed.settings, candidates)
         renamed = current_key(path)
         if composed.settings.reward is None and path.startswith(REWARD_NODE):
             problems.append(Problem(f"{path} is for RL: {composed.stage.name.upper()} takes no reward", "leave it out"))
@@ -145,18 +144,9 @@ def check_keys(composed: Composed) -> list[Problem]:
     known, ours = {"posttrain": our_tree(composed)}, to_plain_dict(composed.posttrain)
     del ours["mix"]  # its keys are more than those of one yaml: `check_mix` knows them
     for path in _unknown_paths({"posttrain": ours}, known):
-        hint = f"did you mean {near}? " if (near := _nearest_path(path, list(_all_paths(known)))) else ""
+        hint = f"did you mean {near}? " if (near := nearest_path(path, list(all_paths(known)))) else ""
         problems.append(Problem(f"{path} is not a key of posttrain_verl", f"{hint}docs/config.md lists them"))
     return problems
-
-
-def _nearest_path(path: str, candidates: list[str]) -> str | None:
-    """The key nearest to `path`: the same leaf at another place first, then the nearest spelling."""
-    leaf = path.rpartition(".")[2]
-    same_leaf = [candidate for candidate in candidates if candidate.rpartition(".")[2] == leaf]
-    moved = difflib.get_close_matches(path, same_leaf, n=1, cutoff=0.5)
-    near = moved or difflib.get_close_matches(path, candidates, n=1)
-    return near[0] if near else None
 
 
 def _unknown_paths(node: dict[str, Any], known: dict[str, Any], path: str = "", target: str = "") -> Iterator[str]:
@@ -173,14 +163,6 @@ def _unknown_paths(node: dict[str, Any], known: dict[str, Any], path: str = "", 
                 yield from _unknown_paths(value, {}, here, inner)
         elif not is_read_unlisted(here):
             yield from (leaf for leaf, _ in iterate_leaves(value, here))
-
-
-def _all_paths(tree: dict[str, Any], path: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        here = f"{path}.{key}" if path else str(key)
-        yield here
-        if isinstance(value, dict):
-            yield from _all_paths(value, here)
 
 
 def check_values(composed: Composed) -> list[Problem]:

@@ -44,7 +44,7 @@ def check_rewards(composed: Composed) -> list[Problem]:
     if (reward := composed.settings.reward) is None:
         return []
     own = reward.own_reward
-    found = [*_check_function(reward, own), *_check_manager(reward), *([] if own else _check_shaping(reward))]
+    found = [*_check_function(reward, own), *_check_manager(reward), *([] if own else _check_options(reward))]
     if own and not blocking(found):
         found += own_rewards.check_own_reward(composed, own)
     if found or (own and _has_rows(composed)):
@@ -111,7 +111,12 @@ def _check_manager(reward: RewardSettings) -> Iterator[Problem]:
         yield Problem(what, remedy)
 
 
-def _check_shaping(reward: RewardSettings) -> Iterator[Problem]:
+def _check_options(reward: RewardSettings) -> Iterator[Problem]:
+    """Options of our graders that are given under two names, and parts of the shaping that there are not."""
+    try:
+        reward_fns.under_current_names(_to_plain_dict(reward.reward_arguments))
+    except ValueError as error:
+        yield Problem(f"reward_kwargs: {error}", f"{reward.key('reward_arguments')} may be set by the recipe, too")
     plan = _to_plain_dict(reward.reward_arguments).get("shaping") or {}
     known = ("format_gate", *PARTS)
     if not isinstance(plan, dict):

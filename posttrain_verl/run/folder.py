@@ -16,7 +16,7 @@ from typing import Any, Self
 from omegaconf import DictConfig, OmegaConf
 
 from posttrain_verl.paths import run_folders, write_atomically
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, did_you_mean
 from posttrain_verl.verl.checkpoints import has_weights, step_folder, steps_in
 from posttrain_verl.verl.stage import Settings, Stage, stage_named
 
@@ -138,9 +138,10 @@ class RunFolder:
         if named:
             meant = ", ".join(str(run.relative_to(home)) for run in sorted(named))
             raise InputError("no such run", [Problem(f"run={name} means several runs", f"name one: {meant}")])
-        newest = sorted(run_folders(home), key=_launch_time)[-5:]
-        known = ", ".join(str(run.relative_to(home)) for run in reversed(newest)) or "none"
-        remedy = f"newest runs there: {known}; {elsewhere} looks elsewhere"
+        runs = sorted(run_folders(home), key=_launch_time)
+        known = ", ".join(str(run.relative_to(home)) for run in reversed(runs[-5:])) or "none"
+        spellings = [str(run.relative_to(home)) for run in runs] + [word for run in runs for word in run.parts[-2:]]
+        remedy = f"{did_you_mean(name, spellings, 'run=')}newest runs there: {known}; {elsewhere} looks elsewhere"
         raise InputError("no such run", [Problem(f"run={name} is not a run in {home}", remedy)])
 
     def note_queued(self, where: str) -> None:

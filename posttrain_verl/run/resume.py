@@ -12,14 +12,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from posttrain_verl import own_reward, paths
+from posttrain_verl.compose import to_plain_dict
 from posttrain_verl.overrides import OUR_GROUPS
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import record
 from posttrain_verl.run.folder import DONE, RunFolder
 from posttrain_verl.run.output import is_whole_line, parse_line
 from posttrain_verl.terminal.console import log
-from posttrain_verl.terminal.problem import InputError, Problem
+from posttrain_verl.terminal.problem import InputError, Problem, did_you_mean
 from posttrain_verl.verl.checkpoints import CheckpointChoice, choose_checkpoint
+from posttrain_verl.verl.other_names import all_paths, nearest_key
 from posttrain_verl.verl.renamed import with_present_modules
 from posttrain_verl.verl.settings import format_value
 from posttrain_verl.verl.stage import Settings
@@ -43,8 +45,17 @@ class ResumeRequest:
             found = OmegaConf.select(overrides, key)
             if found and all(Path(file).exists() for file in ([found] if isinstance(found, str) else found)):
                 OmegaConf.update(overrides, key, paths.absolute_paths(found))
-        if unknown := _unknown_keys(overrides, cast(DictConfig, OmegaConf.load(folder.config))):
-            problems = [Problem(f"{key} is not a key of the run's config.yaml") for key in unknown]
+        config = cast(DictConfig, OmegaConf.load(folder.config))
+        if unknown := _unknown_keys(overrides, config):
+            known, settings = list(all_paths(to_plain_dict(config))), folder.stage.settings(config)
+            near = {key: nearest_key(key, settings, known) for key in unknown}
+            problems = [
+                Problem(
+                    f"{key} is not a key of the run's config.yaml",
+                    f"did you mean {meant}?" if meant else "leave it out",
+                )
+                for key, meant in near.items()
+            ]
             raise InputError("cannot resume", problems)
         return overrides
 
@@ -53,7 +64,14 @@ class ResumeRequest:
         watch = OmegaConf.create(watch_settings(folder.read_plan()) or {})
         new = OmegaConf.select(self.given, "posttrain.watch") or OmegaConf.create({})
         if unknown := _unknown_keys(new, watch):
-            problems = [Problem(f"posttrain.watch.{key} is not a key of the watch") for key in unknown]
+            known = list(all_paths(to_plain_dict(watch)))
+            problems = [
+                Problem(
+                    f"posttrain.watch.{key} is not a key of the watch",
+                    did_you_mean(key, known, "posttrain.watch.") + "docs/watch.md lists them",
+                )
+                for key in unknown
+            ]
             raise InputError("cannot resume", problems)
         return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(watch, new)))
 
@@ -104,9 +122,14 @@ def read_request(arguments: list[str]) -> ResumeRequest:
 
 
 def require_resumable(folder: RunFolder, asked: ResumeRequest) -> None:
-    """Raises InputError: the run is done, or it is running."""
+    """Raises InputError with all that is wrong: the run is done, or it is running, or a key is not one of its config."""
     known, settings = record.read_record(folder), Settings(asked.given)
     problems = []
+    for read in (asked.watch, asked.verl):
+        try:
+            read(folder)
+        except InputError as error:
+            problems += error.problems
     if folder.read_status().state == DONE and not settings.total_steps:
         step = folder.read_status().last_step
         remedy = f"{settings.key('total_steps')}=N with more than {step} steps resumes it"

@@ -33,8 +33,10 @@ class Verb:
     EXAMPLE: ClassVar[str]
     TITLE: ClassVar[str] = "the command line cannot be read"
     EXITS: ClassVar[str] = "0 done, 2 the input is wrong, 130 interrupted"
+    USAGE: ClassVar[str] = "[key=value ...]"  # of the usage line, before the options
     OTHERS: ClassVar[str] = ""  # what arguments that are not fields mean
     TAKES: ClassVar[str] = "(?!)"  # the pattern of these arguments; the default matches none
+    ANY_KEY: ClassVar[bool] = False  # then `--max-steps 10` is max_steps=10, whatever the key
     ONLY_PRINTS: ClassVar[bool] = False  # then it is not a failure when a reader of the output (`| head`) stops reading
     PROGRESS: ClassVar[Literal["stdout", "stderr"]] = "stdout"  # where lines of progress go
     MAIN: ClassVar[str] = ""  # the key that an argument without a key is likely meant for
@@ -140,9 +142,11 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     short |= {each.metadata["old"]: each.name for each in every if each.metadata["old"]}
     known = [*(f"{key}=" for key in keys), *(flag for each in every for flag in each.metadata["flags"])]
     given: dict[str, Any] = {}
+    typed: dict[str, str] = {}  # the first argument of a key: it may have several names
     others: list[str] = []
     problems: list[Problem] = []
-    arguments = _flags_as_keys(arguments, {*keys, *short, *declared.names()})
+    flags = {flag for each in every for flag in each.metadata["flags"]}
+    arguments = _flags_as_keys(arguments, {*keys, *short, *declared.names()}, flags if declared.ANY_KEY else None)
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for each in every:
         if flags := each.metadata["flags"]:
@@ -157,6 +161,9 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
         key, equals, value = argument.partition("=")
         is_option = argument.startswith("-")
         if equals and (name := keys.get(key) or short.get(key)):
+            before = typed.setdefault(name, argument)
+            if before.partition("=")[0] != key and given[name] != value:
+                problems.append(Problem(f"{before} and {argument} are two names of one key", "give one of them"))
             given[name] = value
         elif not is_option and re.match(declared.TAKES, argument):
             others.append(argument)
@@ -176,18 +183,23 @@ def read(declared: type[V], arguments: Sequence[str]) -> V:
     return asked
 
 
-def _flags_as_keys(arguments: Sequence[str], keys: set[str]) -> list[str]:
-    """The arguments with keys that are written as flags, `--run g2` or `--run=g2`, in the form `run=g2`."""
+def _flags_as_keys(arguments: Sequence[str], keys: set[str], options: set[str] | None = None) -> list[str]:
+    """The arguments with keys that are written as flags, `--run g2` or `--run=g2`, in the form `run=g2`.
+
+    With `options`, the flags that are options, every other flag with a value is a key.
+    """
     found: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        key, equals, _ = argument.removeprefix("--").replace("-", "_").partition("=")
-        if not argument.startswith("--") or key not in keys:
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        key, equals, value = argument.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        has_value = bool(equals) or bool(rest and "=" not in rest[0] and not rest[0].startswith("-"))
+        is_any = options is not None and argument.partition("=")[0] not in options and bool(key) and has_value
+        if not argument.startswith("--") or not (key in keys or is_any):
             found.append(argument)
-        elif equals:
-            found.append(f"{key}={argument.partition('=')[2]}")
         else:
-            found.append(f"{key}={next(rest, '')}")
+            found.append(f"{key}={value if equals else rest.pop(0) if rest else ''}")
     return found
 
 
@@ -290,7 +302,7 @@ def show_help(declared: type[Verb]) -> None:
     width = min(Console().width, WIDTH) if sys.stdout.isatty() else WIDTH
     out = Console(width=width, highlight=False, markup=False)
     about = " ".join((declared.__doc__ or "").split("\n\n")[0].split())
-    out.print(f"usage: python -m posttrain_verl.{declared.name()} [key=value ...] [options]\n\n{about}")
+    out.print(f"usage: python -m posttrain_verl.{declared.name()} {declared.USAGE} [options]\n\n{about}")
     out.print(f"example: python -m posttrain_verl.{declared.name()} {declared.EXAMPLE}\n")
     table = Table("", "type", "default", "", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     rows = [_row(declared, each) for each in fields(declared)]

@@ -46,8 +46,13 @@ def located(found: Iterable[data_prep.Problem]) -> list[Problem]:
 
 def one_of(name: str, known: Sequence[str], key: str = "") -> str:
     """The remedy for an unknown name: the nearest known one with `key` before it, if one is near, and all known ones."""
+    return f"{did_you_mean(name, known, key)}there are: {', '.join(known)}"
+
+
+def did_you_mean(name: str, known: Sequence[str], key: str = "") -> str:
+    """The nearest known name as a question, with `key` before it; "" if none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{f'did you mean {key}{near[0]}? ' if near else ''}there are: {', '.join(known)}"
+    return f"did you mean {key}{near[0]}? " if near else ""
 
 
 class InputError(Exception):

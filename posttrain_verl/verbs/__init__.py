@@ -15,12 +15,18 @@ from posttrain_verl.terminal.problem import Problem, one_of
 from posttrain_verl.verbs.common import AtLeast0, AtLeast1, OfRuns, OneRun, Reward, group, reward_key, run_names
 from posttrain_verl.verbs.of_models import Compare, Evaluate, Export, Synthesize
 
+TEMPLATES = Path(paths.__file__).with_name("templates")  # what `new` writes
+
 
 class RecipeVerb(Verb):
     """What a verb takes that composes a recipe: any key of VeRL, our groups, and the keys of conf/launch.yaml."""
 
     TAKES: ClassVar[str] = ""
-    OTHERS: ClassVar[str] = "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE"
+    ANY_KEY: ClassVar[bool] = True
+    OTHERS: ClassVar[str] = (
+        "any key of VeRL, keys of posttrain.* (docs/config.md), reward_kwargs.NAME=VALUE. "
+        "run_id=, runs_dir=, data_dir=, detach= and the like need no posttrain. before them"
+    )
     EXITS: ClassVar[str] = "0 done, 1 the run failed, 2 the input is wrong, 130 interrupted"
     NAMES: ClassVar[dict[str, Names]] = {name: group(name) for name in paths.OUR_GROUPS}
 
@@ -159,7 +165,9 @@ class New(Verb):
     EXAMPLE = "reward my_reward"
     TITLE = "nothing to write"
     TAKES = r"[^=]*$"
-    OTHERS = "KIND [NAME]: reward (NAME.py), recipe (recipes/NAME.yaml), mix (conf/mix/NAME.yaml); NAME is my_KIND without one"
+    USAGE = "KIND [NAME [STAGE]]"
+    OTHERS = ("KIND is reward (NAME.py), recipe (recipes/NAME.yaml) or mix (conf/mix/NAME.yaml); NAME is my_KIND without one; "
+              "STAGE of a recipe is rl, or sft: new recipe my_sft sft")  # fmt: skip
     EXITS = "0 done, 2 the input is wrong"
     KINDS: ClassVar[tuple[str, ...]] = ("reward", "recipe", "mix")
 
@@ -178,14 +186,33 @@ class New(Verb):
             else f"my_{self.kind}"
         )
 
+    @property
+    def stage(self) -> str:
+        """The stage that a recipe is for; "" where none is named."""
+        return self.arguments[2] if len(self.arguments) > 2 else ""
+
+    def stages(self) -> list[str]:
+        """The stages that there are templates of this kind for."""
+        return sorted(file.stem.removeprefix(f"{self.kind}_") for file in TEMPLATES.glob(f"{self.kind}_*"))
+
     def problems(self) -> Iterator[Problem]:
+        stages = self.stages()
         if self.kind not in self.KINDS:
             what = f"{self.kind} is not a kind of file" if self.kind else "no kind of file is named"
             yield Problem(what, one_of(self.kind, self.KINDS, "new "))
         elif not re.fullmatch(r"[A-Za-z_]\w*", self.file_name, re.ASCII):
             yield Problem(f"{self.arguments[1]} is not a name", "give letters, digits and underscores, a letter first")
-        if len(self.arguments) > 2:
-            yield Problem(f"'{self.arguments[2]}' is one argument too many", "posttrain new KIND NAME")
+        elif len(self.arguments) == 2 and self.file_name in stages:
+            yield Problem(
+                f"{self.file_name} is a stage, and no name is given", f"new {self.kind} NAME {self.file_name}"
+            )
+        if self.stage and stages and self.stage not in stages:
+            yield Problem(
+                f"{self.stage} is not a stage", one_of(self.stage, stages, f"new {self.kind} {self.file_name} ")
+            )
+        if len(self.arguments) > (3 if stages else 2):
+            usage = f"posttrain new {self.kind} NAME{' STAGE' if stages else ''}"
+            yield Problem(f"'{self.arguments[3 if stages else 2]}' is one argument too many", usage)
 
 
 class Report(OneRun):

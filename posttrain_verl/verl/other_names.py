@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import difflib
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
 
 from posttrain_verl.verl.stage import Settings
 
@@ -69,3 +71,26 @@ def key_meant(path: str, settings: Settings, known: Container[str]) -> str | Non
     found = name if "." in name else next((view.key(name) for view in views if hasattr(type(view), name)), "")
     beside = f"{parent}.{found.rpartition('.')[2]}"
     return beside if beside in known else found if found in known else None
+
+
+def nearest_key(path: str, settings: Settings, known: Sequence[str]) -> str | None:
+    """The one of the `known` keys that is meant by an unknown one: what another library calls so, else the nearest."""
+    return key_meant(path, settings, known) or nearest_path(path, known)
+
+
+def nearest_path(path: str, candidates: Sequence[str]) -> str | None:
+    """The key nearest to `path`: the same leaf at another place first, then the nearest spelling."""
+    leaf = path.rpartition(".")[2]
+    same_leaf = [candidate for candidate in candidates if candidate.rpartition(".")[2] == leaf]
+    moved = difflib.get_close_matches(path, same_leaf, n=1, cutoff=0.5)
+    near = moved or difflib.get_close_matches(path, candidates, n=1)
+    return near[0] if near else None
+
+
+def all_paths(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Every dotted key of a tree, nodes and values."""
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else str(key)
+        yield here
+        if isinstance(value, Mapping):
+            yield from all_paths(value, here)

@@ -152,3 +152,21 @@ def test_multirun_refuses_unknown_options_before_any_job(tmp_path):
     done = command("-m", "recipe=math_sft,math_stf", "optim.lr=1,2", cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean recipe=math_sft?" in done.stderr and "member 0" not in done.stdout
+
+
+def test_a_run_that_is_not_there_hides_no_other_problem(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = [
+        "recipe=math_grpo",
+        "hardware=8xh100",
+        "base_model=run:MISSING",
+        "learning_rate=1e-4",
+        "trainer.save_frek=3",
+    ]
+    with pytest.raises(InputError) as caught:
+        recipe_verbs.compose_arguments(typed)
+    said = str(caught.value)
+    assert "(3 problems)" in said and "run=MISSING is not a run" in said
+    assert "did you mean actor_rollout_ref.actor.optim.lr?" in said and "did you mean trainer.save_freq?" in said
+    with pytest.raises(InputError, match="mix=gsm is unknown"):
+        recipe_verbs.compose_arguments(["recipe=math_grpo", "mix=gsm", "base_model=run:MISSING"])

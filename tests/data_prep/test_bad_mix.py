@@ -40,6 +40,7 @@ FAULTS = [
     ("name", "../up", "mix.name: is '../up'"),
     ("seed", 1.5, "mix.seed: is 1.5, not a whole number"),
     ("sed", 3, "mix.sed: is not a known key"),
+    ("rows", 40, "mix.rows: is not a key of a mix"),
     ("limit", -1, "mix.limit: is -1"),
     ("sources.own.format", "xml", "mix.sources.own.format: is 'xml'"),
     ("sources.own.bad_rows", "keep", "mix.sources.own.bad_rows: is 'keep'"),

@@ -220,3 +220,15 @@ def test_on_data_of_ones_own_a_run_answers_as_long_as_it_trained_and_with_its_te
     where = ["run=recipe/7", f"eval={sums(3)}", f"posttrain.runs_dir={tmp_path}/runs"]
     assert (read(*where).sampling["max_tokens"], read(*where).chat_template) == (77, "{{ messages }} mine")
     assert read(*where, "max_tokens=5").sampling["max_tokens"] == 5
+
+
+def test_the_test_split_of_a_mix_is_named_where_it_may_be_meant(tmp_path):
+    (tmp_path / "remainders").mkdir()
+    (tmp_path / "remainders/test.parquet").touch()
+    for name in ("remainders", "test.parquet"):
+        with pytest.raises(InputError) as missing:
+            job.choose_eval_set(name, tmp_path)
+        assert missing.value.problems[0].remedy.startswith(f"did you mean eval={tmp_path}/remainders/test.parquet? ")
+    with pytest.raises(InputError) as missing:
+        job.choose_eval_set("nothing", tmp_path)
+    assert "test.parquet" not in missing.value.problems[0].remedy

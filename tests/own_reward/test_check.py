@@ -119,6 +119,11 @@ def test_healthy_rewards_pass_in_silence(checked, reward_file, body):
     assert checked(reward_file(body)) == []
 
 
+def test_an_option_of_our_graders_under_two_names():
+    found = rewards.check_rewards(changed(reward_arguments={"timeout": 0, "limit": 3}))
+    assert any("timeout=0 and limit=3 are two names of one option" in each.what for each in found)
+
+
 def test_data_that_is_not_built_leaves_the_file_to_look_at(here):
     def check(path: str, name: str):
         none = f"{here}/none.parquet"

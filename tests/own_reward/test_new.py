@@ -1,6 +1,7 @@
 """The files that `posttrain new` writes: valid as they stand, and never over another."""
 
 import json
+import re
 
 import pytest
 
@@ -29,6 +30,7 @@ def write(*arguments: str) -> int:
         (["reward"], "my_reward.py", "posttrain check recipe=RECIPE reward=my_reward.py"),
         (["reward", "digits.py"], "digits.py", "posttrain check recipe=RECIPE reward=digits.py"),
         (["recipe", "sums"], "recipes/sums.yaml", "posttrain check recipe=sums"),
+        (["recipe", "sums", "sft"], "recipes/sums.yaml", "posttrain check recipe=sums"),
         (["mix"], "conf/mix/my_mix.yaml", "posttrain prep mix=conf/mix/my_mix.yaml"),
     ],
 )
@@ -47,6 +49,9 @@ def test_a_file_is_written_once_and_the_next_command_is_shown(arguments, file, t
         (["rewrad"], "did you mean new reward?"),
         (["mix", "../up"], "../up is not a name"),
         (["mix", "a", "b"], "'b' is one argument too many"),
+        (["recipe", "a", "sfd"], "sfd is not a stage"),
+        (["recipe", "sft"], "sft is a stage, and no name is given"),
+        (["recipe", "a", "sft", "b"], "'b' is one argument too many"),
         (["mix=a"], "is not an option of new"),
     ],
 )
@@ -64,8 +69,15 @@ def test_the_reward_grades(place):
     assert len({tuple(each) for each in scores}) == 1, "the same keys always"
 
 
-def test_the_recipe_composes_and_is_right_but_for_what_is_not_here():
-    assert write("recipe", "mine") == 0
+RL_STEP = "128 prompts x 8 rollouts = 1024 sequences a step; 1 optimizer step of 128 prompts"
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [([], RL_STEP), (["rl"], RL_STEP), (["sft"], "128 rows a step")],
+)
+def test_the_recipe_composes_and_is_right_but_for_what_is_not_here(stage, step):
+    assert write("recipe", "mine", *stage) == 0
     composed = compose(["recipe=mine", "hardware=8xh100"])
     elsewhere = (
         "model",
@@ -79,10 +91,32 @@ def test_the_recipe_composes_and_is_right_but_for_what_is_not_here():
         "machine",
     )
     assert blocking(run_checks(composed, skip=elsewhere).problems) == []
-    assert (
-        composed.settings.describe_step()
-        == "128 prompts x 8 rollouts = 1024 sequences a step; 1 optimizer step of 128 prompts"
-    )
+    assert composed.settings.describe_step() == step
+
+
+def test_there_is_a_recipe_to_begin_with_for_every_trunk():
+    assert {file.stem for file in new.FOLDER.glob("recipe_*.yaml")} == {"recipe_rl", "recipe_sft"}
+
+
+def test_the_splits_for_sft_are_there_to_be_taken(place):
+    assert write("mix", "mine") == 0
+    file = place / "conf/mix/mine.yaml"
+    lines = [re.sub(r"^( +)# (?=(?:sft_\w+|columns): )", r"\1", line) for line in file.read_text().splitlines()]
+    first = next(line for line in lines if line.startswith("    columns: "))
+    file.write_text("\n".join(line for line in lines if line != first))
+    rows = [
+        {"question": f"{n}*{n + 3}?", "worked": f"So {n}*{n + 3}={n * (n + 3)}.", "answer": str(n * (n + 3))}
+        for n in range(400)
+    ]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert command_line.main(Prep, prep.run, ["mix=mine"]) == 0
+    entries = json.loads((place / "data/mine/manifest.json").read_text())["files"]
+    assert entries["sft_val.parquet"]["rows"] == 100 and entries["sft_train.parquet"]["rows"] == 100
+
+
+def test_the_usage_line_says_what_new_takes(capsys):
+    command_line.show_help(New)
+    assert "new KIND [NAME [STAGE]] [options]" in capsys.readouterr().out
 
 
 def test_the_mix_is_built_from_rows_and_graded_by_the_reward(place):

@@ -9,7 +9,7 @@ import yaml
 
 from posttrain_verl import grade, inspect, own_reward, prep
 from posttrain_verl.compose import compose
-from posttrain_verl.evaluate import comparison, job
+from posttrain_verl.evaluate import comparison, job, sampling
 from posttrain_verl.evaluate.grading import compute_metrics, grade_by_reward, is_right
 from posttrain_verl.evaluate.job import Question
 from posttrain_verl.evaluate.result import Answer, headline
@@ -170,6 +170,27 @@ def folder(rows, here):
     made.write_plan({"recipe": "math_grpo", "stage": "rl", "overrides": composed.overrides})
     own_reward.keep_in_run(own_reward.of_settings(composed.settings), made.path)
     return made
+
+
+def test_after_a_failure_the_reward_of_a_run_is_corrected_by_naming_the_file(folder, here):
+    def remedy(reward):
+        with pytest.raises(InputError) as failed:
+            sampling.grade_answers([(None, None)], lambda *_: reward.grade("s", "5", None), reward)
+        return failed.value.problems[0].remedy
+
+    def kept():
+        return own_reward.kept_by_run(own_reward.of_settings(folder.read_settings()), folder.path)
+
+    file = here / "my_reward.py"
+    file.write_text(file.read_text().replace("found[-1] == ground_truth", "ground_truth.x"))
+    bad = OwnReward(str(file), "score")
+    assert remedy(bad) == "correct the reward; the same command grades the answers that are there"
+    own_reward.keep_in_run(bad, folder.path)
+    assert "add reward=FILE.py:score to grade by the corrected file" in remedy(kept()), (
+        "a correction makes the copy grade"
+    )
+    file.write_text(file.read_text() + "# corrected")
+    assert f"{folder.path}/reward/my_reward.py:score grades, as it was when the run was" in remedy(kept())
 
 
 def test_a_run_keeps_its_reward_as_it_was(folder, here):

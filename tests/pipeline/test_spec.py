@@ -212,3 +212,11 @@ def test_keys_of_verl_in_a_file_follow_the_installed_verl(name, monkeypatch):
 def test_wrong_overrides_are_named(overrides, named):
     with pytest.raises(InputError, match=named):
         planned(overrides)
+
+
+def test_the_name_of_a_pipeline_may_be_0_and_has_one_key(own):
+    stages = "evals: [test]\nstages: [{recipe: demo_sft}]"
+    assert planned([own(f"run_id: 0\nseed: 1\n{stages}")]).run_id == "0"
+    assert planned([own(f"id: 0\nseed: 1\n{stages}")]).run_id == "0"
+    assert planned([own(f"run_id: a\nid: a\n{stages}")]).run_id == "a"
+    assert "has run_id: a and id: b, two names of one key" in refused(own(f"run_id: a\nid: b\n{stages}"))

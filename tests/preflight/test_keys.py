@@ -6,7 +6,7 @@ import pytest
 
 from posttrain_verl.compose import compose, verl_tree
 from posttrain_verl.preflight import config_form
-from posttrain_verl.verl.other_names import MEANT, key_meant
+from posttrain_verl.verl.other_names import MEANT, all_paths, key_meant
 from posttrain_verl.verl.schema import dataclass_fields, is_free_form
 
 CPU = ("hardware=cpu", "base_model=tiny", "mix=embedded")
@@ -138,7 +138,7 @@ def test_keys_of_other_libraries_are_told_by_their_meaning(recipe, typed, meant)
 
 def test_each_key_that_is_meant_is_one_of_verl():
     trees = [compose([f"recipe={recipe}", "hardware=8xh100"]) for recipe in ("math_grpo", "math_sft")]
-    known = {path for each in trees for path in config_form._all_paths(verl_tree(each.stage, each.choices))}
+    known = {path for each in trees for path in all_paths(verl_tree(each.stage, each.choices))}
     assert not [name for name in MEANT if not any(key_meant(name, each.settings, known) for each in trees)]
 
 

@@ -217,3 +217,17 @@ def test_list_says_what_it_cannot_read(tmp_path, monkeypatch, capsys):
     assert command_line.main(List, list_verb.run, [f"posttrain.runs_dir={tmp_path}", "--json"]) == 0
     said = capsys.readouterr()
     assert len(json.loads(said.out)) == 1 and "3 more cannot be read" in said.err
+
+
+def test_a_run_that_was_nearly_named(tmp_path):
+    for place in ("rem_grpo/first", "rem_sft/20260101-101010"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text("{}")
+    for name, near in (
+        ("rem_grp", "run=rem_grpo"),
+        ("rem_sft/20260101-10101", "run=rem_sft/20260101-101010"),
+        ("frist", "run=first"),
+    ):
+        with pytest.raises(InputError) as missing:
+            RunFolder.find(name, tmp_path)
+        assert missing.value.problems[0].remedy.startswith(f"did you mean {near}? newest runs there: ")

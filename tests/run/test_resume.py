@@ -143,6 +143,23 @@ def test_keys_of_verl_and_of_the_watch_can_be_given_anew(training):
             wrong.verl(folder)
 
 
+def test_all_that_is_wrong_with_a_resume_is_said_at_once(training):
+    folder = training(KILLED)
+    folder.write_status(Status(DONE, last_step=4))
+    folder.write_config(OmegaConf.merge(OmegaConf.load(folder.config), {"optim": {"lr": 1e-3}}))
+    typed = ["run=it", "learning_rate=1e-4", "total_training_steps=20", "posttrain.watch.silense.seconds=3"]
+    with pytest.raises(InputError) as caught:
+        resume.require_resumable(folder, resume.read_request(typed))
+    said = str(caught.value)
+    assert "(4 problems)" in said and "is done: step 4 is reached" in said
+    assert "learning_rate is not a key of the run's config.yaml\n     did you mean optim.lr?" in said
+    assert (
+        "total_training_steps is not a key of the run's config.yaml\n     did you mean trainer.total_training_steps?"
+        in said
+    )
+    assert "did you mean posttrain.watch.silence.seconds?" in said
+
+
 def test_another_number_of_ranks_cannot_read_the_shards(training, sft):
     folder = training(KILLED)
     config = OmegaConf.load(folder.config)
