@@ -1,5 +1,7 @@
 """Every pipeline of conf/pipeline is read, and its launches compose; what is wrong with a file or an override is named."""
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -56,6 +58,20 @@ def test_a_pipeline_is_sound(name, tmp_path):
     assert not any(entry.misuse(override) for entry in it.spec.stages for override in entry.overrides)
     assert set(it.spec.evals) <= {*paths.names("eval"), TEST_SPLIT}
     assert it.spec.evals
+
+
+def test_pairs_of_the_model_itself_are_not_mixed_with_others(tmp_path, monkeypatch):
+    """Rows for SFT stand beside those of the mix; pairs are answers of the model that is trained."""
+    monkeypatch.chdir(tmp_path)
+    it = running(["recipe=demo_dpo", "hardware=cpu"], tmp_path)
+    synthesis, launch = it.spec.stages[1], it.launches()[-1]
+    own = synthesis.folder(it)
+    there = [Path(launch.settings.train_files), Path(launch.settings.val_files)]
+    for file in [*there, *(own / each.name for each in there)]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    files = [override.partition("=")[2] for override in synthesis._data_overrides(it, launch)]
+    assert [each.strip("[]\"'") for each in files] == [str(own / "pairs_train.parquet"), str(own / "pairs_val.parquet")]
 
 
 def test_overrides_go_to_their_stages(tmp_path):
