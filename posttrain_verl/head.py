@@ -14,6 +14,7 @@ def run(asked: Head) -> int:
     """The verb without its command line. Raises InputError."""
     if asked.stop:
         return ray_head.stop_head(asked.stop)
+    ray_head.clear_dead_heads()
     port = ray_head.choose_port(asked.port)
     ray_token.require_private_token(Head.TITLE)
     return ray_head.start_detached(port, asked.gpus) if asked.detach else ray_head.serve_head(port, asked.gpus)

@@ -13,7 +13,8 @@ from verbs import VERBS, run
 from posttrain_verl.terminal.command_line import fields, read
 from posttrain_verl.verbs import VERBS as declarations
 
-NEED_NO_WORD = {"prep", "list", "first_gpu_hour"}  # the embedded mix, the runs of this folder, and an hour of work
+# The embedded mix, the runs of this folder, an hour of work, and a head on the usual port.
+NEED_NO_WORD = {"prep", "list", "first_gpu_hour", "head"}
 WRONG = {
     "launch": ["run=", "recipe=", "recipe=math_grpo posttrain.run_id=", "recipe=math_grpo eval=gsm8k", "run=/etc/passwd",
                "recipe=math_grpo address=x", "recipe=math_grpo data.train_files=[a"],
@@ -36,7 +37,8 @@ WRONG = {
     "resume": ["run=/etc/passwd", "run=x recipe=math_sft", "run=x --changes"],
     "new": ["reward a b", "mix ../x", "recipe r posttrain.out=."],
     "status": ["run=/etc/passwd", "run=x posttrain.runs_dir="], "logs": ["run=x -n a"], "stop": ["run=.."],
-    "list": ["posttrain.runs_dir=nosuch"], "first_gpu_hour": ["out=.", "base_modl=tiny", "mode=shrt", "minutes=0"],
+    "list": ["posttrain.runs_dir=nosuch"], "head": ["port=80", "gpus=0", "stop=18265 port=18266"],
+    "first_gpu_hour": ["out=.", "base_modl=tiny", "mode=shrt", "minutes=0"],
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def submit_launch(composed: Composed) -> int:
     preflight.raise_if_blocked(preflight.find_problems(composed), composed)
     folder = RunFolder.create(composed.run_dir())
     try:
-        status = Status(RUNNING, started=time.time(), job=_submit_job(composed, client, folder.path.name))
+        status = Status(RUNNING, started=time.time(), job=_submit_job(composed, client, folder))
         folder.write_config(composed.for_run(folder.path))
         own_reward.keep_in_run(own_reward.of_settings(composed.settings), folder.path)
         folder.write_plan({"recipe": composed.recipe, "stage": composed.stage.name, "overrides": composed.overrides,
@@ -83,7 +83,7 @@ def resume_job(folder: RunFolder, asked: ResumeRequest) -> int:
     submitted = folder.read_submission()
     composed = compose([*submitted["overrides"], *asked.own])
     preflight.raise_if_blocked(preflight.find_problems(composed, skip=("run_folder",)), composed)
-    named = _submit_job(composed, folder_job(folder).client, folder.path.name, asked.own)
+    named = _submit_job(composed, folder_job(folder).client, folder, asked.own)
     write_atomically(folder.submission, json.dumps(submitted | {"job": named}) + "\n")
     folder.stop_note.unlink(missing_ok=True)
     folder.note_attempt()
@@ -161,11 +161,12 @@ def head_address(composed: Composed) -> str:
     return str(address)
 
 
-def _submit_job(composed: Composed, client: Any, run_id: str, resumed: list[str] | None = None) -> dict[str, str]:
+def _submit_job(composed: Composed, client: Any, folder: RunFolder, resumed: list[str] | None = None) -> dict[str, str]:
     """Send the working directory and submit the job; return what status.json names it by.
 
     With `resumed`, which holds overrides for the next attempt, the job resumes the run if its folder is there.
     """
+    run_id = folder.path.name
     cluster, run = composed.posttrain.cluster, f"{composed.recipe}/{run_id}"
     home, shell = f"{cluster.runs_dir}/{run}", remote_launch.shell_variables(composed)
     for line in shell.lines():
@@ -193,7 +194,7 @@ def _submit_job(composed: Composed, client: Any, run_id: str, resumed: list[str]
             entrypoint=command,
             submission_id=f"{composed.recipe}-{run_id}-{secrets.token_hex(3)}",
             runtime_env={"working_dir": place, "env_vars": variables},
-            metadata={"run": run},
+            metadata={"run": run, "submitted_from": os.uname().nodename, "folder_there": str(folder.path)},
         )
     return {"cluster": KIND, "address": str(client.get_address()), "id": submission, "folder": home}
 

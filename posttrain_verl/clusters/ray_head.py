@@ -14,17 +14,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from posttrain_verl import paths
+from posttrain_verl import clusters, paths
 from posttrain_verl.clusters import ray_job
 from posttrain_verl.machine import devices, interrupts, processes
 from posttrain_verl.machine.processes import Process, find_process
 from posttrain_verl.run import environment
+from posttrain_verl.run.folder import RUNNING, RunFolder
 from posttrain_verl.run.output import last_lines
 from posttrain_verl.terminal.problem import InputError, Problem, WorkFailed
 from posttrain_verl.verbs import Head
@@ -33,6 +36,8 @@ from posttrain_verl.verl.stage import logical_cpus
 HOST = "127.0.0.1"
 USUAL_PORT = 8265  # of Ray's dashboard
 START_SECONDS = 120.0
+ASK_SECONDS = 20.0
+JOB_SECONDS = 90.0  # for a job to end its run
 STOP_SECONDS = 45.0  # Ray lets the work of a node end for up to 30 s
 TRIES = 3  # as of a run's own Ray: on a busy machine Ray ends a node whose agents take more than 15 s to start
 
@@ -109,6 +114,7 @@ def serve_head(port: int, gpus: int | None) -> int:
             time.sleep(0.2)
         if not noted.count:
             raise WorkFailed(f"the head ended by itself:\n{last_words(folder)}")
+        end_jobs(port, "with the head")
     return 130 if noted.why == "Ctrl-C" else 0
 
 
@@ -208,13 +214,73 @@ def running_heads() -> list[HeadRecord]:
     return found
 
 
+def clear_dead_heads() -> None:
+    """Delete what heads left that were killed: their folders and their records."""
+    alive = {record_file(head.port) for head in running_heads()}
+    for file in set(paths.in_cache("heads").glob("[0-9]*.json")) - alive:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            folder = Path(json.loads(file.read_text())["folder"])
+            if processes.is_temporary(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            file.unlink()
+
+
+def end_jobs(port: int, how: str) -> None:
+    """End the jobs that run on the head at `port`, as Ctrl-C would, and name them. `how` is the reason that their runs show.
+
+    A run folder of this machine gets its last status, for which nobody could be asked later. A head that does not answer is
+    ended without this.
+    """
+    address = f"http://{HOST}:{port}"
+    with suppress(InputError, RuntimeError, OSError):
+        client, running = running_jobs(address)
+        for job, folder in running.items():
+            print(f"stopping job {job}", flush=True)
+            if folder:
+                folder.note_stop(how)
+            client.stop_job(job)
+        for job, folder in running.items():
+            ray_job.RayJob(address, job, "").wait(JOB_SECONDS)
+            if folder and (jobs := clusters.jobs_of(folder.read_status())):
+                jobs.refresh_status(folder)
+
+
+def running_jobs(address: str) -> tuple[Any, dict[str, RunFolder | None]]:
+    """A client of the head, and its jobs that have not ended, each with its run folder if this machine has it.
+
+    There are none where the head does not answer within ASK_SECONDS: Ray's client itself would wait for ever.
+    """
+    found: list[tuple[Any, dict[str, RunFolder | None]]] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # what answers may be something else
+            client = ray_job.connect_head(address)
+            jobs = [each for each in client.list_jobs() if each.submission_id]
+            running = [each for each in jobs if ray_job.STATES[str(each.status.value)] == RUNNING]
+            found.append((client, {str(each.submission_id): _folder_here(each.metadata or {}) for each in running}))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ASK_SECONDS)
+    return found[0] if found else (None, {})
+
+
+def _folder_here(metadata: dict[str, str]) -> RunFolder | None:
+    """The run folder on this machine that a job was submitted with."""
+    folder = RunFolder(Path(metadata.get("folder_there", "")))
+    is_here = metadata.get("submitted_from") == os.uname().nodename and folder.status.is_file()
+    return folder if is_here else None
+
+
 def stop_head(port: int) -> int:
-    """End the head at `port`, and nothing else. Raises InputError where there is none."""
+    """End the head at `port` with its jobs, and nothing else. Raises InputError where there is none."""
+    clear_dead_heads()
     heads = {head.port: head for head in running_heads()}
     if port not in heads:
         known = ", ".join(map(str, sorted(heads))) or "none"
         raise InputError("no head to end", [Problem(f"no head of `head` runs at port {port}", f"there are: {known}")])
     head = heads[port]
+    end_jobs(port, f"with `head stop={port}`")
     for one in head.alive[:1]:  # the verb, which ends its Ray; or the Ray alone, where the verb was killed
         with suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGTERM)

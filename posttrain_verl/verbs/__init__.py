@@ -354,7 +354,12 @@ class Head(Verb):
         None, "how many GPUs it has, logical ones on a CPU", shown="the machine's, or 1 on a CPU"
     )
     detach: bool = key(False, "return once it is up", "posttrain.detach")
-    stop: Annotated[int, Ge(1024), Le(65535)] | None = key(None, "end the head at this port, and no other", shown="")
+    stop: Annotated[int, Ge(1024), Le(65535)] | None = key(None, "end the head at this port, and its jobs", shown="")
+
+    def problems(self) -> Iterator[Problem]:
+        if self.stop and (self.port or self.gpus or self.detach):
+            what = f"stop={self.stop} ends a head, and port=, gpus= and detach= start one"
+            yield Problem(what, f"stop={self.stop} alone, or leave it out")
 
 
 class FirstGpuHour(Verb):

@@ -5,17 +5,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from posttrain_verl import clusters, paths
 from posttrain_verl import head as head_verb
-from posttrain_verl import paths
 from posttrain_verl.clusters import ray_head as head
+from posttrain_verl.clusters import ray_job
 from posttrain_verl.machine import processes
 from posttrain_verl.run import driver, environment, ray_token
+from posttrain_verl.run.folder import RunFolder, Status
+from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.problem import InputError, WorkFailed
 from posttrain_verl.verbs import Head
 
@@ -41,6 +46,7 @@ def ray(monkeypatch):
     """`ray(program)` lets the program run in the place of `ray start`."""
 
     def place(program):
+        monkeypatch.setattr(head, "end_jobs", lambda port, how: None)  # the program has none
         monkeypatch.setattr(head, "ray_command", lambda port, gpus, folder: [sys.executable, "-c", program, str(port)])
 
     return place
@@ -181,6 +187,7 @@ def test_sigterm_of_the_verb_ends_its_ray(tmp_path):
 import sys
 from posttrain_verl.clusters import ray_head as head
 head.ray_command = lambda port, gpus, folder: [sys.executable, {str(tmp_path / "server.py")!r}, str(port)]
+head.end_jobs = lambda port, how: None
 sys.exit(head.serve_head({port}, None))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
@@ -189,3 +196,68 @@ sys.exit(head.serve_head({port}, None))
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     assert not known.alive and not Path(known.folder).exists() and not list(paths.in_cache("heads").iterdir())
+
+
+@pytest.mark.parametrize("words", [["port=18266"], ["gpus=2"], ["detach=true"]])
+def test_stop_and_what_starts_a_head_are_refused_together(words):
+    with pytest.raises(InputError, match="stop=18265 ends a head"):
+        command_line.read(Head, ["stop=18265", *words])
+
+
+def test_what_a_killed_head_left_is_deleted(monkeypatch):
+    left = Path(tempfile.mkdtemp(prefix="posttrain-head-"))
+    gone = processes.Process(1, 1)
+    record = head.HeadRecord(18265, processes.boot_id(), gone, gone, str(left))
+    head.record_file(18265).parent.mkdir(parents=True, exist_ok=True)
+    head.record_file(18265).write_text(head.json.dumps(head.asdict(record)))
+    with pytest.raises(InputError, match="no head of `head` runs at port 18265"):
+        head.stop_head(18265)
+    assert not left.exists() and not head.record_file(18265).exists()
+
+
+class Client:
+    """A head with jobs: one of a run folder of this machine, one of another machine, and one that has ended."""
+
+    def __init__(self, folder):
+        here, there = os.uname().nodename, {"submitted_from": "other", "folder_there": str(folder)}
+        metadata = {"mine": {"submitted_from": here, "folder_there": str(folder)}, "theirs": there, "old": {}}
+        self.states = {"mine": "RUNNING", "theirs": "PENDING", "old": "SUCCEEDED"}
+        self.metadata, self.stopped = metadata, []
+
+    def list_jobs(self):
+        return [SimpleNamespace(submission_id=name, metadata=self.metadata[name], status=SimpleNamespace(value=state))
+                for name, state in self.states.items()]  # fmt: skip
+
+    def stop_job(self, name):
+        self.stopped.append(name)
+        self.states[name] = "STOPPED"
+
+    def get_job_status(self, name):
+        return SimpleNamespace(value=self.states[name])
+
+
+def test_the_jobs_of_a_head_end_before_it_and_their_runs_say_why(tmp_path, monkeypatch, capsys):
+    run = RunFolder.create(tmp_path / "math_sft" / "it")
+    run.write_status(Status("running", started=1.0, job={"address": "http://h:1", "id": "mine", "folder": "~/it"}))
+    client, refreshed = Client(run.path), []
+    monkeypatch.setattr(ray_job, "connect_head", lambda address: client)
+    monkeypatch.setattr(clusters, "jobs_of", lambda status: SimpleNamespace(refresh_status=refreshed.append))
+    head.end_jobs(18265, "with `head stop=18265`")
+    assert client.stopped == ["mine", "theirs"]
+    assert capsys.readouterr().out == "stopping job mine\nstopping job theirs\n"
+    assert run.read_stop().endswith("with `head stop=18265`") and [each.path for each in refreshed] == [run.path]
+
+
+@pytest.mark.parametrize("wedged", [False, True])
+def test_a_head_that_does_not_answer_is_ended_without_asking(monkeypatch, wedged):
+    ended = threading.Event()
+
+    def refuse(address):
+        if wedged:
+            ended.wait(60)
+        raise InputError("the Ray cluster cannot be used", [])
+
+    monkeypatch.setattr(head, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(ray_job, "connect_head", refuse)
+    head.end_jobs(18265, "")
+    ended.set()
