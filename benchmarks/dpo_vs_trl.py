@@ -1,11 +1,11 @@
-"""A step of preference optimization against TRL's DPOTrainer on the same pairs: `python benchmarks/dpo_vs_trl.py [ENVIRONMENT]`.
+"""A step of preference optimization against TRL's DPOTrainer on the same pairs: `python benchmarks/dpo_vs_trl.py`.
 
 The tiny model in fp32 takes one optimizer step over 8 pairs, for the losses sigmoid, ipo and sigmoid_norm, with and
 without LoRA, in micro batches of one pair, of four, and (ours) of 160 tokens, on one rank and on two. Loss, mean margin
 and every gradient must agree to 1e-5 of TRL's. Then the numbers of TRL become tests/verl/dpo_golden.json, which a test
 compares with ours without TRL.
 
-TRL is installed into an environment of its own at the first call: ENVIRONMENT, by default in the cache of this project.
+TRL is installed into an environment of its own (benchmarks/.peers/trl-dpo) at the first call.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from posttrain_verl.paths import cache_dir
+from dpo_step import REQUIREMENTS
+from peers import ensure_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests/verl/dpo_golden.json"
-REQUIREMENTS = ["trl==1.16.0", "peft", "datasets", "accelerate", "torch==2.13.0+cpu"]
 RANKS = (1, 2)
 AGREES = 1e-5
 
@@ -33,17 +31,13 @@ sys.path.insert(0, str(ROOT / "tests/verl"))
 import pair_step  # noqa: E402
 
 
-def run_peer(environment: Path, folder: Path) -> dict[str, Any]:
+def run_peer(folder: Path) -> dict[str, Any]:
     """What TRL measures of each case."""
-    complete = environment / ".complete"  # written last: an installation that was cut off is made again
-    if not complete.exists():
-        venv.create(environment, with_pip=True, clear=True)
-        subprocess.run([environment / "bin" / "pip", "install", "-q", *REQUIREMENTS], check=True)
-        complete.touch()
+    python = ensure_environment("trl-dpo", REQUIREMENTS)
     side = Path(__file__).with_name("dpo_vs_trl_peer.py")
     given = [json.dumps(pair_step.LOSSES), json.dumps(pair_step.MICRO_BATCHES), str(pair_step.PAIRS)]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([environment / "bin" / "python", side, folder, *given], cwd=folder, check=True, stdout=subprocess.DEVNULL,
+    subprocess.run([python, side, folder, *given], cwd=folder, check=True, stdout=subprocess.DEVNULL,
                    env=variables | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
     return torch.load(folder / "theirs")
 
@@ -59,12 +53,11 @@ def compare(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    environment = Path(sys.argv[1]) if len(sys.argv) > 1 else cache_dir() / "peers" / "trl-dpo"
     worst = 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pair_step.make_case(folder)
-        theirs = run_peer(environment, folder)
+        theirs = run_peer(folder)
         for ranks in RANKS:
             mine = torch.load(pair_step.start_ranks(folder, ranks))
             for case, measured in mine.items():

@@ -13,35 +13,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from peers import ENVIRONMENTS, Side
 
 import data_prep
 from posttrain_verl import base_models
 
-PEER = Path(__file__).parent / ".peers" / "lm_eval"
+PEER = ENVIRONMENTS / "lm_eval"
 # Without their dependencies: what this environment has (vLLM, torch, datasets ...) is what both sides must share.
 PACKAGES = ["lm_eval==0.4.13", "evaluate", "pytablewriter", "DataProperty", "mbstrdecoder", "pathvalidate", "tabledata",
             "tcolorpy", "typepy", "chardet", "rouge-score", "absl-py", "nltk", "sacrebleu", "portalocker", "tabulate",
             "colorama", "lxml", "scikit-learn", "joblib", "threadpoolctl", "sqlitedict", "word2number",
             "more_itertools"]  # fmt: skip
 MAX_TOKENS = 160
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one side did: tokens written, seconds of tokenizing and generating, seconds of the whole command."""
-
-    tokens: int
-    generating: float
-    whole: float
-
-    def __str__(self) -> str:
-        return (f"{self.tokens} tokens; {self.tokens / self.generating:.1f} tokens/s generating ({self.generating:.1f} s), "
-                f"{self.tokens / self.whole:.1f} with the start ({self.whole:.1f} s)")  # fmt: skip
 
 
 def questions(folder: Path, items: int) -> Path:

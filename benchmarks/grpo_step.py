@@ -14,13 +14,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
+
+from peers import ensure_environment
 
 from posttrain_verl import base_models
 from posttrain_verl.run.output import MetricsTail
 
-PEER = Path(__file__).parent / ".peers" / "trl"
 REQUIREMENTS = ["trl==1.16.0", "transformers==5.10.4", "datasets", "accelerate", "torch==2.13.0+cpu"]
 OURS = ["recipe=math_grpo", "base_model=smollm2_135m", "mix=embedded", "data.train_batch_size=8",
         "actor_rollout_ref.rollout.n=4", "actor_rollout_ref.actor.ppo_mini_batch_size=8",
@@ -51,11 +51,7 @@ def ours(folder: Path, steps: int, precision: str) -> list[float]:
 
 def trl(folder: Path, steps: int, precision: str) -> list[float]:
     """The same with TRL's GRPOTrainer, in its own environment."""
-    complete = PEER / ".complete"  # written last: an installation that was cut off is made again
-    if not complete.exists():
-        venv.create(PEER, with_pip=True, clear=True)
-        subprocess.run([PEER / "bin" / "pip", "install", "-q", *REQUIREMENTS], check=True)
-        complete.touch()
+    python = ensure_environment("trl", REQUIREMENTS)
     side = Path(__file__).with_name("grpo_step_trl.py")
     arguments = [
         str(base_models.ensure_model("smollm2_135m")),
@@ -64,7 +60,7 @@ def trl(folder: Path, steps: int, precision: str) -> list[float]:
         precision,
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    output = subprocess.run([PEER / "bin" / "python", side, *arguments], cwd=folder, env=environment, check=True,
+    output = subprocess.run([python, side, *arguments], cwd=folder, env=environment, check=True,
                             capture_output=True, text=True)  # fmt: skip
     return json.loads(output.stdout.splitlines()[-1])[1:]
 

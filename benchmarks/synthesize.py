@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from peers import Side
 
 import data_prep
 from posttrain_verl import base_models
@@ -35,19 +36,6 @@ def score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
     right = float(len(solution_str) % 2)
     return {"score": right, "acc": right}
 """
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one side did: tokens written, seconds of tokenizing and generating, seconds of the whole command."""
-
-    tokens: int
-    generating: float
-    whole: float
-
-    def __str__(self) -> str:
-        return (f"{self.tokens} tokens; {self.tokens / self.generating:.1f} tokens/s generating ({self.generating:.1f} s), "
-                f"{self.tokens / self.whole:.1f} with the start ({self.whole:.1f} s)")  # fmt: skip
 
 
 def build_questions(folder: Path, items: int) -> Path:

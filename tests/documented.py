@@ -103,7 +103,9 @@ WAYS: dict[str, Way] = {
     r"launch -m posttrain.sweep=EXAMPLE": Elsewhere("tests/sweep/test_sweep.py::test_going_on_repeats_only_what_is_not_done"),
     r"pipeline recipe=demo(_smollm2)?( seed=\d)?": Elsewhere(PIPELINE),
     r"pipeline recipe=math(_rft|_dpo)? hardware=8xh100.*": Nowhere("8 GPUs, and " + HUB),
-    r"pipeline recipe=demo_dpo( seed=\d)?": Elsewhere("tests/e2e/test_dpo_pipeline.py"),
+    r"pipeline recipe=demo_dpo( seed=\d)?": Elsewhere(
+        "tests/e2e/test_dpo_pipeline.py::test_dpo_is_better_than_the_sft_it_begins_at"
+    ),
     r"pipeline recipe=demo_rft": Elsewhere("tests/e2e/test_synthesize.py::test_own_answers_are_trained_on"),
     # What needs weights that a run left.
     r"synthesize mix=embedded run=demo_sft rows=512": Elsewhere("tests/e2e/test_synthesize.py::test_own_answers_are_trained_on"),

@@ -290,7 +290,9 @@ class Segments:
 
     def __init__(self, folder: Path = SHARED_MEMORY):
         self._folder = folder
-        self._others = set(_list_segments(folder))
+        self._before = set(_list_segments(folder))
+        self._others: set[str] = set()
+        self._known: set[int] = set()
         self._seen: set[str] = set()
         self._next = 0.0
         self.names: set[str] = set()
@@ -301,14 +303,16 @@ class Segments:
         Maps are long, so without `at_once` reading takes no more than the share `_SHARE` of a core. It is processor time
         that counts: on a busy machine reading takes long, and the engine of a short run would end before the next look.
         """
-        listed = _list_segments(self._folder)
-        new = listed.keys() - self._others - self.names
+        listed, pids = _list_segments(self._folder), set(pids)
+        unknown = listed.keys() - self._before - self.names
+        new = unknown - self._others
+        late = pids - self._known  # what nobody seemed to map may be of a process that is found late
         began = time.thread_time()
-        if new and (at_once or time.monotonic() >= self._next):
-            mapped = _read_mapped(pids, self._folder)
-            self.names |= {name for name in new if listed[name] in mapped}
+        if unknown and (new or late) and (at_once or time.monotonic() >= self._next):
+            mapped = _read_mapped(pids if new else late, self._folder)
+            self.names |= {name for name in unknown if listed[name] in mapped}
             self._others |= (new & self._seen) - self.names  # seen twice and never mapped: another program's
-            self._seen = set(new)
+            self._seen, self._known = set(new), pids
             self._next = time.monotonic() + (time.thread_time() - began) / _SHARE
 
 

@@ -34,7 +34,9 @@ segment = shared_memory.SharedMemory(create=True, size=4096)
 resource_tracker.unregister(segment._name, "shared_memory")
 child = subprocess.Popen(["sleep", "600"], process_group=0)
 open(sys.argv[-1] + "/left", "w").write(f"{child.pid} {segment.name} {tempfile.mkdtemp()}")
-time.sleep(3)  # a look takes place every two seconds
+until = time.monotonic() + 120  # a look takes place every two seconds; on a busy machine later
+while segment.name not in open(sys.argv[-1] + "/processes.json").read() and time.monotonic() < until:
+    time.sleep(0.1)
 os._exit(0)
 """
 
@@ -152,6 +154,21 @@ def test_segments_of_others_stay():
         segment.close()
     assert processes.unlink_unmapped(segments.names) == [segment.name]
     assert not (processes.SHARED_MEMORY / segment.name).exists()
+
+
+def test_a_process_that_is_found_late_may_have_made_a_segment():
+    """On a cluster that runs already, the driver names its actors every few seconds."""
+    segments = processes.Segments()
+    segment = shared_memory.SharedMemory(create=True, size=4096)
+    try:
+        for _ in range(3):
+            segments.look([os.getppid()], at_once=True)
+        assert not segments.names
+        segments.look([os.getppid(), os.getpid()], at_once=True)
+        assert segments.names == {segment.name}
+    finally:
+        segment.close()
+        segment.unlink()
 
 
 def test_a_semaphore_belongs_to_the_process_that_made_it():

@@ -1,0 +1,50 @@
+"""The peer's side of dpo_step.py, run in the peer's environment; prints each step's seconds as JSON.
+
+Arguments: MODEL PARQUET STEPS PAIRS MICRO_BATCH PRECISION REFERENCE, of which the last is `held` or `precomputed`.
+"""
+
+import json
+import sys
+import time
+
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+
+class Clock(TrainerCallback):
+    """Seconds of each optimizer step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        self.started = time.monotonic()
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.seconds.append(time.monotonic() - self.started)
+
+
+def main() -> None:
+    model, parquet, steps, pairs, micro_batch, precision, reference = sys.argv[1:]
+    precompute = reference == "precomputed"
+    config = DPOConfig(
+        output_dir="trl", max_steps=int(steps), per_device_train_batch_size=int(micro_batch),
+        gradient_accumulation_steps=int(pairs) // int(micro_batch), loss_type=["sigmoid"], beta=0.1, learning_rate=5e-7,
+        lr_scheduler_type="constant", gradient_checkpointing=False, bf16=precision == "bf16", use_cpu=True,
+        precompute_ref_log_probs=precompute, save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    clock = Clock()
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model), args=config,
+        ref_model=None if precompute else AutoModelForCausalLM.from_pretrained(model),
+        train_dataset=load_dataset("parquet", data_files=parquet, split="train"),
+        processing_class=AutoTokenizer.from_pretrained(model), callbacks=[clock],
+    )  # fmt: skip
+    trainer.train()
+    print(json.dumps(clock.seconds))
+
+
+if __name__ == "__main__":
+    main()
