@@ -260,6 +260,15 @@ def quote_value(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+TRAINED_KEYS = ("posttrain.base_model.name", "posttrain.base_model.run")
+
+
+def name_trained(folder: Path, run: Path, step: int) -> list[str]:
+    """The overrides that begin at the weights of a run, which lie in `folder`, and that say whose they are."""
+    named = zip(TRAINED_KEYS, (f"{run.parent.name}-{run.name}-{step}", str(run)), strict=True)
+    return [f"base_model={folder}", *(f"{key}={quote_value(value)}" for key, value in named)]
+
+
 def sets_key(override: str, keys: tuple[str, ...]) -> bool:
     """Whether an override sets one of `keys`, or a key below one."""
     key = override.partition("=")[0].lstrip("+~")

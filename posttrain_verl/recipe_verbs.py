@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from posttrain_verl import compose, preflight, verbs
 from posttrain_verl.base_models import naming
-from posttrain_verl.overrides import expand_keys, quote_value, sets_key
+from posttrain_verl.overrides import TRAINED_KEYS, expand_keys, name_trained, sets_key
 from posttrain_verl.terminal.command_line import fields
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.checkpoints import HUGGING_FACE
@@ -73,7 +73,7 @@ def export_weights(composed: Composed) -> Composed:
 
     if weights.is_model(folder) and (folder.name != HUGGING_FACE or weights.has_folder(folder.parent)):
         return composed
-    own = [each for each in composed.overrides if not sets_key(each, ("base_model", *_RUN_KEYS))]
+    own = [each for each in composed.overrides if not sets_key(each, ("base_model", *TRAINED_KEYS))]
     return compose.compose([*own, *name_weights(f"base_model={naming.RUN_PREFIX}{run}", own, may_export=True)])
 
 
@@ -81,9 +81,6 @@ def name_all_weights(arguments: list[str], may_export: bool) -> list[str]:
     """The overrides that were typed, short keys written out, and `base_model=run:NAME` as a folder."""
     typed = expand_keys(arguments)
     return [each for argument in typed for each in name_weights(argument, typed, may_export)]
-
-
-_RUN_KEYS = ("posttrain.base_model.name", "posttrain.base_model.run")
 
 
 def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]:
@@ -105,9 +102,7 @@ def name_weights(override: str, typed: list[str], may_export: bool) -> list[str]
     runs_dir = next((each.partition("=")[2] for each in typed if each.startswith("posttrain.runs_dir=")), "runs")
     run = RunFolder.find(value.removeprefix(naming.RUN_PREFIX), runs_dir)
     folder = weights.ensure_weights(run) if may_export else weights.present_folder(run)
-    name = f"{run.path.parent.name}-{run.path.name}-{weights.result_step(run)}"
-    values = dict(zip(_RUN_KEYS, (name, str(run.path)), strict=True))
-    return [f"base_model={folder}", *(f"{key}={quote_value(value)}" for key, value in values.items())]
+    return name_trained(folder, run.path, weights.result_step(run))
 
 
 def page_of_sweep(folder: Path) -> Path:

@@ -12,12 +12,14 @@ from omegaconf import ListConfig
 from data_prep import manifest
 from data_prep.declaration import Positive
 from data_prep.schema import PAIRS, RL, row_kind
+from posttrain_verl.overrides import sets_key
 from posttrain_verl.pipeline.entry import Entry, Pipeline, Step, call_verb
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verbs import Synthesize
 from posttrain_verl.verl.composed import Composed
 
-MODEL = "base_model="  # the override that a training hands over
+MODEL = "base_model="
+MODEL_KEYS = ("base_model", "posttrain.base_model")  # what a training hands over
 FOLDER = "synthesized"  # of the pipeline
 
 
@@ -71,7 +73,7 @@ class Synthesis(Entry):
         return found
 
     def hand_over(self, it: Pipeline, received: list[str]) -> list[str]:
-        kept = [each for each in received if self.begin == "checkpoint" or not each.startswith(MODEL)]
+        kept = [each for each in received if self.begin == "checkpoint" or not sets_key(each, MODEL_KEYS)]
         later = [launch for entry in it.spec.stages[it.place_of(self) + 1 :] for launch in entry.launches(it)]
         return [*kept, *self._data_overrides(it, later[0])] if later else kept
 

@@ -20,6 +20,7 @@ from data_prep.schema import RL
 from posttrain_verl import compose as composing
 from posttrain_verl import paths
 from posttrain_verl.export.weights import ensure_weights, present_weights, weights_folder
+from posttrain_verl.overrides import name_trained
 from posttrain_verl.paths import write_atomically
 from posttrain_verl.pipeline.entry import Entry, Pipeline, StageFailed, Step
 from posttrain_verl.run.folder import DONE, RunFolder
@@ -214,7 +215,8 @@ class Training(Entry):
         return it.evaluate_model(str(folder), str(questions), f"step-{step}", out)
 
     def hand_over(self, it: Pipeline, received: list[str]) -> list[str]:
-        return [f"base_model={self.chosen(it).folder}"]
+        chosen = self.chosen(it)
+        return name_trained(chosen.folder, self.run_of(it).path, chosen.step)
 
 
 def follow_launch(run: RunFolder, command: list[str], rule: Plateau | None, mark: Path) -> int:

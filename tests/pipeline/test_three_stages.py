@@ -241,9 +241,11 @@ def test_an_entry_of_another_sort_is_one_class(processes, monkeypatch, place):
     (place / "three.yaml").write_text(text)
     home = run_pipeline("report=false", "export=false")
     _, second = launches(processes)
-    chosen = f"base_model={home}/runs/demo_sft/0/checkpoints/global_step_5/huggingface"
-    assert (home / "sampled.parquet").read_text() == f"100 rows from ['{chosen}']"
-    assert second[:3] == ["recipe=demo_grpo", chosen, f"data.train_files={home}/sampled.parquet"]
+    run = home / "runs/demo_sft/0"
+    chosen = [f"base_model={run}/checkpoints/global_step_5/huggingface", "posttrain.base_model.name='demo_sft-0-5'",
+              f"posttrain.base_model.run='{run}'"]  # fmt: skip
+    assert (home / "sampled.parquet").read_text() == f"100 rows from {chosen}"
+    assert second[:5] == ["recipe=demo_grpo", *chosen, f"data.train_files={home}/sampled.parquet"]
     config = OmegaConf.load(home / "runs/demo_grpo/0/config.yaml")
     assert config.data.train_files == f"{home}/sampled.parquet"
     names = [each["name"] for each in json.loads((home / "pipeline.json").read_text())["stages"]]
