@@ -188,6 +188,11 @@ def verl_config_dir() -> Path:
     return Path(spec.origin).parent / "trainer" / "config"
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file beside `path` that has its name, without `.json`, and `ending`. In lr0.1 the dot begins no suffix."""
+    return path.with_name(path.name.removesuffix(".json") + ending)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or nothing: a reader never sees half of it, whoever else writes it at the same moment."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from posttrain_verl import preflight
 from posttrain_verl.clusters import Cluster, remote_launch
+from posttrain_verl.paths import beside
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 from posttrain_verl.verl.composed import Composed
@@ -25,7 +26,7 @@ def submit_launch(composed: Composed) -> int:
     """
     run_dir = composed.run_dir()
     text = show_script(composed, run_dir)
-    file = run_dir.with_suffix(".sbatch")
+    file = beside(run_dir, ".sbatch")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     try:
@@ -74,7 +75,7 @@ def sbatch_script(composed: Composed, run_dir: Path) -> str:
 
 
 def _output_file(run_dir: Path) -> Path:
-    return run_dir.with_suffix(".slurm.txt")
+    return beside(run_dir, ".slurm.txt")
 
 
 CLUSTER = Cluster(submit_launch, show_script)

@@ -15,6 +15,7 @@ from data_prep.manifest import file_sha256
 from posttrain_verl.evaluate import comparison, grading, job, sampling
 from posttrain_verl.evaluate.job import Job, Question
 from posttrain_verl.evaluate.result import FEWEST, SCHEMA, Answer, AnswerLog, Result, write_result
+from posttrain_verl.paths import beside
 from posttrain_verl.terminal import command_line
 from posttrain_verl.terminal.console import stdout
 from posttrain_verl.verbs import Evaluate
@@ -66,7 +67,7 @@ def _collect_answers(asked: Job, wanted: list[Question]) -> Iterator[tuple[Quest
     """Every answer with its question, those on disk first."""
     sampler = asked.sampler()
     belongs_to = {"schema": SCHEMA, "questions": file_sha256(asked.eval.file), **sampler.identity}
-    with AnswerLog(asked.out.with_suffix(".answers.jsonl"), belongs_to) as log:
+    with AnswerLog(beside(asked.out, ".answers.jsonl"), belongs_to) as log:
         label = f"{asked.label} on {asked.eval.name}"
         yield from sampling.collect_answers(wanted, asked.sampling["k"], log, sampler.generate, label)
 

@@ -105,7 +105,7 @@ def choose_eval_set(
     else:
         mix, folder = as_mix(config), data_dir / "eval" / config["name"]
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        with FileLock(paths.beside(folder, ".lock")):
             if not data_prep.is_complete(folder, mix):
                 log.info(f"building the questions of {config['name']} in {folder}")
                 _build_questions(mix, folder, reward)
@@ -330,7 +330,7 @@ class Job:
     def sampler(self) -> Sampler:
         """What answers the questions."""
         drawn: dict[str, Any] = {key: value for key, value in self.sampling.items() if key != "k"}
-        return Sampler(self.model, **drawn, log=self.out.with_suffix(".log"), replicas=self.replicas, seconds=self.seconds,
+        return Sampler(self.model, **drawn, log=paths.beside(self.out, ".log"), replicas=self.replicas, seconds=self.seconds,
                        tensor_parallel=self.tensor_parallel, chat_template=self.chat_template)  # fmt: skip
 
 

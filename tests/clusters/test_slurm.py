@@ -34,6 +34,11 @@ def test_the_options_of_an_allocation(composed, tmp_path):
     assert "ray_options=(--num-gpus=4 --num-cpus=72)" in lines
 
 
+def test_runs_whose_names_differ_after_a_dot_have_files_of_their_own(composed, tmp_path):
+    lines = lines_of(composed, "posttrain.run_id=lr0.1")
+    assert f"#SBATCH --output={tmp_path}/runs/math_sft/lr0.1.slurm.txt" in lines
+
+
 def test_gpus_are_asked_for(composed):
     launch = composed("cluster=slurm", "hardware=8xh100")
     assert "#SBATCH --gpus-per-node=8" in slurm.sbatch_script(launch, launch.run_dir())
