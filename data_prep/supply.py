@@ -11,6 +11,7 @@ from data_prep.losses import switch_off
 from data_prep.mix import Mix, SplitSpec, Stage
 from data_prep.pool import Pool
 from data_prep.schema import TEST, row_kind
+from data_prep.sources.synthesized import SYNTHESIZED
 
 READ, PASS, DIFFICULT = "rows read", "pass the filters", "have the difficulty"
 HAVE, APART, ONCE = "have {}", "are not in {}", "ask another question"
@@ -22,6 +23,7 @@ class Supply:
 
     def __init__(self, mix: Mix, split: SplitSpec, pool: Pool, taken: Mapping[str, np.ndarray]):
         self.split, self.pool, self.sources, self.kind = split, pool, list(mix.sources), row_kind(split.name)
+        self.specs = mix.sources
         uses = [mix.uses_of(name).kinds.get(self.kind.name, 0) for name in self.sources]
         self.uses = np.array(uses, dtype=np.uint8)
         left = pool.good & (pool.spoiled & self.uses[pool.source] == 0)
@@ -98,13 +100,18 @@ class Supply:
             return f"widen the difficulty of {split}: {self._describe_difficulty(source)}"
         for column in self.kind.needs:
             if worst == HAVE.format(column):
-                return f"map columns.{column} of source {source} to a column of it, or take {source} out of {split}"
+                return self._say_how_to_give(column, source, split)
         if worst == ONCE:
             return f"{split} takes one of several rows with the same question: give source {source} more questions"
         other = next(name for name in self.steps if name == worst).removeprefix(APART.format(""))
         trained = all(name == row_kind(name).training_split for name in (split, other))  # the others are held out
         sharing = f", or share questions with it: splits.{split}.may_share_with=[{other}]" if trained else ""
         return f"lower splits.{other}.rows{sharing}"
+
+    def _say_how_to_give(self, column: str, source: str, split: str) -> str:
+        if column == "rejected" and self.specs[source].kind == SYNTHESIZED.kind:
+            return f"add rows: pairs to source {source}"
+        return f"map columns.{column} of source {source} to a column of it, or take {source} out of {split}"
 
     def _describe_difficulty(self, source: str) -> str:
         level = self.pool.difficulty[self.pool.source == self.sources.index(source)]

@@ -41,7 +41,9 @@ def runs_table(folders: list[RunFolder], home: Path, now: float) -> Table:
         worked = format_duration(worked_seconds(folder.read_attempts(status), now)) if status.started else ""
         own = [
             each
-            for each in (override.lstrip("+") for override in plan.get("overrides", ()))
+            for each in (
+                override.lstrip("+") for override in (*plan.get("overrides", ()), *plan.get("resumed_with", ()))
+            )
             if not each.startswith(("recipe=", "base_model=", "posttrain.", "cluster=", "address="))
         ]
         last = (status.why or status.stage).partition("\n")[0]

@@ -69,7 +69,7 @@ def prepare_resume(folder: RunFolder, asked: ResumeRequest) -> bool:
     resume.require_resumable(folder, asked)
     with supervise.hold_folder(folder):
         watch, attempt = asked.watch(folder), resume.plan_attempt(folder, asked.verl(folder))
-        prepare.check_attempt(folder, attempt.config, watch)
+        prepare.check_attempt(folder, attempt.config, watch, asked.own)
         if supervise.complete_run(folder, attempt.choice.step):
             log.info(f"step {attempt.choice.step} is reached, and the run ends there: nothing is left to train")
             return False

@@ -3,6 +3,6 @@
 Nothing here imports torch or transformers before a model is really built: `launch` asks for names first.
 """
 
-from posttrain_verl.base_models.cache import EMBEDDED, built_folder, ensure_model, is_embedded
+from posttrain_verl.base_models.cache import EMBEDDED, built_folder, ensure_model, has_random_weights, is_embedded
 
-__all__ = ["EMBEDDED", "built_folder", "ensure_model", "is_embedded"]
+__all__ = ["EMBEDDED", "built_folder", "ensure_model", "has_random_weights", "is_embedded"]

@@ -28,6 +28,11 @@ def is_embedded(name_or_path: str) -> bool:
     return name_or_path in EMBEDDED
 
 
+def has_random_weights(name_or_path: str) -> bool:
+    """Whether it is an embedded model that nobody trained."""
+    return ".random_" in EMBEDDED.get(name_or_path, "")
+
+
 def _cache_folder(name: str) -> Path:
     return cache_dir() / "base_models" / f"{name}-{_FORMAT}"
 

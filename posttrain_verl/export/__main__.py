@@ -96,8 +96,7 @@ def sample_texts(settings: Settings, tokenizer_folder: Path) -> list[list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    files = settings.val_files or settings.train_files
-    file = Path(files if isinstance(files, str) else files[0])
+    file = Path((settings.files("val_files") or settings.files("train_files"))[0])
     if not file.is_file():
         asked = [f"What is {n} + {n}? Explain each step." for n in range(TEXTS)]
         rows = [{"messages": [{"role": "user", "content": text}]} for text in asked]

@@ -132,8 +132,7 @@ def card_text(run: RunFolder, step: int, base: str, findings: list[Finding]) -> 
 
 def data_used(run: RunFolder) -> list[str]:
     """The manifests beside the Parquet files that the run trained on: sources with licence and revision."""
-    files = run.read_settings().train_files
-    folders = {Path(str(file)).parent for file in ([files] if isinstance(files, str) else files or [])}
+    folders = {Path(file).parent for file in run.read_settings().files("train_files")}
     lines = []
     for folder in sorted(folders):
         if not (folder / "manifest.json").is_file():

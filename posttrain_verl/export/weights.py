@@ -122,6 +122,7 @@ def load_model(checkpoint: Path, base: str) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
 
     trained = json.loads((checkpoint / LORA).read_text())
+    model.name_or_path = base  # peft writes it into adapter_config.json, and a model of a state dict has none
     modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[1] for name in adapter})
     config = LoraConfig(r=trained["r"], lora_alpha=trained["lora_alpha"], task_type=trained["task_type"],
                         target_modules=modules, base_model_name_or_path=base)  # fmt: skip

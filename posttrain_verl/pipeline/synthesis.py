@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from omegaconf import ListConfig
+from typing import Literal
 
 from data_prep import manifest
 from data_prep.declaration import Positive
@@ -81,7 +79,9 @@ class Synthesis(Entry):
         """The files of a launch that were written here: beside those of its mix for training, and in place of a validation file
         that its mix does not have. Pairs stand alone, since they are answers of the model that is trained."""
         settings, folder = launch.settings, self.folder(it)
-        trained, validated = map(_listed, (settings.train_files, settings.val_files))
+        trained, validated = (
+            [Path(file).absolute() for file in settings.files(name)] for name in ("train_files", "val_files")
+        )
         if own := [folder / file.name for file in trained if (folder / file.name).is_file()]:
             others = [file for file in trained if file.is_file() and row_kind(file.stem) is not PAIRS]
             files = [*others, *own]
@@ -90,8 +90,3 @@ class Synthesis(Entry):
         own = [folder / file.name for file in validated if is_needed[file] and (folder / file.name).is_file()]
         if own:
             yield settings.override("val_files", [str(file) for file in own])
-
-
-def _listed(files: Any) -> list[Path]:
-    """One file or a list of them."""
-    return [Path(file).absolute() for file in (files if isinstance(files, ListConfig) else [files]) if file]

@@ -119,6 +119,9 @@ def _is_left_open(value: Any) -> bool:
 REWARD_NODE = RewardSettings.key("reward_path").rpartition(".")[0]
 
 
+OUR_NODES = ("preference",)  # at the top of a config beside those of VeRL
+
+
 def check_keys(composed: Composed) -> list[Problem]:
     """Every key of the launch that VeRL (or we) would ignore, with the nearest key that is read."""
     config, known = to_plain_dict(composed.verl), verl_tree(composed.stage, composed.choices)
@@ -140,7 +143,8 @@ def check_keys(composed: Composed) -> list[Problem]:
             problems.append(Problem(f"{path} is for RL: {composed.stage.name.upper()} takes no reward", "leave it out"))
             continue
         remedy = f"VeRL calls it {renamed} now" if renamed != path else f"did you mean {near}?" if near else "remove it"
-        problems.append(Problem(f"{path} is not a key of VeRL {verl_version()} and would be ignored", remedy))
+        whose = "posttrain_verl" if path.split(".")[0] in OUR_NODES else f"VeRL {verl_version()}"
+        problems.append(Problem(f"{path} is not a key of {whose} and would be ignored", remedy))
     known, ours = {"posttrain": our_tree(composed)}, to_plain_dict(composed.posttrain)
     del ours["mix"]  # its keys are more than those of one yaml: `check_mix` knows them
     for path in _unknown_paths({"posttrain": ours}, known):

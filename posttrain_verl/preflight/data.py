@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from pyarrow import types
 
 import data_prep
@@ -35,7 +35,7 @@ def check_data(composed: Composed) -> list[Problem]:
     missing = [name for name in composed.stage.needed_files if not getattr(settings, name)]
     found = [Problem(f"{settings.key(name)}={getattr(settings, name)} names no file",
                      f"leave {settings.key(name)} out, or give a Parquet file") for name in missing]  # fmt: skip
-    if away := [file for name in DATA_NAMES for file in _list_files(composed, name) if "://" in file]:
+    if away := [file for name in DATA_NAMES for file in composed.settings.files(name) if "://" in file]:
         what = f"{counted(len(away), 'data file')} elsewhere, e.g. {away[0]}: nobody looked at the rows"
         found.append(warning(what, "check a copy on this machine to be sure"))
     found += _check_mixture(composed)
@@ -76,19 +76,14 @@ def list_data_files(composed: Composed) -> list[Path]:
     return [file for name in DATA_NAMES for file in _list_local_files(composed, name)]
 
 
-def _list_files(composed: Composed, name: str) -> list[str]:
-    value = getattr(composed.settings, name)
-    return [str(file) for file in (list(value) if isinstance(value, ListConfig) else [value]) if file]
-
-
 def _list_local_files(composed: Composed, name: str) -> list[Path]:
-    return [Path(file).expanduser().absolute() for file in _list_files(composed, name) if "://" not in file]
+    return [Path(file).expanduser().absolute() for file in composed.settings.files(name) if "://" not in file]
 
 
 def count_rows(composed: Composed, name: str) -> int | None:
     """Rows that VeRL will use of `train_files` or `val_files`; None when a file cannot be counted here."""
     found = _list_local_files(composed, name)
-    if not found or len(found) < len(_list_files(composed, name)) or not all(map(rows.is_table, found)):
+    if not found or len(found) < len(composed.settings.files(name)) or not all(map(rows.is_table, found)):
         return None
     total = sum(_count_rows_in(file) for file in found)
     limit = getattr(composed.settings, name.replace("files", "max_samples"))
@@ -158,11 +153,12 @@ def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
         schema, count = rows.read_schema(file), rows.count_rows(file)
     except (pa.ArrowInvalid, OSError) as error:
         kind = "JSON" if endings and file.suffix in rows.JSON_NAMES else "Parquet"
-        yield Problem(f"{file} is not a readable {kind} file: {error}", "build it again or give another file")
+        is_table = not endings and file.suffix in (".csv", ".tsv", ".json", ".jsonl")
+        again = "build it again or give another file"
+        remedy = "a mix reads such files, and makes Parquet of them (docs/data.md)" if is_table else again
+        yield Problem(f"{file} is not a readable {kind} file: {error}", remedy)
         return
-    stage = composed.stage.name.upper()
-    remedy = f"python -m posttrain_verl.prep writes files for {stage}; docs/data.md lists the columns"
-    flaws = [Problem(f"{file} {flaw}", remedy) for flaw in _column_flaws(composed, schema)]
+    flaws = [Problem(f"{file} {flaw}", composed.settings.columns_remedy) for flaw in _column_flaws(composed, schema)]
     if not count:
         flaws.append(Problem(f"{file} has no rows", "build the data again, or another mix"))
     from posttrain_verl.preflight import (
@@ -181,14 +177,17 @@ def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
 def _column_flaws(composed: Composed, schema: pa.Schema) -> Iterator[str]:
     """What is wrong with the columns, each as the end of a sentence about the file."""
     sides = {name: kind for name, (kind, _) in composed.settings.side_columns.items() if name in schema.names}
-    for name, kind in (composed.settings.columns | sides).items():
+    columns = composed.settings.columns | sides
+    if missing := [name for name in columns if name not in schema.names]:
+        yield f"has no column {', '.join(missing)}; it has {', '.join(schema.names)}"
+    for name, kind in columns.items():
         needed, fits = _KINDS[kind]
-        if name not in schema.names:
-            yield f"has no column {name}; it has {', '.join(schema.names)}"
-        elif schema.names.count(name) > 1:
+        if name in missing:
+            continue
+        if schema.names.count(name) > 1:
             yield f"has {schema.names.count(name)} columns named {name}"
         elif not fits(schema.field(name).type):
-            yield f"has a column {name} of type {schema.field(name).type}; VeRL needs {needed}"
+            yield f"has a column {name} of type {schema.field(name).type}; training needs {needed}"
 
 
 def _is_chat(kind: pa.DataType) -> bool:
@@ -210,7 +209,7 @@ def _has_fields(kind: pa.DataType, *names: str) -> bool:
 
 
 _KINDS = {
-    "chat": ("a list of {role, content}", _is_chat),
+    "chat": ('a list of turns, such as [{"role": "user", "content": "2 + 3 = ?"}]', _is_chat),
     "answer": ("a list of {role, content} or a string", lambda kind: _is_chat(kind) or _is_text(kind)),
     "text": ("a string", _is_text),
     "truth": ("a struct with ground_truth", lambda kind: _has_fields(kind, "ground_truth")),
@@ -218,6 +217,9 @@ _KINDS = {
     "list": ("a list", lambda kind: rows.is_list(kind) or types.is_null(kind)),
     "flag": ("true or false", lambda kind: types.is_boolean(kind) or types.is_null(kind)),
 }
+
+
+FEWEST_HELD_OUT = 50  # rows: a share of fewer has a standard error of more than 7 points
 
 
 def _check_counts(composed: Composed) -> Iterator[Problem]:
@@ -228,6 +230,11 @@ def _check_counts(composed: Composed) -> Iterator[Problem]:
         what = f"{settings.key('train_files')} has {count} rows, fewer than {settings.override('train_batch_size')}"
         remedy = f"lower {settings.key('train_batch_size')} to {count} or less"
         yield Problem(f"{what}: there would be no batch", remedy)
+    held_out, decides = count_rows(composed, "val_files"), composed.stage.decides_checkpoint
+    if decides and held_out is not None and 0 < held_out < FEWEST_HELD_OUT:
+        what = f"{held_out} held-out {settings.row_noun}s decide which checkpoint is the result: {decides.key} moves in steps of"
+        remedy = f"hold out {FEWEST_HELD_OUT} or more (synthesize: a larger val=), or judge the checkpoints by evaluate"
+        yield warning(f"{what} {1 / held_out:.2g}", remedy)
 
 
 STAGE_COLUMN = "extra_info.stage"  # of a row: the stage of a curriculum that it belongs to
@@ -288,7 +295,8 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
     except (DataError, KeyError, TypeError):
         if is_ours or must_be_inspected:
             what = f"{folder / FILE_NAME} is missing or cannot be read: nobody knows what this data is"
-            yield Problem(what, f"build it: {build}", level)
+            own = "read your files with a mix, and approve that (docs/data.md), or posttrain.require_inspected=false"
+            yield Problem(what, f"build it: {build}" if is_ours else own, level)
         return
     for file in files:
         if (entry := entries.get(file.name)) is None:
@@ -307,7 +315,8 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
         )
     elif is_ours and (changed := changed_sources(folder, mix)):
         yield warning(f"{', '.join(changed)} since {folder} was built", f"build it again: {build}")
-    if not manifest.get("inspected") and (must_be_inspected or not is_offline(composed)):
+    is_sampled = "teacher" in manifest  # answers of a model, by `synthesize`
+    if not manifest.get("inspected") and (must_be_inspected or is_sampled or not is_offline(composed)):
         look = f"python -m posttrain_verl.inspect mix={shlex.quote(str(folder))} --approve"
         remedy = mix_command(composed, "inspect", "--approve") if is_ours else look
         yield Problem(f"nobody has approved the data in {folder}", remedy, level)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from posttrain_verl.base_models import is_embedded
+from posttrain_verl.base_models import has_random_weights, is_embedded
 from posttrain_verl.base_models.shape import known_shape
 from posttrain_verl.preflight import data, model
 from posttrain_verl.preflight.report import CannotTell
@@ -65,6 +65,9 @@ def check_training(composed: Composed) -> list[Problem]:
         level: Any = "problem" if trained.lr <= LOSES_UPDATES and trained.lora_rank == 0 else "warning"
         remedy = f"{trained.override('master_dtype', 'fp32')} (param_offload if memory is short)"
         found.append(Problem(what, remedy, level))
+    if composed.stage.aligns and has_random_weights(composed.model):
+        what = f"base_model={composed.model} has random weights, and {composed.stage.name.upper()} aligns a model that answers"
+        found.append(warning(what, "begin at an SFT run: base_model=run:RUN"))
     return [*found, *_check_lora(composed), *composed.settings.training_problems()]
 
 

@@ -57,12 +57,14 @@ def _describe_algorithm(run: Run) -> str:
 
 
 def _describe_data(run: Run) -> str:
-    """The mix, and the rows of its file that was trained on."""
+    """The data set whose files were trained on, with its rows; files of no data set by their paths."""
     files = run.train_files
     counts = [(run.manifest.get("files") or {}).get(file.name, {}).get("rows") for file in files]
     rows = f"{sum(counts):,} rows" if counts and all(isinstance(count, int) for count in counts) else ""
-    mix = str(run.plan.get("mix") or (run.manifest.get("mix") or {}).get("name") or "")
-    return ", ".join(filter(None, (mix or ", ".join(map(str, files)), rows)))
+    mix = str(run.plan.get("mix") or "")  # which a launch always has, also where it trains on other files
+    is_of_mix = not files or any(file.parent.name == mix for file in files)
+    named = str((run.manifest.get("mix") or {}).get("name") or (is_of_mix and mix) or "")
+    return ", ".join(filter(None, (named or ", ".join(map(str, files)), rows)))
 
 
 def _describe_machine(run: Run) -> str:

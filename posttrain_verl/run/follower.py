@@ -73,7 +73,7 @@ class Follower:
         elif now - self._shown > HEARTBEAT_SECONDS:  # nobody can see a line change in place
             self._shown = now
             activity = f", {self._status.stage}" if self._status.stage not in ("", ENDING) else ""
-            starting = f"starting{activity or ' (Ray, model, vLLM)'}"
+            starting = f"starting{activity or ' (Ray, model, engines)'}"
             step = self._status.last_step
             log.info(f"  {now:.0f}{ALIVE}{starting if step is None else f'after step {step}{activity}'}")
         return stopping_event(events)

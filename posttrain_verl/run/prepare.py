@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from posttrain_verl.machine import devices
 from posttrain_verl.mixes import data_errors_as_input
 from posttrain_verl.plan import summary
 from posttrain_verl.run.folder import RunFolder
+from posttrain_verl.run.same_data import DIGESTS, digest_data
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, blocking
 from posttrain_verl.verl.composed import Composed
@@ -56,11 +58,11 @@ def set_up_run(composed: Composed) -> RunFolder:
     return folder
 
 
-def check_attempt(folder: RunFolder, config: DictConfig, watch: dict[str, Any]) -> None:
+def check_attempt(folder: RunFolder, config: DictConfig, watch: dict[str, Any], own: Sequence[str] = ()) -> None:
     """Check the next attempt of a run as a launch is checked, and write down what was found and how many steps it has.
 
-    `config` is what VeRL will get. The keys of ours stay, and those of VeRL were compared with the run's own. A mix that is
-    offline is built again where its files are gone.
+    `config` is what VeRL will get, and `own` what was typed. The keys of ours stay, and those of VeRL were compared with the
+    run's own. A mix that is offline is built again where its files are gone.
 
     Raises:
         InputError: the attempt cannot run. The folder is as it was.
@@ -80,7 +82,7 @@ def check_attempt(folder: RunFolder, config: DictConfig, watch: dict[str, Any]) 
     else:
         log.info("an earlier version launched this run, so that it is not checked again")
         plan["total_steps"] = folder.stage.settings(config).total_steps or plan.get("total_steps")
-    folder.write_plan(plan | {"watch": watch})
+    folder.write_plan(plan | {"watch": watch, "resumed_with": [*plan.get("resumed_with", ()), *own]})
 
 
 def compose_run(folder: RunFolder, config: DictConfig, plan: dict[str, Any]) -> Composed:
@@ -159,5 +161,6 @@ def plan_facts(composed: Composed, model: Path | None) -> dict[str, object]:
         "local_model": model is not None,
         "watch": to_plain_dict(composed.posttrain.watch),
         "changes": [vars(change) for change in composed.changes],
+        DIGESTS: digest_data(composed.settings),
         **summary.summarize_plan(composed),
     }

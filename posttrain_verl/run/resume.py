@@ -18,6 +18,7 @@ from posttrain_verl.paths import write_atomically
 from posttrain_verl.run import record
 from posttrain_verl.run.folder import DONE, RunFolder
 from posttrain_verl.run.output import is_whole_line, parse_line
+from posttrain_verl.run.same_data import find_other_data
 from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem, did_you_mean
 from posttrain_verl.verl.checkpoints import CheckpointChoice, choose_checkpoint
@@ -178,6 +179,8 @@ def plan_attempt(folder: RunFolder, overrides: DictConfig | None = None) -> Atte
                           f"{settings.key('total_steps')}=N with more than {choice.step} steps resumes the run")  # fmt: skip
         raise InputError("cannot resume", [problem])
     was = folder.stage.settings(before)
+    if other := list(find_other_data(folder, was, settings)):
+        raise InputError("cannot resume", other)
     there = choose_checkpoint(Path(was.checkpoint_dir), folder.stage, before, last_step).path  # without the overrides
     if there:
         _require_same_ranks(there, was, settings)

@@ -26,6 +26,7 @@ class Row:
     result: Result | None
     p: float | None = None
     is_best: bool = False
+    is_equal: bool = False  # to the best one, of which no test can tell it apart
 
     @property
     def interval(self) -> Share | Mean | None:
@@ -40,7 +41,7 @@ class Row:
         if self.is_best:
             return "best"
         if self.p is None:
-            return "-"
+            return "equal" if self.is_equal else "-"
         return f"worse (p = {self.p:.2g})" if self.p < significance.ALPHA else f"noise (p = {self.p:.2g})"
 
     @property
@@ -59,7 +60,9 @@ def rank_members(record: Record) -> list[Row]:
     tests = {member.number: _p_value(best, result) for member, result in same if best.items and result.items}
     corrected = dict(zip(tests, significance.holm(list(tests.values())), strict=True))
     first = Row(found[0][0], best, is_best=True)
-    return [first, *(Row(member, result, corrected.get(member.number)) for member, result in found[1:])]
+    equal = {member.number for member, result in same if not best.items and result.value == best.value}
+    return [first, *(Row(member, result, corrected.get(member.number), is_equal=member.number in equal)
+                     for member, result in found[1:])]  # fmt: skip
 
 
 def _p_value(best: Result, other: Result) -> float:

@@ -191,9 +191,10 @@ def describe_set(folder: Path, manifest: dict[str, Any]) -> str:
             parts = ", ".join(f"{rows} {source}" for source, rows in entry["rows_by_source"].items())
             lines.append(f"  {name:20} {entry['rows']:>8} rows  ({parts})  {entry['sha256'][:12]}")
     if pairs["n"]:
-        lengths = pairs["lengths"]
+        lengths, n = pairs["lengths"], pairs["n"]
+        longer, shorter = lengths["longer"], lengths["shorter"]
         lines.append(f"  pairs: chosen {lengths['chosen']:.1f} tokens, rejected {lengths['rejected']:.1f}, mean difference "
-                     f"{lengths['difference']:+.1f}; the chosen one is longer in {100 * lengths['longer']:.0f} %")  # fmt: skip
+                     f"{lengths['difference']:+.1f}; of {n} chosen ones {longer} are longer and {shorter} shorter")  # fmt: skip
     if said := ", ".join(f"{count} {reason}" for reason, count in pairs["left_out"].items()):
         lines.append(f"  in no pair: {said}")
     drops = sum((Counter(entry["drops"]) for entry in manifest["sources"].values()), Counter[str]())

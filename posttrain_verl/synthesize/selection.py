@@ -137,24 +137,25 @@ class Pair:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How well length alone tells the chosen answers of `n` pairs from the rejected ones. Lengths are tokens, and `longer` is the
-    share of pairs of unequal length whose chosen answer is the longer one: 0.5 tells nothing."""
+    """How well length alone tells the chosen answers of `n` pairs from the rejected ones. Lengths are mean tokens. The chosen
+    answer is the longer one in `longer` pairs, and the shorter one in `shorter`."""
 
     n: int
     chosen: float
     rejected: float
     difference: float
-    longer: float
+    longer: int
+    shorter: int
 
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> Lengths:
-        n, unequal = len(pairs), [pair.gap for pair in pairs if pair.gap]
+        n, gaps = len(pairs), [pair.gap for pair in pairs]
         chosen, rejected = (
             sum(side) / n if n else 0.0
             for side in ([pair.chosen.tokens for pair in pairs], [pair.rejected.tokens for pair in pairs])
         )
-        longer = sum(gap > 0 for gap in unequal) / len(unequal) if unequal else 0.5
-        return cls(n, *(round(value, 4) for value in (chosen, rejected, chosen - rejected, longer)))
+        longer, shorter = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+        return cls(n, round(chosen, 4), round(rejected, 4), round(chosen - rejected, 4), longer, shorter)
 
 
 def choose_pairs(groups: Mapping[str, Sequence[Graded]], rules: Rules) -> tuple[list[Pair], Counter[str]]:

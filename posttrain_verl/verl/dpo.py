@@ -55,6 +55,9 @@ class DpoSettings(SftSettings):
         "let a model write pairs: python -m posttrain_verl.synthesize mix=MIX run=RUN\n"
         "or give the path of a Parquet file that exists"
     )
+    columns_remedy = (
+        "docs/dpo.md lists the columns; data.prompt_key, data.chosen_key and data.rejected_key give them other names"
+    )
 
     prompt_column = Setting[str]("data.prompt_key", default="prompt")
     chosen_column = Setting[str]("data.chosen_key", default="chosen")
@@ -167,6 +170,7 @@ class DpoStage(SftStage):
     usual_lora_lr = (1e-6, 1e-5)
     headline = HELD_OUT_PAIRS
     own_metrics = OWN_METRICS
+    aligns = True
     decides_checkpoint = HELD_OUT_PAIRS
 
     def train(self, config: DictConfig) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from verl.utils import tensordict_utils as tu
 from verl.utils.tracking import Tracking
 
+from data_prep.manifest import file_sha256
 from posttrain_verl.verl import pairs, reference
 from posttrain_verl.verl.checkpoints import write_held_out
 from posttrain_verl.verl.dpo_losses import preference_loss, sum_answers
@@ -96,7 +97,7 @@ class PairTrainer(OrderedTrainer):
         settings = {name: value for name, value in node.items() if name not in WITHOUT_EFFECT}
         return {
             "model": dict(model), "adapter": reference.digest_model(adapter) if adapter else None,
-            "data": [reference.digest_file(Path(file)) for file in rows.files], "pairs": len(rows),
+            "data": [file_sha256(Path(file)) for file in rows.files], "pairs": len(rows),
             "settings": settings, "template": trained.chat_template,
             "dtypes": [str(trained.master_dtype), str(trained.compute_dtype)],
         }  # fmt: skip

@@ -14,21 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.manifest import file_sha256
+
 FOLDER = "reference"  # beside the data, or in the run folder where that cannot be written to
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer and template
-
-
-def digest_file(file: Path) -> str:
-    """The sha256 of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def digest_files(files: Iterable[Path]) -> dict[str, str]:
     """The sha256 of each file by its name; hashlib lets other threads run, so that the shards of a model are read at once."""
     known = sorted(files)
     with ThreadPoolExecutor() as pool:
-        return {file.name: digest for file, digest in zip(known, pool.map(digest_file, known), strict=True)}
+        return {file.name: digest for file, digest in zip(known, pool.map(file_sha256, known), strict=True)}
 
 
 def digest_model(name: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Settings(View):
     ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
     row_noun: ClassVar[str] = "row"  # what a row of the data is called
     missing_data_remedy: ClassVar[str] = "give the path of a Parquet file that exists"
+    columns_remedy: ClassVar[str] = "python -m posttrain_verl.prep writes such files; docs/data.md lists the columns"
     rollout: Rollout | None = (
         None  # the engine that samples answers while training, where the stage does not train on given rows
     )
@@ -65,6 +66,11 @@ class Settings(View):
     ray_cpus = Setting[int | None]("ray_kwargs.ray_init.num_cpus")
     ray_dashboard_port = Setting[int | None]("ray_kwargs.ray_init.dashboard_port")
     ray_metrics_port = Setting[int | None]("ray_kwargs.ray_init._metrics_export_port")
+
+    def files(self, name: str) -> list[str]:
+        """The data files of `train_files` or `val_files`, as they are given: one, several or none."""
+        value = getattr(self, name)
+        return [str(file) for file in ([value] if isinstance(value, str) else value or []) if file]
 
     @property
     def world_size(self) -> int:
@@ -398,6 +404,7 @@ class Stage:
     decides_checkpoint: ClassVar[Metric | None] = (
         None  # of a validation: the best checkpoint is the result; None: the newest
     )
+    aligns: ClassVar[bool] = False  # a model that answers already: random weights are no beginning
     own_metrics: ClassVar[tuple[Metric, ...]] = ()  # logged by no other stage: the report draws each
 
     def settings(self, tree: DictConfig) -> Settings:

@@ -65,6 +65,11 @@ def test_solutions_stand_beside_those_of_another_source(folder, clean, source, b
     assert manifest["sources"]["own"]["files"] == {"sft_train.parquet": "sft_train", "rates.parquet": "rates"}
 
 
+def test_a_source_that_should_give_pairs_says_how(folder, build):
+    with pytest.raises(data_prep.DataError, match="add rows: pairs to source own"):
+        build(sources={"own": own(folder)}, splits={"pairs_train": {"rows": 30, "sources": {"own": 1}}})
+
+
 def test_pairs_are_rows_of_their_own_kind(folder, clean, build):
     _, read = build(
         sources={"own": own(folder, rows="pairs")},

@@ -84,7 +84,7 @@ def missing_file(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str,
 def bad_data(dice: random.Random, valid: Valid) -> tuple[Changes, tuple[str, ...]] | None:
     """A Parquet file with something wrong in it; what is wrong is the key of its path in `files`."""
     said = {"no parquet": "is not a readable Parquet file", "no column": "has no column", "no rows": "has no rows",
-            "other schema": "VeRL needs", "two rows": "fewer than data.train_batch_size"}  # fmt: skip
+            "other schema": "training needs", "two rows": "fewer than data.train_batch_size"}  # fmt: skip
     if valid.stage == "rl":
         said |= {"wrong gold": "empty golds", "unknown source": "no grader is registered"}
     else:

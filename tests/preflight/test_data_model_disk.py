@@ -114,8 +114,8 @@ def test_every_missing_column_is_named(tmp_path):
     for name in ("rl_train", "rl_val"):
         write(tmp_path / f"data/embedded/{name}.parquet", pa.schema([("prompt", pa.string())]), 64)
     text = whats(data.check_data(launch(tmp_path, recipe="math_grpo")))
-    assert "has a column prompt of type string; VeRL needs a list of {role, content}" in text
-    assert "has no column data_source" in text and "has no column reward_model" in text
+    assert "has a column prompt of type string; training needs a list of turns" in text
+    assert "has no column data_source, reward_model" in text
     assert "rl_val.parquet" in text
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import made_runs
 import pytest
+from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from posttrain_verl.report import findings, rollouts, run, subjects
@@ -241,6 +242,20 @@ def test_the_head_says_what_was_run(tmp_path):
         "Started": format_time(made_runs.START), "Machine": "node-1, 8 x NVIDIA H100", "Learning rate": "1e-06",
         "Batch": "1024 prompts x 5 rollouts = 5120 sequences a step", "Steps": "5",
         "Lengths": "prompt 512, response 1,024 tokens", "Rollouts": "5 a prompt, temperature 1"}  # fmt: skip
+
+
+def test_the_data_is_that_of_the_files_which_were_trained_on(tmp_path):
+    """A launch always has a mix, also where it trains on files of another data set or of none."""
+    run = made_runs.grpo(tmp_path / "math_grpo" / "a", steps=5, prompts=1)
+    config = OmegaConf.load(run / "config.yaml")
+    for place, said in (("pairs", "own_pairs"), ("elsewhere", str(tmp_path / "elsewhere/rl_train.parquet"))):
+        (tmp_path / place).mkdir()
+        config.data.train_files = str(tmp_path / place / "rl_train.parquet")
+        OmegaConf.save(config, run / "config.yaml")
+        if place == "pairs":
+            (tmp_path / place / "manifest.json").write_text(json.dumps({"mix": {"name": said}}))
+        [(_, facts)] = subjects.Reader().page(run).facts
+        assert dict(facts)["Data"] == said
 
 
 def kinds(page):

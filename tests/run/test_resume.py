@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from driven import conduct
 from omegaconf import OmegaConf
@@ -291,6 +292,28 @@ def test_a_healthy_resume_passes_and_builds_what_is_gone(launched):
         "disk",
     }
     assert (folder.read_plan()["total_steps"], folder.read_plan()["watch"]["silence"]["seconds"]) == (20, 9)
+
+
+def test_a_resume_trains_on_the_data_of_the_launch(launched, tmp_path):
+    """Under another name if it was moved, but not on other rows: the position in the data is that of the checkpoint."""
+    (file,) = launched.read_settings().files("train_files")
+    moved, other = tmp_path / "moved.parquet", tmp_path / "other.parquet"
+    if not Path(file).is_file():  # the test above deletes it
+        prepare.prepare_data(compose(launched.read_plan()["overrides"]))
+    shutil.copy(file, moved)
+    pq.write_table(pq.read_table(file).slice(1), other)
+    attempt = resume.plan_attempt(launched, resume.read_request(["run=it", f"data.train_files={moved}"]).verl(launched))
+    assert attempt.config.data.train_files == str(moved)
+    with pytest.raises(InputError, match="launched with other rows"):
+        resume.plan_attempt(launched, resume.read_request(["run=it", f"data.train_files={other}"]).verl(launched))
+
+
+def test_what_a_resume_changed_is_written_down(launched):
+    for word in ("trainer.total_training_steps=20", "trainer.save_freq=7"):
+        request = resume.read_request(["run=it", word])
+        attempt = resume.plan_attempt(launched, request.verl(launched))
+        prepare.check_attempt(launched, attempt.config, request.watch(launched), request.own)
+    assert launched.read_plan()["resumed_with"][-2:] == ["trainer.total_training_steps=20", "trainer.save_freq=7"]
 
 
 def test_a_run_of_accelerators_needs_some(launched, monkeypatch):
