@@ -134,7 +134,8 @@ def _count_rows_in(file: Path) -> int:
 def _check_file(composed: Composed, file: Path) -> Iterator[Problem]:
     if not file.exists():
         if file.parent != composed.data_dir:
-            yield Problem(f"{file} is missing", composed.settings.missing_data_remedy)
+            remedy = composed.settings.missing_data_remedy
+            yield Problem(f"{file} is missing", remedy.format(mix=composed.posttrain.mix.name, name=file.parent.name))
         elif not is_offline(composed):
             build = f"build it: {mix_command(composed, 'prep')}"
             yield Problem(f"{file} is missing", f"{build}\nor train on the offline mix: mix=embedded")

@@ -306,11 +306,12 @@ class RunFolder:
         if steps:
             what = f"{self.checkpoints} holds no whole checkpoint: shards of {steps} are missing or cut short"
             remedy = "copy them again, or train further steps: `resume`"
-        elif self.read_status().state == RUNNING:
-            remedy = f"wait: it is at step {self.read_status().last_step or 0}, and {Settings.key('save_every')} says when it saves"
         elif there := (self.read_status().job or {}).get("folder"):
             what = f"{self.checkpoints} holds no checkpoint: those of a job of a cluster stay there, in {there}/checkpoints"
             remedy = f"copy that folder to {self.checkpoints}"
+        elif self.read_status().state == RUNNING:
+            step = self.read_status().last_step or 0
+            remedy = f"wait: it is at step {step}, and {Settings.key('save_every')} says when it saves"
         raise InputError("no checkpoint", [Problem(what, remedy)])
 
     def checkpoint(self, step: int) -> Path:

@@ -52,7 +52,7 @@ class DpoSettings(SftSettings):
     model_types = (PairModel,)
     row_noun = "pair"
     missing_data_remedy = (
-        "let a model write pairs: python -m posttrain_verl.synthesize mix=MIX run=RUN\n"
+        "let a model write pairs: python -m posttrain_verl.synthesize mix={mix} run=RUN name={name}\n"
         "or give the path of a Parquet file that exists"
     )
     columns_remedy = (

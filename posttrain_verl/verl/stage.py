@@ -32,6 +32,7 @@ class Settings(View):
         tuple[str, ...]
     ] = ()  # the names of data files that VeRL reads; none: any, and Parquet alone
     row_noun: ClassVar[str] = "row"  # what a row of the data is called
+    # {mix} and {name} are the mix of the launch and the folder that a file should lie in.
     missing_data_remedy: ClassVar[str] = "give the path of a Parquet file that exists"
     columns_remedy: ClassVar[str] = "python -m posttrain_verl.prep writes such files; docs/data.md lists the columns"
     rollout: Rollout | None = (

@@ -74,7 +74,7 @@ RL_STEP = "128 prompts x 8 rollouts = 1024 sequences a step; 1 optimizer step of
 
 @pytest.mark.parametrize(
     ("stage", "step"),
-    [([], RL_STEP), (["rl"], RL_STEP), (["sft"], "128 rows a step")],
+    [([], RL_STEP), (["rl"], RL_STEP), (["sft"], "128 rows a step"), (["dpo"], "128 pairs = 256 sequences a step")],
 )
 def test_the_recipe_composes_and_is_right_but_for_what_is_not_here(stage, step):
     assert write("recipe", "mine", *stage) == 0
@@ -95,7 +95,7 @@ def test_the_recipe_composes_and_is_right_but_for_what_is_not_here(stage, step):
 
 
 def test_there_is_a_recipe_to_begin_with_for_every_trunk():
-    assert {file.stem for file in new.FOLDER.glob("recipe_*.yaml")} == {"recipe_rl", "recipe_sft"}
+    assert {file.stem for file in new.FOLDER.glob("recipe_*.yaml")} == {"recipe_rl", "recipe_sft", "recipe_dpo"}
 
 
 def test_the_splits_for_sft_are_there_to_be_taken(place):
