@@ -14,13 +14,14 @@ from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from posttrain_verl.paths import write_atomically
+from posttrain_verl.terminal.console import log
 from posttrain_verl.terminal.problem import InputError, Problem
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer: `truncated` when it was cut off at the most tokens, `tokens` is its length, and `prompt_tokens` that of its
-    prompt (0 in files of earlier versions)."""
+    prompt (0 in files of earlier versions). `no_text` says why an endpoint gave no text, e.g. "tool_calls"; "" where it did."""
 
     id: str
     sample: int
@@ -28,6 +29,7 @@ class Answer:
     tokens: int
     truncated: bool
     prompt_tokens: int = 0
+    no_text: str = ""
 
 
 def model_fingerprint(model: Path | str) -> str:
@@ -56,8 +58,10 @@ class AnswerLog:
             with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
                 lines = [line[:-1] for line in file if line.endswith("\n")]
         if lines and lines[0] == head:
-            answers = [Answer(**json.loads(line)) for line in lines[1:]]
+            answers = [answer for line in lines[1:] if (answer := _read_line(line))]
             self.done = {(answer.id, answer.sample): answer for answer in answers}
+            if damaged := len(lines) - 1 - len(answers):
+                log.info(f"{path}: {damaged} lines are damaged, and are asked for again")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written anew: the last line of a killed evaluation may be half a line.
         write_atomically(path, "".join(f"{line}\n" for line in (head, *map(_answer_line, self.done.values()))))
@@ -72,6 +76,13 @@ class AnswerLog:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._file.close()
+
+
+def _read_line(line: str) -> Answer | None:
+    try:
+        return Answer(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def _answer_line(answer: Answer) -> str:

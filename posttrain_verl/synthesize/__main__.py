@@ -22,7 +22,7 @@ from data_prep.schema import PAIRS, SFT
 from posttrain_verl.evaluate import job as evaluating
 from posttrain_verl.evaluate import sampling
 from posttrain_verl.evaluate.result import SCHEMA, Answer, AnswerLog
-from posttrain_verl.synthesize.job import Job, read_job
+from posttrain_verl.synthesize.job import ANSWERS, Job, read_job
 from posttrain_verl.synthesize.questions import Asked, HeldOut, leave_out_held_out
 from posttrain_verl.synthesize.screening import grade_answer, screen_answers
 from posttrain_verl.synthesize.selection import Graded, choose_pairs, choose_solutions, pass_rate
@@ -79,20 +79,21 @@ def _own_folder(job: Job) -> Iterator[None]:
     Raises:
         InputError: another call writes into it, or it holds other answers or the build of a mix.
     """
+    lock = FileLock(job.folder / ".lock", timeout=0)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        remedy = "wait until it ends, or give this one a folder of its own: name=NAME"
+        raise InputError(TITLE, [Problem(f"another call writes into {job.folder}", remedy)]) from None
     except OSError as error:
         what = f"{job.folder} cannot be written ({error.strerror})"
         raise InputError(TITLE, [Problem(what, "give another posttrain.data_dir")]) from None
     try:
-        with FileLock(job.folder / ".lock", timeout=0):
-            _refuse_other_content(job)
-            yield
-    except Timeout:
-        what = f"another call writes into {job.folder}"
-        raise InputError(
-            TITLE, [Problem(what, "wait until it ends, or give this one a folder of its own: name=NAME")]
-        ) from None
+        _refuse_other_content(job)
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_other_content(job: Job) -> None:
@@ -100,19 +101,24 @@ def _refuse_other_content(job: Job) -> None:
     other_name = "give this one a folder of its own: name=NAME"
     if not job.answers.is_file():
         if (job.folder / FILE_NAME).is_file():
-            raise InputError(TITLE, [Problem(f"{job.folder} holds data that synthesize did not write", other_name)])
+            is_own = "teacher" in data_prep.read_manifest(job.folder)
+            what = f"data whose {ANSWERS} is gone" if is_own else "data that synthesize did not write"
+            raise InputError(TITLE, [Problem(f"{job.folder} holds {what}", other_name)])
         return
-    with job.answers.open(encoding="utf-8", errors="replace") as file:
-        head = file.readline()
-    try:
-        there = json.loads(head)
-    except ValueError:  # cut short before its first line was whole: nothing is lost
-        return
-    mine = json.loads(json.dumps(_belongs_to(job)))
-    differing = sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key))
     if job.force:
         job.answers.unlink()
-    elif differing:
+        return
+    with job.answers.open(encoding="utf-8", errors="replace") as file:
+        head, has_answers = file.readline(), file.readline().endswith("\n")
+    if not has_answers:  # a call that ended before its first answer, perhaps at a mistake in its words
+        return
+    try:
+        there = dict(json.loads(head))
+    except (ValueError, TypeError):
+        what = f"the first line of {job.answers} is damaged, so that nobody knows whose answers these are"
+        raise InputError(TITLE, [Problem(what, f"{other_name}; --force drops those answers")]) from None
+    mine = json.loads(json.dumps(_belongs_to(job)))
+    if differing := sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key)):
         what = f"{job.folder} holds answers of another call, which differs in {', '.join(differing)}"
         raise InputError(TITLE, [Problem(what, f"{other_name}; --force drops those answers")])
 
@@ -166,14 +172,20 @@ def _explain_nothing(job: Job, answers: Sequence[Graded], left_out: Counter[str]
     """Why no data set is written, with an answer to read and what may help."""
     wrong = [each for each in answers if each.is_right is False]
     cut_off, undecided = sum(each.cut_off for each in answers), sum(each.is_right is None for each in answers)
-    facts = f"{len(wrong)} wrong, {undecided} undecided, {cut_off} cut off"
+    without = Counter(each.no_text for each in answers if each.no_text)
+    facts = f"{len(wrong)} wrong, {undecided} undecided; {cut_off} of all were cut off"
+    if without:
+        facts += f"; no text came in {', '.join(f'{count} ({reason})' for reason, count in without.most_common())}"
     if reasons := ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()):
         facts += f"; right ones are left out: {reasons}"
     lines = [f"no answer of {len(answers)} can be used ({facts}): no data set is written"]
     if wrong:
         lines.append(f"  e.g. {wrong[0].id}: {' '.join(wrong[0].text.split())[-200:]!r}")
     longer = "a larger max_tokens, " if cut_off > len(answers) / 2 else ""
-    lines.append(f"  look at {job.answers}; try {longer}another model, its chat template, or easier questions")
+    other = (
+        "another endpoint.model=, or" if without.total() > len(answers) / 2 else "another model, its chat template, or"
+    )
+    lines.append(f"  look at {job.answers}; try {longer}{other} easier questions")
     return "\n".join(lines)
 
 
@@ -186,6 +198,8 @@ def describe_set(folder: Path, manifest: dict[str, Any]) -> str:
         f"  {manifest['questions']['asked']} questions, {answers['n']} answers: {answers['right']} right, "
         f"{answers['wrong']} wrong, {answers['undecided']} undecided; {answers['tokens']} tokens{cost}",
     ]
+    if without := ", ".join(f"{count} ({reason})" for reason, count in answers["no_text"].items()):
+        lines.append(f"  no text came in {without}: neither right nor wrong")
     for name, entry in manifest["files"].items():
         if "rows" in entry:
             parts = ", ".join(f"{rows} {source}" for source, rows in entry["rows_by_source"].items())
@@ -206,6 +220,8 @@ def describe_set(folder: Path, manifest: dict[str, Any]) -> str:
     for split in (SFT.training_split, PAIRS.training_split):
         if f"{split}.parquet" not in manifest["files"]:
             lines.append(f"  there is no {split}.parquet, since it would have no row")
+    if pairs["n"] and f"{PAIRS.validation_split}.parquet" not in manifest["files"]:
+        lines.append(f"  there is no {PAIRS.validation_split}.parquet: a larger val= or more rows= hold pairs out")
     return "\n".join(lines)
 
 

@@ -33,6 +33,10 @@ def grade_answer(job: Job, asked: Asked, answer: Answer) -> Graded:
     Raises:
         RewardError: the reward fails; InputError: it does not say what is right.
     """
+    if answer.no_text:  # which says nothing of what the model knows
+        return Graded(
+            answer.id, answer.sample, answer.text, answer.tokens, None, answer.truncated, no_text=answer.no_text
+        )
     if job.reward:
         item: Mapping[str, Any] = grading.grade_by_reward(job.reward, asked.question, None, answer, job.right_at)
     else:

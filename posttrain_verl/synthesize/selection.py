@@ -27,8 +27,9 @@ CLOSE = 0.3  # answers whose lengths differ by at most this share of the longer 
 
 @dataclass(frozen=True)
 class Graded:
-    """One answer, `tokens` long. `is_right` is None where the verifier came to no verdict. `flaw` is the reason why a right
-    answer is not shown to a model, "" for none, and `detail` says more."""
+    """One answer, `tokens` long. `is_right` is None where the verifier came to no verdict, or where an endpoint gave no text, of
+    which `no_text` is the reason. `flaw` is the reason why a right answer is not shown to a model, "" for none, and `detail` says
+    more."""
 
     id: str
     sample: int
@@ -38,6 +39,7 @@ class Graded:
     cut_off: bool = False
     flaw: str = ""
     detail: str = ""
+    no_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _sides(answers: Sequence[Graded], rules: Rules) -> tuple[list[Graded], list[
     """The answers that a pair may choose, and those that it may reject, without near duplicates, by their samples."""
 
     def may_reject(answer: Graded) -> bool:
-        if answer.is_right or not answer.text.strip():
+        if answer.is_right or answer.no_text or not answer.text.strip():
             return False
         if answer.is_right is None and not rules.reject_undecided:
             return False

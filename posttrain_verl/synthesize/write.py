@@ -208,6 +208,7 @@ def _verdicts(answers: Sequence[Graded]) -> dict[str, Any]:
     decided = len(answers) - undecided
     return {"n": len(answers), "right": right, "wrong": decided - right, "undecided": undecided,
             "cut_off": sum(each.cut_off for each in answers),
+            "no_text": dict(Counter(each.no_text for each in answers if each.no_text)),
             "acceptance": round(right / decided, 4) if decided else None}  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import pwd
@@ -121,6 +122,9 @@ def warning_lines(problems: Sequence[Problem]) -> list[str]:
     return lines
 
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # it is full, or may not be written to
+
+
 def exit_code(work: Callable[[], int], as_json: bool = False, resume_hint: str = "") -> int:
     """The exit code of a verb: that of `work`, 2 for a user's mistake, which is printed, or 130 for Ctrl-C.
 
@@ -140,6 +144,13 @@ def exit_code(work: Callable[[], int], as_json: bool = False, resume_hint: str =
     except WorkFailed as error:
         print(f"{error}; {resume_hint}" if resume_hint and error.resumes else error, file=sys.stderr)
         return error.code
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        said = f"nothing more can be written{where}: {os.strerror(error.errno or 0)}"
+        print(f"{said}; {resume_hint}" if resume_hint else said, file=sys.stderr)
+        return WorkFailed.code
     except KeyboardInterrupt:
         print(f"interrupted: {resume_hint}" if resume_hint else "interrupted", file=sys.stderr)
         return 130

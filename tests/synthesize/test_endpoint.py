@@ -57,13 +57,17 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(headers.pop("sleep", 0.005))
         with self.server.lock:
             self.server.at_once -= 1
-        length = len(text.encode()) + headers.pop("missing", 0)
+        drops = headers.pop("drops", 0)
+        length = len(text.encode()) + drops + headers.pop("missing", 0)
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": length, **headers}.items():
             self.send_header(name, str(value))
         self.end_headers()
+        for _ in range(drops):
+            self.wfile.write(b" ")
+            time.sleep(0.5)
         self.wfile.write(text.encode())
-        self.close_connection = length != len(text.encode())
+        self.close_connection = length != len(text.encode()) + drops
 
     def log_message(self, *_):
         pass
@@ -178,6 +182,85 @@ def test_a_refusal_is_the_users_to_correct(server, ask, status, said):
         ask()
     assert "endpoint.key=VARIABLE" in str(error.value)
     assert len(server.asked) == len({body["seed"] for body, _ in server.asked}), "it is not tried again"
+
+
+def test_a_question_that_is_refused_alone_costs_no_other_answer(server, ask, rows):
+    server.behave = lambda number, body: (
+        (400, {}, "content policy") if body["messages"][0]["content"] == "10+20=" else None
+    )
+    manifest = ask()
+    assert (manifest["answers"]["undecided"], manifest["answers"]["no_text"]) == (4, {"refused": 4})
+    (refused,) = [row for row in rows("rates") if row["question"] == "10+20="]
+    assert (refused["n"], refused["undecided"], refused["rate"]) == (0, 4, None)
+
+
+def test_an_endpoint_that_moved_is_not_tried_again(server, ask):
+    server.behave = lambda number, body: (301, {"Location": "https://other/v1"}, "")
+    with pytest.raises(InputError, match="says 301: it is at https://other/v1"):
+        ask("endpoint.concurrency=2")
+    assert len(server.asked) <= 4
+
+
+def test_answers_on_their_way_are_kept_when_one_fails(server, ask, tmp_path):
+    """Each costs money. The one that fails comes first, and seven others are being made."""
+    server.behave = lambda number, body: (503, {}, "gone") if number == 1 else (
+        200, {"sleep": 0.5}, json.dumps(completion("#### 30")))  # fmt: skip
+    with pytest.raises(EndpointFailed):
+        ask("endpoint.retries=0", "endpoint.concurrency=8")
+    assert len((tmp_path / "data/out/answers.jsonl").read_text().splitlines()) - 1 == len(server.asked) - 1 >= 7
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (completion(None, "tool_calls", tool_calls=[{"id": "1"}]), "tool_calls"),
+        (completion(None, refusal="I cannot"), "refused"),
+        (completion(""), "empty"),
+        (completion("", reasoning_content="it is 30, #### 30"), "empty"),
+    ],
+)
+def test_what_is_no_text_is_neither_right_nor_wrong(server, ask, rows, said, reason):
+    """A pass rate of one half would be that of the endpoint, and not of the model."""
+    server.behave = lambda number, body: (200, {}, json.dumps(said)) if body["seed"] % 2 else None
+    answers = ask("also_reject=undecided")["answers"]
+    assert 0 < answers["no_text"][reason] == answers["undecided"] < 24 and answers["wrong"] == 0
+    assert {row["rate"] for row in rows("rates")} == {1.0}
+
+
+def test_half_a_character_can_be_written(server, ask, rows):
+    server.behave = lambda number, body: (200, {}, json.dumps(completion("\ud800 #### 30")))
+    ask(rows=1)
+    assert rows("sft_train")[0]["messages"][-1]["content"] == "? #### 30"
+
+
+def test_an_answer_that_comes_in_drops_has_the_same_time(server, ask):
+    server.behave = lambda number, body: (200, {"drops": 40}, json.dumps(completion("#### 30")))
+    began = time.monotonic()
+    with pytest.raises(EndpointFailed, match=r"no answer in 0\.3 s"):
+        ask("endpoint.timeout=0.3", "endpoint.retries=0", rows=1, n=1)
+    assert time.monotonic() - began < 20
+
+
+def test_a_wrong_address_is_corrected_by_the_next_call(server, ask):
+    server.behave = lambda number, body: (404, {}, "no such page")
+    with pytest.raises(InputError, match="mostly ends in /v1"):
+        ask(url=server.url.removesuffix("/v1"))
+    server.behave = lambda number, body: None
+    assert ask()["answers"]["n"] == 24, "no answer was lost by it"
+
+
+@pytest.mark.parametrize("value", ["sk-secret123\r\nX: y", "sk-s\u00e9cret123", "  "])
+def test_a_key_that_cannot_be_sent_is_not_shown(ask, monkeypatch, value):
+    monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(InputError) as error:
+        ask("endpoint.key=MY_KEY")
+    assert "cret123" not in str(error.value)
+
+
+def test_a_key_in_the_place_of_its_variable_is_not_shown(ask):
+    with pytest.raises(InputError, match="is not a variable's name") as error:
+        ask("endpoint.key=sk-abcdef")
+    assert "abcdef" not in str(error.value)
 
 
 def test_a_prompt_that_is_too_long_is_an_answer_cut_off_before_it_began(server, ask):

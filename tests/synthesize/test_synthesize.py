@@ -1,5 +1,6 @@
 """The verb from its words to its files, with an engine that needs no model: every second answer of it is wrong."""
 
+import errno
 import hashlib
 import json
 import os
@@ -142,6 +143,36 @@ def test_two_calls_into_one_folder(synthesize, sums, tmp_path):
     assert "name=NAME" in str(error.value)
 
 
+def test_damaged_lines_are_asked_for_again(synthesize, sums, fake, tmp_path):
+    file, answers = sums(5), tmp_path / "data/out/answers.jsonl"
+    synthesize(file, "n=2")
+    lines = answers.read_text().splitlines()
+    answers.write_text("\n".join([*lines[:3], lines[3][:20], "7", *lines[5:]]) + "\n")
+    assert synthesize(file, "n=2", "keep=1")["answers"]["n"] == 10
+    assert sum(len(samples) for _, _, samples in fake()) == 12
+
+
+@pytest.mark.parametrize("head", ["7", "not json", "[1]"])
+def test_answers_below_a_damaged_first_line_are_not_dropped(synthesize, sums, tmp_path, head):
+    file, answers = sums(5), tmp_path / "data/out/answers.jsonl"
+    synthesize(file, "n=2")
+    rest = answers.read_text().partition("\n")[2]
+    answers.write_text(f"{head}\n{rest}")
+    with pytest.raises(InputError, match=r"first line of .*answers\.jsonl is damaged"):
+        synthesize(file, "n=2", "keep=1")
+    assert answers.read_text() == f"{head}\n{rest}"
+
+
+def test_a_disk_that_is_full_is_one_line(monkeypatch, sums, model, fake, tmp_path, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.jsonl")
+
+    monkeypatch.setattr(verb, "write_set", full)
+    words = [f"mix={sums(5)}", f"base_model={model}", "n=2", "name=out", f"posttrain.data_dir={tmp_path}/data"]
+    assert command_line.main(Synthesize, verb.run, words) == 1
+    assert "nothing more can be written (x.jsonl): No space left on device; " in capsys.readouterr().err
+
+
 def test_answers_of_another_sampling_are_not_written_over(synthesize, sums, fake, tmp_path):
     file = sums(5)
     synthesize(file, "n=2")
@@ -169,7 +200,9 @@ def test_a_teacher_whose_answers_are_all_wrong_leaves_no_data_set(synthesize, su
     with pytest.raises(verb.NothingUsable) as failed:
         synthesize(file, "n=2")
     said = str(failed.value)
-    assert said.startswith("no answer of 10 can be used (10 wrong, 0 undecided, 0 cut off): no data set is written")
+    assert said.startswith(
+        "no answer of 10 can be used (10 wrong, 0 undecided; 0 of all were cut off): no data set is written"
+    )
     assert "e.g. sum/0" in said and "try another model" in said and failed.value.code == 1 and not failed.value.resumes
     assert sorted(file.name for file in (tmp_path / "data/out").iterdir()) == [".lock", "answers.jsonl", "engine.log"]
 
