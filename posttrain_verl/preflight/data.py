@@ -231,6 +231,10 @@ def _check_counts(composed: Composed) -> Iterator[Problem]:
         what = f"{settings.key('train_files')} has {count} rows, fewer than {settings.override('train_batch_size')}"
         remedy = f"lower {settings.key('train_batch_size')} to {count} or less"
         yield Problem(f"{what}: there would be no batch", remedy)
+    same = set(settings.files("train_files")) & set(settings.files("val_files"))
+    if same:
+        yield warning(f"{', '.join(sorted(same))} is validated on, and trained on, too: nothing is held out",
+                      f"give {settings.key('val_files')} other rows")  # fmt: skip
     held_out, decides = count_rows(composed, "val_files"), composed.stage.decides_checkpoint
     if decides and held_out is not None and 0 < held_out < FEWEST_HELD_OUT:
         what = f"{held_out} held-out {settings.row_noun}s decide which checkpoint is the result: {decides.key} moves in steps of"
@@ -299,14 +303,18 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
             own = "read your files with a mix, and approve that (docs/data.md), or posttrain.require_inspected=false"
             yield Problem(what, f"build it: {build}" if is_ours else own, level)
         return
+    is_sampled = "teacher" in manifest  # answers of a model, by `synthesize`
+    again = f"build it again: {build} --force" if is_ours else "build that data again"
+    if is_sampled:
+        again = "delete it, and run the same synthesize again: its answers are kept"
     for file in files:
         if (entry := entries.get(file.name)) is None:
-            yield warning(f"{file} is not in the manifest beside it", f"build it again: {build}")
+            yield warning(f"{file} is not in the manifest beside it", again)
             continue
         # Compare the size always, and the sha256 where the file is younger than its manifest.
         younger = file.stat().st_mtime > (folder / FILE_NAME).stat().st_mtime
         if file.stat().st_size != entry["bytes"] or (younger and file_sha256(file) != entry["sha256"]):
-            yield Problem(f"{file} is not the file that its manifest describes", f"build it again: {build} --force")
+            yield Problem(f"{file} is not the file that its manifest describes", again)
     mix: Any = OmegaConf.to_container(composed.posttrain.mix)
     if is_ours and not is_same_mix(manifest, mix):
         what = f"{folder} was built from another version of the mix {mix['name']}: {describe_difference(folder, mix)}"
@@ -316,7 +324,6 @@ def _check_manifest_folder(composed: Composed, folder: Path, files: list[Path]) 
         )
     elif is_ours and (changed := changed_sources(folder, mix)):
         yield warning(f"{', '.join(changed)} since {folder} was built", f"build it again: {build}")
-    is_sampled = "teacher" in manifest  # answers of a model, by `synthesize`
     if not manifest.get("inspected") and (must_be_inspected or is_sampled or not is_offline(composed)):
         look = f"python -m posttrain_verl.inspect mix={shlex.quote(str(folder))} --approve"
         remedy = mix_command(composed, "inspect", "--approve") if is_ours else look

@@ -294,7 +294,7 @@ def check_lengths(composed: Composed) -> list[Problem]:
             f"{len(sample.lengths)} rows of {composed.settings.key(name)}",
         )
         what = f"{share:.1%} of {count} are longer than {rule.key}={rule.limit} tokens (the longest: {longest})"
-        remedy = f"{rule.key}={longest}, or {rule.escape}"
+        remedy = f"{rule.key}={longest}" + (f", or {rule.escape}" if rule.ends_run or "cut" not in rule.fate else "")
         if rule.ends_run and longest > rule.limit:
             few = f"a row of {composed.settings.key(name)} is longer than {rule.key}={rule.limit} tokens: {longest}"
             found.append(Problem(f"{what if over else few}: VeRL ends at the first of them", remedy))

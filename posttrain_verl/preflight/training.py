@@ -52,6 +52,7 @@ def check_engine(composed: Composed) -> list[Problem]:
 
 
 LR_DESTROYS = 1e-3  # VeRL's default for SFT: full fine-tuning of a pretrained model does not survive it
+LR_OF_ANY = 1e-2  # Adam on the smallest models
 SMALL_MODEL = 50_000_000  # parameters; smaller models learn at higher rates
 HALF_PRECISION = ("bf16", "bfloat16", "fp16", "float16", "16")
 LOSES_UPDATES = 1e-5  # of a weight near 0.02, bf16 keeps steps of 8e-5: updates of AdamW are about the learning rate
@@ -79,6 +80,8 @@ def _check_learning_rate(composed: Composed) -> Iterator[Problem]:
         shape = known_shape(composed.model, composed.posttrain.base_model)
         size = shape.parameters if shape else None
     if is_embedded(composed.model) if size is None else size < SMALL_MODEL:
+        if lr > LR_OF_ANY:
+            yield warning(f"{key}={lr:g} is far from what models of any size learn at", f"{key}={LR_OF_ANY:g} or less")
         return
     low, high = stage.usual_lora_lr if lora else stage.usual_lr
     mode = "LoRA" if lora else "full fine-tuning"

@@ -23,17 +23,22 @@ def digest_data(settings: Settings) -> list[str] | None:
 def find_other_data(folder: RunFolder, before: Settings, now: Settings) -> Iterator[Problem]:
     """Files that the next attempt would train on in place of others. The same rows in another place are the same data.
 
-    Files that were written anew in the same place are only named in the log: the others are gone, and the run may go on.
+    A mix that was built again may have other bytes, e.g. by another version of pyarrow: it is only named in the log.
     """
     named = [each.files("train_files") for each in (before, now)]
     known = folder.read_plan().get(DIGESTS) or (digest_data(before) if named[0] != named[1] else None)
     found = digest_data(now) if known else None
     if not known or not found or known == found:
         return
-    if named[0] == named[1]:
-        log.info(
-            f"{', '.join(named[0])}: the rows are not those that the run was launched with, and it goes on with them"
-        )
+    if named[0] == named[1] and _are_of_mix(named[0], folder):
+        log.info(f"{', '.join(named[0])}: not the files that the run was launched with, and it goes on with these")
         return
-    remedy = "leave it out, or launch a new run"
+    remedy = "put those back, or launch a new run" if named[0] == named[1] else "leave it out, or launch a new run"
     yield Problem(f"{now.override('train_files')}: the run was launched with other rows", remedy)
+
+
+def _are_of_mix(files: list[str], folder: RunFolder) -> bool:
+    """Whether they are those of the mix of the run, of which the checks know whether its manifest describes them."""
+    plan = folder.read_plan()
+    home = Path(str(plan.get("posttrain", {}).get("data_dir", ""))) / str(plan.get("mix", ""))
+    return all(Path(file).parent == home for file in files)

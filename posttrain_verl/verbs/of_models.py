@@ -129,7 +129,7 @@ class Synthesize(OfRuns):
 
     def problems(self) -> Iterator[Problem]:
         if sum(map(bool, (self.run, self.base_model, self.endpoint))) != 1:
-            what = "one of base_model=, run= and endpoint= is needed"
+            what = "exactly one of base_model=, run= and endpoint= is needed"
             yield Problem(what, "add base_model=NAME or FOLDER, run=ID, or endpoint=URL")
         if self.keep is not None and self.keep > self.n:
             yield Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -113,10 +114,21 @@ class DpoSettings(SftSettings):
             what = f"{self.key('dataset_class')} is not read: the data set of pairs is ours"
             yield Problem(what, self.override("dataset_class", None))
 
+    def frequency_problems(self) -> Iterator[Problem]:
+        yield from super().frequency_problems()
+        both = self.save_every, self.validate_every
+        if all(isinstance(each, int) and each > 0 for each in both) and both[0] % both[1]:
+            what = f"{self.override('save_every')} with {self.override('validate_every')}: checkpoints without a validation"
+            yield warning(f"{what} cannot be chosen as the best", self.override("validate_every", self.save_every))
+
     def _check_numbers(self, loss: Loss) -> Iterator[Problem]:
         low, high = loss.betas
+        if odd := [name for name in NUMBERS if not math.isfinite(getattr(self, name))]:
+            yield Problem(f"{', '.join(map(self.override, odd))}: not a finite number", "give a number")
+            return
         if self.beta <= 0:
-            yield Problem(f"{self.override('beta')}: every pair would be the same", self.override("beta", low))
+            effect = "every pair would be the same" if self.beta == 0 else "the rejected answers would be preferred"
+            yield Problem(f"{self.override('beta')}: {effect}", self.override("beta", low))
         elif not low <= self.beta <= high:
             what = f"{self.override('beta')} is far from what runs with {self.override('loss')} ({loss.name}) use"
             yield warning(what, f"usual values lie between {low:g} and {high:g}")
@@ -128,6 +140,9 @@ class DpoSettings(SftSettings):
         if self.target_margin and loss.has_reference:
             what = f"{self.override('target_margin')} is SimPO's, and {self.override('loss')} is trained"
             yield Problem(what, f"{self.override('target_margin', 0.0)}, or {self.override('loss', 'simpo')}")
+        if self.target_margin < 0:
+            what = f"{self.override('target_margin')} is content with pairs that are the wrong way round"
+            yield Problem(what, self.override("target_margin", 0.0))
         if self.nll_weight < 0:
             yield Problem(
                 f"{self.override('nll_weight')} unlearns the chosen answers", self.override("nll_weight", 0.0)

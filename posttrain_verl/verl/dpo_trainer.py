@@ -80,12 +80,16 @@ class PairTrainer(OrderedTrainer):
     def _compute_ref_log_prob(self) -> None:
         """Give each data set its reference log-probabilities, read or computed. `progress` knows this function by its name."""
         model = reference.digest_model(self.model_config.local_path)
+        reference.require_same_model(Path(self.settings.checkpoint_dir).parent, model)
         for rows in filter(None, (self.train_dataset, self.held_out)):
             key = reference.reference_key(self._reference_facts(model, rows))
             homes = self._reference_homes(rows)
             found = reference.read_reference(homes, key, len(rows))
             if found is None:
                 found = self._measure_reference(rows)
+                if broken := int((~np.isfinite(found)).any(axis=1).sum()):
+                    what = f"the model gives no finite log-probability for {broken} of {len(rows)} pairs before any training"
+                    raise FloatingPointError(f"{what}: look at its weights, {self.model_config.local_path}")
                 kept = reference.write_reference(homes, key, found)
                 print(f"reference log-probabilities of {len(rows)} pairs: {kept or 'cannot be kept'}", flush=True)
             rows.reference = found

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.manifest import file_sha256
+from posttrain_verl.paths import write_atomically
 
 FOLDER = "reference"  # beside the data, or in the run folder where that cannot be written to
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, config, tokenizer and template
@@ -41,6 +42,28 @@ def digest_model(name: str) -> dict[str, str]:
     return digest_files(file for file in folder.iterdir() if file.suffix in MODEL_FILES and file.is_file())
 
 
+WEIGHTS = (".safetensors", ".bin")
+WEIGHTS_FILE = "reference.json"  # of a run folder: the digests of the weights that are the reference
+
+
+def require_same_model(run: Path, model: Mapping[str, str]) -> None:
+    """Keep the digests of the weights that a run begins at, or compare them with those of its first attempt.
+
+    Raises:
+        RuntimeError: the files are others now, so that the reference would be another one.
+    """
+    weights = {name: digest for name, digest in model.items() if name.endswith(WEIGHTS)}
+    file = run / WEIGHTS_FILE
+    if not file.is_file():
+        with suppress(OSError):
+            write_atomically(file, json.dumps(weights) + "\n")
+        return
+    before = json.loads(file.read_text())
+    if sorted(before.values()) != sorted(weights.values()):
+        raise RuntimeError("the weights of the base model are not those that this run began at, and they are its reference: "
+                           "put them back, or launch a new run")  # fmt: skip
+
+
 def reference_key(facts: Mapping[str, Any]) -> str:
     """The name under which log-probabilities are kept that follow from `facts`, which JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
@@ -51,7 +74,7 @@ def read_reference(homes: Iterable[Path], key: str, pairs: int) -> np.ndarray | 
     for home in homes:
         with suppress(OSError, ValueError, EOFError):
             found: np.ndarray = np.load(home / f"{key}.npy", allow_pickle=False)
-            if found.shape == (pairs, 2) and found.dtype == np.float32:
+            if found.shape == (pairs, 2) and found.dtype == np.float32 and np.isfinite(found).all():
                 return found
     return None
 

@@ -126,6 +126,21 @@ class KeepsFalling:
         return f"{self.key} fell from {means[0]:.4g} to {means[-1]:.4g} and still falls" if self._fired else FINE
 
 
+def far_above_first(factor: float, by: float) -> Callable[[Metrics], str | None]:
+    """The loss is more than `factor` times that of the first step, and more than `by` above it: near 0 a factor says little."""
+    first: list[float] = []
+
+    def sees(metrics: Metrics) -> str | None:
+        loss = finite_number(metrics, LOSS)
+        if loss is None:
+            return None
+        first.append(loss)
+        is_far = loss > factor * first[0] and loss > first[0] + by
+        return f"{LOSS} {loss:.4g}, and {first[0]:.4g} in the first step" if is_far else FINE
+
+    return sees
+
+
 def finite_number(metrics: Metrics, key: str) -> float | None:
     """The finite number at `key`; None without one."""
     value = metrics.get(key)
@@ -266,6 +281,9 @@ _RULES: dict[str, Callable[[Mapping[str, Any], Settings], MetricRule]] = {
         s["steps"], zero_loss, "update",
         f"the loss mask leaves no token: look at the chat template and {run.written_limit_key()}"),
     "sft_not_falling": lambda s, run: NotFalling(s["window"]),
+    "diverging": lambda s, run: InARow(
+        s["steps"], far_above_first(s["factor"], s["by"]), "update",
+        f"training makes the model worse: lower {run.model.key('lr')}, or give it a warm-up"),
     "easy_pairs": lambda s, run: InARow(
         s["steps"], at_first(s["within"], beyond(names.PAIR_ACCURACY, s)), "update",
         "nearly every pair is told apart before anything is learned: look whether length or format alone does it"),

@@ -308,6 +308,21 @@ def test_a_resume_trains_on_the_data_of_the_launch(launched, tmp_path):
         resume.plan_attempt(launched, resume.read_request(["run=it", f"data.train_files={other}"]).verl(launched))
 
 
+def test_files_of_ones_own_that_changed_are_refused_and_a_mix_that_was_built_again_is_not(launched, tmp_path):
+    """The bytes of a mix that is built again follow from the version of pyarrow, too."""
+    (file,) = launched.read_settings().files("train_files")
+    plan, config = launched.read_plan(), launched.config.read_text()
+    launched.write_plan(plan | {"train_sha256": ["of another build"]})
+    resume.plan_attempt(launched)
+    own = tmp_path / "own.parquet"
+    shutil.copy(file, own)
+    launched.config.write_text(config.replace(file, str(own)))
+    with pytest.raises(InputError, match="put those back"):
+        resume.plan_attempt(launched)
+    launched.write_plan(plan)
+    launched.config.write_text(config)
+
+
 def test_what_a_resume_changed_is_written_down(launched):
     for word in ("trainer.total_training_steps=20", "trainer.save_freq=7"):
         request = resume.read_request(["run=it", word])

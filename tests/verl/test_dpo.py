@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from posttrain_verl.preflight import CHECKS, run_checks
 from posttrain_verl.run.folder import RunFolder
 from posttrain_verl.run.prepare import plan_facts
 from posttrain_verl.terminal.problem import blocking
+from posttrain_verl.verl import reference
 from posttrain_verl.verl.checkpoints import METRICS_VARIABLE, Retention, best_step, write_held_out
 from posttrain_verl.verl.dpo import HELD_OUT_PAIRS
 from posttrain_verl.verl.stage import stage_named
@@ -124,6 +126,13 @@ def test_a_pair_needs_the_memory_of_two_sequences():
         ("preference.loss=hinge", "preference.loss=hinge is not a loss"),
         ("preference.beta=0", "preference.beta=0: every pair would be the same"),
         ("preference.beta=0.1", "preference.beta=0.1 is far from what runs with preference.loss=sigmoid_norm"),
+        ("preference.beta=-1", "preference.beta=-1: the rejected answers would be preferred"),
+        ("preference.beta=nan", "preference.beta=nan: not a finite number"),
+        ("preference.nll_weight=inf", "preference.nll_weight=inf: not a finite number"),
+        ("preference.target_margin=-1", "preference.target_margin=-1 is SimPO's"),
+        ("trainer.save_freq=7", "trainer.save_freq=7 with trainer.test_freq=50: checkpoints without a validation"),
+        ("data.val_files=train.parquet", "train.parquet is validated on, and trained on, too"),
+        ("optim.lr=0.9", "optim.lr=0.9 is far from what models of any size learn at"),
         ("preference.label_smoothing=0.5", "preference.label_smoothing=0.5 is not a share"),
         ("preference.target_margin=1", "preference.target_margin=1 is SimPO's"),
         ("preference.nll_weight=-1", "preference.nll_weight=-1 unlearns"),
@@ -205,6 +214,24 @@ def test_few_held_out_pairs_decide_little(folder):
 
 def test_random_weights_are_no_beginning():
     assert any("base_model=tiny has random weights" in what for what in whats())
+
+
+def test_a_reference_is_that_of_the_weights_that_a_run_began_at(tmp_path):
+    digests = {"model.safetensors": "a", "config.json": "b"}
+    for found in (digests, digests, digests | {"config.json": "of another version of transformers"}):
+        reference.require_same_model(tmp_path, found)
+    with pytest.raises(RuntimeError, match="not those that this run began at"):
+        reference.require_same_model(tmp_path, digests | {"model.safetensors": "c"})
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_reference_that_is_not_finite_is_measured_again(tmp_path, broken):
+    whole = np.zeros((3, 2), dtype=np.float32)
+    reference.write_reference([tmp_path], "key", whole)
+    assert reference.read_reference([tmp_path], "key", 3) is not None
+    whole[1, 1] = broken
+    reference.write_reference([tmp_path], "key", whole)
+    assert reference.read_reference([tmp_path], "key", 3) is None
 
 
 def test_what_a_model_wrote_must_be_looked_at(folder):

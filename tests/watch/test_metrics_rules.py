@@ -133,6 +133,14 @@ def test_a_good_run_of_dpo_is_left_alone():
     assert fired([{"val/loss": 0.1, "val/accuracy": 1.0}] * 5) == {}
 
 
+def test_a_loss_that_leaves_its_beginning_far_behind():
+    assert fired([dpo(1), *(dpo(step, loss=60.0) for step in range(2, 9))]) == {"diverging": [4]}
+    assert fired([dpo(1), *(dpo(step, loss=3.0 if step % 2 else 60.0) for step in range(2, 30))]) == {}, "now and then"
+    tiny = [dpo(1, loss=0.001), *(dpo(step, loss=0.4) for step in range(2, 30))]
+    assert fired(tiny) == {}, "hundreds of times a loss that was near 0"
+    assert fired([dpo(step, loss=2.0 + step / 30) for step in range(1, 40)]) == {}, "IPO may rise for a while"
+
+
 def test_pairs_that_are_told_apart_before_anything_is_learned():
     assert fired([dpo(step, accuracy=1.0) for step in range(1, 30)]) == {"easy_pairs": [3]}
     one_batch_in_two = [dpo(step, accuracy=1.0 if step % 2 else 0.7) for step in range(1, 30)]
