@@ -167,13 +167,13 @@ def read_questions(file: Path, any_source: bool = False) -> list[Question]:
         InputError: a column is missing, there is no row, a row cannot be asked or graded, an id occurs twice, or (unless
             `any_source`) a data_source has no reward.
     """
-    title = f"{file} cannot be evaluated"
+    title = f"the questions of {file} cannot be read"
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(title, [Problem(f"it is not a readable Parquet ({error})", "build it again")]) from None
     if missing := [column for column in REQUIRED_COLUMNS if column not in table.column_names]:
-        remedy = "an evaluation reads the RL schema (docs/data.md): prompt, data_source, reward_model, extra_info"
+        remedy = "questions have the RL schema (docs/data.md): prompt, data_source, reward_model, extra_info"
         raise InputError(title, [Problem(f"it has no column {', '.join(missing)}", remedy)])
     rows = table.to_pylist()
     if problems := [*_find_broken_rows(rows, any_source)] if rows else [Problem("it has no rows", "build it again")]:

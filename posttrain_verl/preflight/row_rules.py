@@ -114,7 +114,7 @@ def _check_answers(file: Path, column: str) -> Iterator[Problem]:
             what, remedy = f"{what}, and it has {said}", f"rename {said} to {ANSWERS!r}, and 'human' to 'user'"
         yield Problem(what, remedy, "problem" if foreign or hits.count == found.rows else "warning")
     if (hits := found.blank_answers).count:
-        what = f"the {ANSWERS} says nothing in {_count(hits, file)}: such rows teach to end at once"
+        what = f"the {ANSWERS} says nothing in {_count(hits, file)}: such rows have no answer"
         yield Problem(what, DROP, "problem" if hits.count == found.rows else "warning")
 
 
