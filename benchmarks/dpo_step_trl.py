@@ -6,7 +6,9 @@ Arguments: MODEL PARQUET STEPS PAIRS MICRO_BATCH PRECISION REFERENCE, of which t
 import json
 import sys
 import time
+from functools import partial
 
+import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -36,9 +38,9 @@ def main() -> None:
         precompute_ref_log_probs=precompute, save_strategy="no", report_to=[], logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     clock = Clock()
+    load = partial(AutoModelForCausalLM.from_pretrained, model, dtype=torch.float32)  # the file has bfloat16
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model), args=config,
-        ref_model=None if precompute else AutoModelForCausalLM.from_pretrained(model),
+        model=load(), args=config, ref_model=None if precompute else load(),
         train_dataset=load_dataset("parquet", data_files=parquet, split="train"),
         processing_class=AutoTokenizer.from_pretrained(model), callbacks=[clock],
     )  # fmt: skip

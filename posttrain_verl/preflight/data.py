@@ -220,7 +220,7 @@ _KINDS = {
 }
 
 
-FEWEST_HELD_OUT = 50  # rows: a share of fewer has a standard error of more than 7 points
+FEWEST_HELD_OUT = 30  # rows: a share of fewer may have a standard error of more than 9 points
 
 
 def _check_counts(composed: Composed) -> Iterator[Problem]:
