@@ -247,7 +247,9 @@ def read_endpoint(url: str, arguments: Sequence[str], drawn: Mapping[str, Any]) 
         InputError: a key is unknown or has a wrong value, the model is not named, or the variable of the key is not set.
     """
     words = [each.removeprefix(PREFIX).partition("=") for each in arguments if each.startswith(PREFIX)]
-    given = {key: value if key in ("model", "key") else plain(value) for key, _, value in words}  # a model may be named 401
+    given = {
+        key: value if key in ("model", "key") else plain(value) for key, _, value in words
+    }  # a model may be named 401
     try:
         found = Endpoint.model_validate({**given, "url": url.rstrip("/"), "drawn": drawn})
     except ValidationError as error:

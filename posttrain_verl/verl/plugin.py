@@ -1,4 +1,4 @@
-"""The `verl.plugins` entry point for every platform: packed rows without flash-attn.
+"""The `verl.plugins` entry point for every platform: packed rows without flash-attn, and a folder that is not TRL.
 
 VeRL imports this module while `verl` itself is imported. Without flash-attn VeRL 0.9.1 cannot attend within packed rows at
 flash-attn's cost, cannot load a critic, and takes log-probabilities token by token.
@@ -7,6 +7,7 @@ flash-attn's cost, cannot load a critic, and takes log-probabilities token by to
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import wrapt
@@ -68,7 +69,26 @@ def attention_stays_out_of_checkpoints(original: Callable[..., None]) -> Callabl
     return update_model_config
 
 
-PATCHES: list[Patch] = [frugal_log_probabilities, critic_with_configured_attention, attention_stays_out_of_checkpoints]
+@patch(
+    "verl.utils.import_utils",
+    "is_trl_available",
+    parameters=(),
+    needed_by="verl 0.9.1 takes a folder named trl in the current one for TRL, and fails; TRL names its outputs so",
+)
+def trl_is_a_package(_: Callable[[], bool]) -> Callable[[], bool]:
+    def is_trl_available() -> bool:
+        found = find_spec("trl")
+        return found is not None and found.origin is not None  # a folder without __init__.py has none
+
+    return is_trl_available
+
+
+PATCHES: list[Patch] = [
+    frugal_log_probabilities,
+    critic_with_configured_attention,
+    attention_stays_out_of_checkpoints,
+    trl_is_a_package,
+]
 
 
 apply_on_import(PATCHES)

@@ -1,14 +1,17 @@
 """Patches find their targets in the installed versions, and say so when a target has moved."""
 
+import importlib
 import inspect
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 
 from posttrain_verl.cpu import verl_plugin, vllm_plugin
+from posttrain_verl.verl import plugin
 from posttrain_verl.verl.patching import Patch, PatchTargetMoved, patch
 
 
@@ -91,3 +94,14 @@ def test_every_patch_says_why_it_is_needed():
     for one in verl_plugin.PATCHES + vllm_plugin.PATCHES:
         assert any(character.isdigit() for character in one.needed_by), "names the version"
         assert len(inspect.signature(one.replace).parameters) == 1
+
+
+def test_a_folder_named_trl_is_not_the_package(tmp_path, monkeypatch):
+    """TRL writes its outputs into one, and the current folder comes first where Python looks for packages."""
+    is_trl_available = plugin.trl_is_a_package.replace(lambda: True)
+    (tmp_path / "trl").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_spec("trl") is not None and not is_trl_available()
+    (tmp_path / "trl/__init__.py").touch()
+    importlib.invalidate_caches()
+    assert is_trl_available()
