@@ -5,27 +5,13 @@ Arguments: MODEL PARQUET STEPS PAIRS MICRO_BATCH PRECISION REFERENCE, of which t
 
 import json
 import sys
-import time
 from functools import partial
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
-
-
-class Clock(TrainerCallback):
-    """Seconds of each optimizer step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.started = 0.0
-
-    def on_step_begin(self, *_: object, **__: object) -> None:
-        self.started = time.monotonic()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        self.seconds.append(time.monotonic() - self.started)
+from trl_clock import Clock
 
 
 def main() -> None:

@@ -2,27 +2,13 @@
 
 import json
 import sys
-import time
 
 from datasets import load_dataset
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
+from trl_clock import Clock
 
 TOKENS = 96
-
-
-class Clock(TrainerCallback):
-    """Seconds of each optimizer step, generation and reward included."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.started = 0.0
-
-    def on_step_begin(self, *_: object, **__: object) -> None:
-        self.started = time.monotonic()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        self.seconds.append(time.monotonic() - self.started)
 
 
 def ends_right(completions: list[list[dict[str, str]]], gold: list[str], **_: object) -> list[float]:

@@ -113,6 +113,8 @@ class Endpoint(Declaration):
                 yield from self._answers(asked, given)
             except (EndpointFailed, InputError, KeyboardInterrupt):
                 stop.set()  # nothing new is asked; what was asked is paid for
+                if running := sum(each.running() for each in asked):
+                    log.info(f"waiting for {running} answers that are on their way")
                 pool.shutdown(wait=True, cancel_futures=True)
                 late = [each for each in asked if each not in given and not each.cancelled() and not each.exception()]
                 yield from (each.result() for each in late)
@@ -218,18 +220,22 @@ def _read_answer(said: Mapping[str, Any], make: partial[Answer]) -> Answer:
     text, thought = message.get("content") or "", message.get("reasoning_content") or message.get("reasoning")
     if reason is None or not isinstance(text, str):
         raise ValueError("not finished, or not a text")
-    no_text = "" if text.strip() else _why_no_text(message, reason)
+    no_text = _why_no_text(text, message, reason)
     if thought:  # what a server took out of the answer
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
     text = text.encode("utf-8", "replace").decode()  # JSON may hold halves of a character, which no file can
     tokens = usage.get("completion_tokens")
     tokens = len(re.findall(r"\w+|[^\w\s]", text)) if tokens is None else int(tokens)  # words, where nobody counts
     cut_off = reason in ("length", "content_filter")
-    return make(text, tokens, cut_off, int(usage.get("prompt_tokens") or 0), no_text="" if cut_off else no_text)
+    return make(text, tokens, cut_off, int(usage.get("prompt_tokens") or 0), no_text=no_text)
 
 
-def _why_no_text(message: Mapping[str, Any], reason: str) -> str:
-    """What an endpoint gave in place of a text, which says nothing about what the model knows."""
+def _why_no_text(text: str, message: Mapping[str, Any], reason: str) -> str:
+    """What an endpoint gave in place of a text, which says nothing about what the model knows; "" where it gave one."""
+    if reason == "content_filter":
+        return reason
+    if text.strip() or reason == "length":
+        return ""
     if message.get("tool_calls") or message.get("function_call") or reason == "tool_calls":
         return "tool_calls"
     return "refused" if message.get("refusal") else "empty"

@@ -216,6 +216,7 @@ def test_answers_on_their_way_are_kept_when_one_fails(server, ask, tmp_path):
         (completion(None, "tool_calls", tool_calls=[{"id": "1"}]), "tool_calls"),
         (completion(None, refusal="I cannot"), "refused"),
         (completion(""), "empty"),
+        (completion("It is", "content_filter"), "content_filter"),
         (completion("", reasoning_content="it is 30, #### 30"), "empty"),
     ],
 )
