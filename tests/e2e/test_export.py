@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -29,8 +29,7 @@ def test_a_lora_run_of_two_ranks(launch):
 
     code, adapter = export(f"run={run.folder.path}", "form=adapter", f"posttrain.out={run.folder.path}/adapter")
     assert code == 0, adapter["findings"]
-    base = AutoModelForCausalLM.from_pretrained(run.folder.read_plan()["model"])
-    assert isinstance(PeftModel.from_pretrained(base, adapter["folder"]), PeftModel)
+    assert isinstance(AutoPeftModelForCausalLM.from_pretrained(adapter["folder"]), PeftModel), "it names its base"
 
 
 def test_weights_that_are_not_those_of_the_checkpoint_fail(launch, monkeypatch, tmp_path):
