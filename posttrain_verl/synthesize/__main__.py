@@ -198,17 +198,18 @@ def describe_set(folder: Path, manifest: dict[str, Any]) -> str:
         f"  {manifest['questions']['asked']} questions, {answers['n']} answers: {answers['right']} right, "
         f"{answers['wrong']} wrong, {answers['undecided']} undecided; {answers['tokens']} tokens{cost}",
     ]
-    if without := ", ".join(f"{count} ({reason})" for reason, count in answers["no_text"].items()):
+    if without := ", ".join(f"{count} ({reason})" for reason, count in answers.get("no_text", {}).items()):
         lines.append(f"  no text came in {without}: neither right nor wrong")
     for name, entry in manifest["files"].items():
         if "rows" in entry:
             parts = ", ".join(f"{rows} {source}" for source, rows in entry["rows_by_source"].items())
             lines.append(f"  {name:20} {entry['rows']:>8} rows  ({parts})  {entry['sha256'][:12]}")
     if pairs["n"]:
-        lengths, n = pairs["lengths"], pairs["n"]
-        longer, shorter = lengths["longer"], lengths["shorter"]
+        lengths, sides = pairs["lengths"], ""
+        if "shorter" in lengths:  # not in sets of earlier versions
+            sides = f"; of {pairs['n']} chosen ones {lengths['longer']} are longer and {lengths['shorter']} shorter"
         lines.append(f"  pairs: chosen {lengths['chosen']:.1f} tokens, rejected {lengths['rejected']:.1f}, mean difference "
-                     f"{lengths['difference']:+.1f}; of {n} chosen ones {longer} are longer and {shorter} shorter")  # fmt: skip
+                     f"{lengths['difference']:+.1f}{sides}")  # fmt: skip
     if said := ", ".join(f"{count} {reason}" for reason, count in pairs["left_out"].items()):
         lines.append(f"  in no pair: {said}")
     drops = sum((Counter(entry["drops"]) for entry in manifest["sources"].values()), Counter[str]())

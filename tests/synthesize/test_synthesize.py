@@ -254,6 +254,15 @@ def test_a_summary_is_printed_and_json_holds_the_manifest(sums, model, fake, tmp
     assert json.loads(capsys.readouterr().out)["answers"]["right"] == 10
 
 
+def test_a_set_of_an_earlier_version_is_described(synthesize, sums, tmp_path):
+    manifest = synthesize(sums(20), "n=4")
+    said = verb.describe_set(tmp_path, manifest)
+    assert " are longer and " in said
+    del manifest["answers"]["no_text"], manifest["pairs"]["lengths"]["shorter"]
+    manifest["pairs"]["lengths"]["longer"] = 0.5
+    assert "mean difference" in verb.describe_set(tmp_path, manifest)
+
+
 def test_inspect_shows_its_rows_and_approval_counts(synthesize, sums, tmp_path, monkeypatch, capsys):
     synthesize(sums(20), "n=4", "near_duplicate=0", "val=0.2")
     monkeypatch.chdir(tmp_path)
