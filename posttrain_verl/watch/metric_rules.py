@@ -134,7 +134,8 @@ def far_above_first(factor: float, by: float) -> Callable[[Metrics], str | None]
         loss = finite_number(metrics, LOSS)
         if loss is None:
             return None
-        first.append(loss)
+        if not first:
+            first.append(loss)
         is_far = loss > factor * first[0] and loss > first[0] + by
         return f"{LOSS} {loss:.4g}, and {first[0]:.4g} in the first step" if is_far else FINE
 
